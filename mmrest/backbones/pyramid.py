@@ -1,0 +1,201 @@
+"""The contract that every backbone of mmrest keeps, written once.
+
+The idea is detectron2's ``Backbone`` / ``ShapeSpec``: whoever builds a neck can read
+``out_channels`` and ``out_strides``, and whoever runs the backbone knows the size of each map.
+"""
+
+from __future__ import annotations
+
+from abc import ABCMeta, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from mmengine.logging import MMLogger
+from mmengine.model import BaseModule
+from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
+from torch import Tensor, nn
+
+from mmrest.checkpoints import RenamedCheckpoint, load_pretrained
+
+
+class PyramidBackbone(BaseModule, metaclass=ABCMeta):
+    """Image batch in, one map per output level out.
+
+    ``forward(images)`` takes (B, C, H, W) of any H, W >= 1 and returns a tuple of maps, level
+    ``i`` of shape (B, out_channels[i], ceil(H / s), ceil(W / s)) with ``s = out_strides[i]``.
+
+    A family lists its published ``variants`` and gives ``stage_modules`` (what freezing and layer
+    decay count), ``rename_checkpoint`` (the authors' key names) and ``get_layer_depth``.
+
+    Attributes:
+        out_channels: Channels of each output level.
+        out_strides: Stride of each output level, in pixels of the image.
+    """
+
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]]
+
+    out_channels: tuple[int, ...]
+    out_strides: tuple[int, ...]
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_indices: Sequence[int],
+        num_stages: int,
+        frozen_stages: int,
+        norm_eval: bool,
+        with_cp: bool,
+        init_cfg: dict | list[dict] | None,
+    ) -> None:
+        super().__init__(init_cfg)
+        name = type(self).__name__
+        out_indices = tuple(out_indices)
+        if (
+            not out_indices
+            or list(out_indices) != sorted(set(out_indices))
+            or not all(0 <= i < num_stages for i in out_indices)
+        ):
+            raise ValueError(
+                f'{name}: out_indices={out_indices} must be one or more ascending stage indices '
+                f'from 0 to {num_stages - 1}'
+            )
+        if not -1 <= frozen_stages <= num_stages:
+            raise ValueError(
+                f'{name}: frozen_stages={frozen_stages} must be -1 (nothing frozen), 0 (the stem) '
+                f'or a number of stages up to {num_stages}'
+            )
+        self.in_channels = in_channels
+        self.out_indices = out_indices
+        self.frozen_stages = frozen_stages
+        self.norm_eval = norm_eval
+        self.with_cp = with_cp
+
+    @classmethod
+    def resolve_arch(cls, arch: str | Mapping[str, Any]) -> dict[str, Any]:
+        """The fields of a published variant, or a user's own fields, checked.
+
+        Args:
+            arch: A key of ``variants`` or a mapping with the same fields as one of its values.
+
+        Raises:
+            ValueError: An unknown name, or missing, unknown or inconsistent fields.
+        """
+        if isinstance(arch, str):
+            if arch not in cls.variants:
+                raise ValueError(
+                    f'{cls.__name__}: unknown arch {arch!r}; published variants are '
+                    f'{", ".join(cls.variants)}, or give a dict with the same fields'
+                )
+            return dict(cls.variants[arch])
+        fields = dict(next(iter(cls.variants.values())))
+        missing, unknown = fields.keys() - arch.keys(), arch.keys() - fields.keys()
+        if missing or unknown:
+            raise ValueError(
+                f'{cls.__name__}: an arch dict has the fields {", ".join(fields)}; '
+                f'missing: {sorted(missing) or "none"}, unknown: {sorted(unknown) or "none"}'
+            )
+        return dict(arch)
+
+    @abstractmethod
+    def stage_modules(self, stage: int) -> Iterable[nn.Module]:
+        """Modules that ``frozen_stages >= stage`` freezes: 0 is the stem, i the i-th stage."""
+
+    @abstractmethod
+    def rename_checkpoint(self, state: Mapping[str, Tensor]) -> RenamedCheckpoint:
+        """A checkpoint of any published layout in this module's own key names.
+
+        Raises:
+            CheckpointError: The file is in a layout that this configuration must not load.
+        """
+
+    @abstractmethod
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
+        """Layer of a parameter, for layer-wise learning-rate decay (mmpretrain's protocol).
+
+        Args:
+            param_name: Name of a parameter, with ``prefix`` before the backbone's own name.
+            prefix: For example ``'backbone.'``.
+
+        Returns:
+            The layer's id, 0 for the stem, and the number of layers; the last id,
+            ``number - 1``, is what follows the backbone and is not decayed.
+        """
+
+    def init_weights(self) -> None:
+        """Initialise, then load ``init_cfg=dict(type='Pretrained', ...)`` strictly.
+
+        mmengine's own loader of a ``Pretrained`` file ignores keys that do not match and unpickles
+        code; :func:`mmrest.checkpoints.load_pretrained` does neither.
+
+        Raises:
+            CheckpointError: The file does not fit.
+        """
+        given = self.init_cfg
+        entries = [given] if isinstance(given, dict) else list(given or [])
+        pretrained = [entry for entry in entries if _is_pretrained(entry)]
+        self.init_cfg = [entry for entry in entries if not _is_pretrained(entry)] or None
+        try:
+            super().init_weights()
+        finally:
+            self.init_cfg = given
+        for entry in pretrained:
+            load_pretrained(self, **{k: v for k, v in entry.items() if k != 'type'})
+        if self.frozen_stages >= 0 and not pretrained:
+            MMLogger.get_current_instance().warning(
+                f'{type(self).__name__}: frozen_stages={self.frozen_stages} without pretrained '
+                "weights in init_cfg freezes random weights; give init_cfg=dict(type='Pretrained', "
+                'checkpoint=...) or frozen_stages=-1, unless a whole checkpoint is loaded next'
+            )
+
+    def train(self, mode: bool = True) -> PyramidBackbone:
+        """Set the mode, keeping frozen stages (and, with ``norm_eval``, BatchNorm) in eval."""
+        super().train(mode)
+        for stage in range(self.frozen_stages + 1):
+            for module in self.stage_modules(stage):
+                module.eval()
+        if self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+    def _freeze_stages(self) -> None:
+        for stage in range(self.frozen_stages + 1):
+            for module in self.stage_modules(stage):
+                module.eval()
+                module.requires_grad_(False)
+
+    def _check_images(self, images: Tensor) -> None:
+        if images.ndim != 4 or images.shape[1] != self.in_channels or 0 in images.shape[2:]:
+            raise ValueError(
+                f'{type(self).__name__} takes images of shape (B, {self.in_channels}, H, W) with '
+                f'H, W >= 1, got {tuple(images.shape)}'
+            )
+
+    @staticmethod
+    def guess_variant(state: Mapping[str, Tensor]) -> str | None:
+        """Family and name of the published variant that ``state`` seems to hold, or None.
+
+        Args:
+            state: A bare backbone's checkpoint in any published layout; a few keys may be missing
+                or too many.
+        """
+        scores: dict[str, float] = {}
+        for family in PyramidBackbone.__subclasses__():
+            for name in family.variants:
+                with torch.device('meta'):
+                    model = family(arch=name)
+                renamed = model.rename_checkpoint(state)
+                own = {k: v for k, v in model.state_dict().items() if k not in renamed.optional}
+                same = [
+                    k for k in own if k in renamed.state and renamed.state[k].shape == own[k].shape
+                ]
+                scores[f'{family.__name__} {name}'] = len(same) / len(own.keys() | renamed.state)
+        best = max(scores, key=scores.get)
+        return best if scores[best] > 0.8 else None
+
+
+def _is_pretrained(entry: Mapping[str, Any]) -> bool:
+    kind = entry.get('type')
+    return kind == 'Pretrained' or getattr(kind, '__name__', None) == 'PretrainedInit'

@@ -1,0 +1,14 @@
+"""``python -m mmrest.datasets ROOT`` makes the built-in data set."""
+
+import argparse
+
+from mmrest.datasets.shapes import ShapesSpec, write_shapes
+
+parser = argparse.ArgumentParser(description='Make the built-in data set "shapes".')
+parser.add_argument('root', help='folder to make it in')
+default = ShapesSpec()
+for name in ('num_train', 'num_val', 'min_side', 'max_side', 'seed'):
+    option = f'--{name.replace("_", "-")}'
+    parser.add_argument(option, type=int, default=getattr(default, name))
+args = vars(parser.parse_args())
+print(write_shapes(args.pop('root'), **args))

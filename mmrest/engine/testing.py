@@ -1,0 +1,90 @@
+"""Changes of a config that ``tools/test.py`` asks for, for detectors and segmentors alike."""
+
+from __future__ import annotations
+
+import copy
+import os
+
+from mmengine.config import Config, ConfigDict
+
+from mmrest.errors import InputError
+
+
+def show_results(cfg: Config, folder: str | None, window: bool, wait_time: float) -> None:
+    """Draw predictions while testing.
+
+    Args:
+        cfg: Changed in place.
+        folder: Where the pictures go, or None.
+        window: Also show them.
+        wait_time: How long each is shown, in seconds.
+
+    Raises:
+        InputError: The config has no visualization hook.
+    """
+    hook = (cfg.get('default_hooks') or {}).get('visualization')
+    if not hook:
+        raise InputError("--show and --show-dir need default_hooks['visualization'] in the config")
+    hook.draw = True
+    if window:
+        hook.update(show=True, wait_time=wait_time)
+    if folder and hook.type.endswith('DetVisualizationHook'):
+        hook.test_out_dir = os.path.abspath(folder)
+    elif folder:
+        # mmseg's hook draws one in 50 pictures otherwise
+        hook.interval = 1
+        cfg.visualizer.save_dir = os.path.abspath(folder)
+
+
+def use_tta(cfg: Config) -> None:
+    """Test with the config's ``tta_model`` and ``tta_pipeline``; detectors have defaults (flip).
+
+    Raises:
+        InputError: A segmentor's config has none.
+    """
+    dataset = cfg.test_dataloader.dataset
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
+        if cfg.get('default_scope') != 'mmdet':
+            raise InputError('--tta needs tta_model and tta_pipeline in the config')
+        cfg.setdefault(
+            'tta_model',
+            dict(
+                type='DetTTAModel',
+                tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100),
+            ),
+        )
+        if 'tta_pipeline' not in cfg:
+            pipeline = copy.deepcopy(dataset.pipeline)
+            pack = pipeline[-1]
+            pack.meta_keys = (*pack.get('meta_keys', ()), 'flip', 'flip_direction')
+            flips = [dict(type='RandomFlip', prob=prob) for prob in (1.0, 0.0)]
+            pipeline[-1] = dict(type='TestTimeAug', transforms=[flips, [pack]])
+            cfg.tta_pipeline = pipeline
+    dataset.pipeline = cfg.tta_pipeline
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+
+
+def dump_results(cfg: Config, out: str) -> None:
+    """Keep the predictions of a test.
+
+    Args:
+        cfg: Changed in place.
+        out: A ``.pkl`` file for all predictions, or for a segmentor a folder of label maps.
+
+    Raises:
+        InputError: A detector's ``out`` is no pickle.
+    """
+    is_detector = cfg.get('default_scope') == 'mmdet'
+    evaluators = cfg.test_evaluator
+    evaluators = evaluators if isinstance(evaluators, list | tuple) else [evaluators]
+    if out.endswith(('.pkl', '.pickle')):
+        kind = 'DumpDetResults' if is_detector else 'DumpResults'
+        cfg.test_evaluator = [*evaluators, ConfigDict(type=kind, out_file_path=out)]
+    elif is_detector:
+        raise InputError(f"--out {out}: a detector's predictions go into a .pkl file")
+    else:
+        for evaluator in evaluators:
+            if evaluator.type.endswith('IoUMetric'):
+                evaluator.update(output_dir=out, keep_results=True)

@@ -1,0 +1,41 @@
+"""Draw predictions: ``python tools/predict.py CONFIG CHECKPOINT IMAGE... --out-dir DIR``."""
+
+import argparse
+
+from mmrest.engine.cli import (
+    add_config_arguments,
+    clear_errors,
+    config_from_arguments,
+    require_files,
+)
+from mmrest.engine.predict import plan_pictures, predict
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description='Draw the predictions of a detector or segmentor into pictures.'
+    )
+    parser.add_argument('config', help='a config of mmdet or mmseg')
+    parser.add_argument('checkpoint', help='of the whole model')
+    parser.add_argument('images', nargs='+', metavar='IMAGE', help='image files or folders of them')
+    parser.add_argument('--out-dir', required=True, metavar='DIR', help='where the pictures go')
+    parser.add_argument('--device', help='cpu, cuda:0, ...; by default a GPU if there is one')
+    parser.add_argument(
+        '--score-thr', type=float, default=0.3, help='detections below it are not drawn'
+    )
+    add_config_arguments(parser)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    with clear_errors():
+        cfg = config_from_arguments(args)
+        require_files(cfg, args.checkpoint)
+        plan = plan_pictures(args.images, args.out_dir)
+        for picture in predict(cfg, args.checkpoint, plan, args.device, args.score_thr):
+            print(picture, flush=True)
+
+
+if __name__ == '__main__':
+    main()
