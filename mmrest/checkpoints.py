@@ -329,9 +329,7 @@ def _local_path(source: str, sha256: str | None) -> str:
                 _verify(str(temporary), source, sha256)
                 temporary.replace(cached)
             except OSError as error:
-                raise CheckpointNotFoundError(
-                    f'checkpoint {source} cannot be read: {error}'
-                ) from error
+                raise CheckpointNotFoundError(f'{source} cannot be fetched: {error}') from error
             finally:
                 temporary.unlink(missing_ok=True)
     return str(cached)

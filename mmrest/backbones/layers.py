@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from mmcv.cnn.bricks.drop import DropPath
 from torch import Tensor, nn
 
@@ -51,8 +50,9 @@ def stochastic_depth_rates(final: float, depths: tuple[int, ...]) -> list[list[f
 
     Deep Networks with Stochastic Depth (arXiv 1603.09382), Section 3, linear decay.
     """
-    rates = torch.linspace(0, final, sum(depths)).tolist()
-    return [[rates.pop(0) for _ in range(depth)] for depth in depths]
+    last = max(sum(depths) - 1, 1)
+    rates = iter([final * block / last for block in range(sum(depths))])
+    return [[next(rates) for _ in range(depth)] for depth in depths]
 
 
 def initialize(module: nn.Module) -> None:

@@ -30,7 +30,7 @@ from filelock import FileLock
 
 from mmrest.errors import InputError
 
-CLASSES = ('circle', 'triangle', 'square', 'star', 'cross')
+CLASSES = ('disc', 'ring', 'triangle', 'bar', 'star')
 
 # Splits as COCO and as ADE20K name them.
 _SPLITS = {'train': ('train2017', 'training'), 'val': ('val2017', 'validation')}
@@ -102,12 +102,14 @@ def make_scene(rng: np.random.Generator, spec: ShapesSpec) -> Scene:
     areas: list[int] = []
     for _ in range(int(rng.integers(1, 8))):
         label = int(rng.integers(len(CLASSES)))
-        # Log-uniform: as many small shapes as large ones, from a tenth of a side to most of it.
-        radius = min(height, width) / 2 * math.exp(rng.uniform(math.log(0.16), math.log(0.85)))
+        # Log-uniform: as many small shapes as large ones, from a fifth of a side to most of it.
+        radius = min(height, width) / 2 * math.exp(rng.uniform(math.log(0.2), math.log(0.85)))
         center = rng.uniform(radius * 0.7, np.array([width, height]) - radius * 0.7)
-        outline = _outline(CLASSES[label], radius, rng.uniform(0, 2 * math.pi)) + center
+        outlines = _outlines(CLASSES[label], radius, rng.uniform(0, 2 * math.pi))
         mask = np.zeros((height, width), np.uint8)
-        cv2.fillPoly(mask, [np.round(outline * 16).astype(np.int32)], 1, shift=4)
+        # OpenCV takes corners in sixteenths of a pixel
+        corners = [np.round((outline + center) * 16).astype(np.int32) for outline in outlines]
+        cv2.fillPoly(mask, corners, 1, shift=4)
         mask = mask.astype(bool)
         remaining = [old & ~mask for old in masks]
         # Too little of an earlier shape would be left to tell what it is.
@@ -229,19 +231,17 @@ def _coco_instance(mask: np.ndarray) -> dict:
     )
 
 
-def _outline(name: str, radius: float, angle: float) -> np.ndarray:
-    """Corners (n, 2) of a shape around the origin, in pixels."""
-    if name == 'cross':
-        arm = 0.35
-        quarter = np.array([[1, -arm], [1, arm], [arm, arm]])
-        turns = [quarter @ _rotation(i * math.pi / 2).T for i in range(4)]
-        return radius * np.concatenate(turns) @ _rotation(angle).T
-    corners = {'circle': 64, 'triangle': 3, 'square': 4, 'star': 10}[name]
-    directions = angle + np.arange(corners) * 2 * math.pi / corners
-    radii = np.full(corners, radius)
+def _outlines(name: str, radius: float, angle: float) -> list[np.ndarray]:
+    """Outlines (n, 2) of a shape around the origin, in pixels; a second one is a hole."""
+    if name == 'bar':
+        corners = np.array([[1, 0.3], [-1, 0.3], [-1, -0.3], [1, -0.3]])
+        return [radius * corners @ _rotation(angle).T]
+    count = {'disc': 64, 'ring': 64, 'triangle': 3, 'star': 10}[name]
+    directions = angle + np.arange(count) * 2 * math.pi / count
+    corners = radius * np.stack([np.cos(directions), np.sin(directions)], axis=1)
     if name == 'star':
-        radii[1::2] *= 0.42
-    return np.stack([np.cos(directions), np.sin(directions)], axis=1) * radii[:, None]
+        corners[1::2] *= 0.42
+    return [corners, 0.5 * corners] if name == 'ring' else [corners]
 
 
 def _rotation(angle: float) -> np.ndarray:

@@ -38,6 +38,18 @@ def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
 
 
+def parse_shape(text: str) -> tuple[int, int]:
+    """Height and width of a shape like ``800x1344``.
+
+    Raises:
+        InputError: It is not of that form.
+    """
+    height, _, width = text.partition('x')
+    if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
+        raise InputError(f'{text} is no image size; write HEIGHTxWIDTH, for example 800x1344')
+    return int(height), int(width)
+
+
 def config_from_arguments(args: argparse.Namespace) -> Config:
     """The config that the arguments describe; ``InputError`` if they cannot be met."""
     if hasattr(args, 'local_rank'):

@@ -45,9 +45,9 @@ def load_config(
     if data_root is not None:
         move_data_root(cfg, data_root)
     cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs', file.stem))
-    dist = cfg.setdefault('env_cfg', {}).setdefault('dist_cfg', {})
-    if launcher != 'none' and not torch.cuda.is_available() and dist.get('backend') == 'nccl':
-        dist['backend'] = 'gloo'
+    if launcher != 'none' and not torch.cuda.is_available():
+        # nccl, the configs' choice, is for GPUs
+        cfg.merge_from_dict({'env_cfg.dist_cfg.backend': 'gloo'})
     return cfg
 
 

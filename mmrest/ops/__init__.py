@@ -1,5 +1,5 @@
 """Attention operators. This package knows torch and nothing else of mmrest."""
 
-from mmrest.ops.emsa import emsa
+from mmrest.ops.attention import emsa
 
 __all__ = ['emsa']

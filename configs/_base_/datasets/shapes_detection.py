@@ -2,7 +2,7 @@
 data_root = 'data/shapes/'
 built_in_data = dict(type='shapes', root=data_root)
 metainfo = dict(
-    classes=('circle', 'triangle', 'square', 'star', 'cross'),
+    classes=('disc', 'ring', 'triangle', 'bar', 'star'),
     palette=[(220, 20, 60), (0, 170, 90), (40, 90, 255), (255, 165, 0), (160, 60, 220)],
 )
 
@@ -11,7 +11,7 @@ train_pipeline = [
     dict(type='LoadAnnotations', with_bbox=True),
     dict(
         type='RandomChoiceResize',
-        scales=[(256, short) for short in (112, 128, 144, 160)],
+        scales=[(192, short) for short in (88, 96, 104)],
         keep_ratio=True,
     ),
     dict(type='RandomFlip', prob=0.5),
@@ -19,7 +19,7 @@ train_pipeline = [
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=(256, 144), keep_ratio=True),
+    dict(type='Resize', scale=(192, 96), keep_ratio=True),
     dict(type='LoadAnnotations', with_bbox=True),
     dict(
         type='PackDetInputs',
@@ -31,7 +31,7 @@ tta_pipeline = [
     dict(
         type='TestTimeAug',
         transforms=[
-            [dict(type='Resize', scale=(256, short), keep_ratio=True) for short in (128, 160)],
+            [dict(type='Resize', scale=(192, short), keep_ratio=True) for short in (96, 128)],
             [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)],
             [dict(type='LoadAnnotations', with_bbox=True)],
             [
@@ -53,9 +53,10 @@ tta_pipeline = [
 ]
 
 train_dataloader = dict(
-    batch_size=8,
-    num_workers=1,
-    persistent_workers=True,
+    batch_size=4,
+    # small pictures load faster than another process hands them over
+    num_workers=0,
+    persistent_workers=False,
     sampler=dict(type='DefaultSampler', shuffle=True),
     batch_sampler=dict(type='AspectRatioBatchSampler'),
     dataset=dict(
@@ -70,8 +71,9 @@ train_dataloader = dict(
 )
 val_dataloader = dict(
     batch_size=1,
-    num_workers=1,
-    persistent_workers=True,
+    # small pictures load faster than another process hands them over
+    num_workers=0,
+    persistent_workers=False,
     drop_last=False,
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(

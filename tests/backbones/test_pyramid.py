@@ -1,0 +1,286 @@
+"""The contract, for every backbone: a new family is one line in ``FAMILIES``."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from mmdet.registry import MODELS as MMDET_MODELS
+from mmengine.registry import MODELS, DefaultScope, init_default_scope
+from mmseg.registry import MODELS as MMSEG_MODELS
+from torch import nn
+
+from mmrest import ResT
+from mmrest.backbones import PyramidBackbone
+
+# Family and a small variant of it, with every head count and reduction of the published ones.
+FAMILIES: dict[type[PyramidBackbone], dict[str, Any]] = {
+    ResT: dict(
+        embed_dims=(8, 16, 24, 32),
+        depths=(1, 2, 1, 1),
+        num_heads=(1, 2, 4, 8),
+        sr_ratios=(8, 4, 2, 1),
+        mlp_ratios=(4, 4, 4, 4),
+    ),
+}
+# Million parameters with the 1000-class head, as the papers state them.
+PUBLISHED_PARAMETERS = {
+    (ResT, 'lite'): 10.51,
+    (ResT, 'small'): 13.68,
+    (ResT, 'base'): 30.33,
+    (ResT, 'large'): 51.68,
+}
+SIZES = [(1, 1), (1, 7), (17, 1), (31, 33), (32, 32), (45, 130), (64, 96)]
+
+families = pytest.mark.parametrize('family', FAMILIES, ids=lambda family: family.__name__)
+Build = Callable[..., PyramidBackbone]
+
+
+def build(family: type[PyramidBackbone], **options: Any) -> PyramidBackbone:
+    return family(**{'arch': FAMILIES[family], 'drop_path_rate': 0.0, **options})
+
+
+def randomize(model: nn.Module) -> nn.Module:
+    """Weights and statistics away from their initial values, so that nothing cancels."""
+    with torch.no_grad():
+        for name, value in model.state_dict().items():
+            if value.is_floating_point():
+                value.add_(0.1 * torch.rand_like(value))
+            assert 'running_var' not in name or (value > 0).all()
+    return model
+
+
+def subsets(count: int) -> list[tuple[int, ...]]:
+    return [c for n in range(1, count + 1) for c in itertools.combinations(range(count), n)]
+
+
+def num_stages(family: type[PyramidBackbone]) -> int:
+    return build(family).out_indices[-1] + 1
+
+
+def test_every_family_is_tested() -> None:
+    assert set(PyramidBackbone.__subclasses__()) == set(FAMILIES)
+    assert {(f, name) for f in FAMILIES for name in f.variants} == set(PUBLISHED_PARAMETERS)
+
+
+@pytest.mark.parametrize('size', SIZES, ids=str)
+@families
+def test_maps_have_the_promised_sizes(family: type[PyramidBackbone], size: tuple[int, int]) -> None:
+    model = build(family).eval()
+    maps = model(torch.randn(2, 3, *size))
+    assert isinstance(maps, tuple)
+    assert len(maps) == len(model.out_channels) == len(model.out_strides)
+    for level, channels, stride in zip(maps, model.out_channels, model.out_strides, strict=True):
+        assert level.shape == (2, channels, *(math.ceil(side / stride) for side in size))
+        assert level.isfinite().all()
+        assert level.is_contiguous()
+
+
+@pytest.mark.parametrize('size', [(1, 1), (33, 70)], ids=str)
+@families
+def test_training_step_at_odd_sizes(family: type[PyramidBackbone], size: tuple[int, int]) -> None:
+    model = build(family, drop_path_rate=0.3).train()
+    sum(level.square().sum() for level in model(torch.randn(2, 3, *size))).backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+@families
+def test_outputs_do_not_depend_on_the_choice_of_levels(family: type[PyramidBackbone]) -> None:
+    full = randomize(build(family)).eval()
+    images = torch.randn(1, 3, 50, 70)
+    expected = full(images)
+    for out_indices in subsets(num_stages(family)):
+        model = build(family, out_indices=out_indices).eval()
+        model.load_state_dict({k: full.state_dict()[k] for k in model.state_dict()})
+        maps = model(images)
+        assert model.out_channels == tuple(full.out_channels[i] for i in out_indices)
+        for level, i in zip(maps, out_indices, strict=True):
+            torch.testing.assert_close(level, expected[i])
+
+
+@families
+def test_every_trainable_parameter_gets_a_gradient(family: type[PyramidBackbone]) -> None:
+    stages = num_stages(family)
+    for out_indices, frozen in itertools.product(subsets(stages), range(-1, stages + 1)):
+        model = build(family, out_indices=out_indices, frozen_stages=frozen).train()
+        assert model.frozen_stages == frozen
+        maps = model(torch.randn(2, 3, 33, 33))
+        if any(level.requires_grad for level in maps):
+            sum(level.square().sum() for level in maps).backward()
+        for name, parameter in model.named_parameters():
+            case = (out_indices, frozen, name)
+            assert (parameter.grad is not None) == parameter.requires_grad, case
+
+
+@families
+def test_frozen_stages_stay_frozen_in_training(family: type[PyramidBackbone]) -> None:
+    model = build(family, frozen_stages=2)
+    assert model.train() is model
+    assert model.training
+    modules = [m for stage in range(3) for m in model.stage_modules(stage)]
+    assert modules
+    frozen = {id(m) for module in modules for m in module.modules()}
+    assert all(not m.training for m in model.modules() if id(m) in frozen)
+    before = {k: v.clone() for module in modules for k, v in module.state_dict().items()}
+    model(torch.randn(2, 3, 64, 64))
+    after = {k: v for module in modules for k, v in module.state_dict().items()}
+    assert all(torch.equal(before[k], after[k]) for k in before)
+    assert any(m.training for m in model.stage_modules(3)) or num_stages(family) < 3
+
+
+@families
+def test_norm_eval_keeps_all_batch_statistics(family: type[PyramidBackbone]) -> None:
+    model = build(family, norm_eval=True).train()
+    before = {k: v.clone() for k, v in model.named_buffers()}
+    model(torch.randn(2, 3, 64, 64))
+    assert all(torch.equal(before[k], v) for k, v in model.named_buffers())
+
+
+@families
+def test_checkpointing_changes_nothing(family: type[PyramidBackbone]) -> None:
+    images = torch.randn(2, 3, 64, 96)
+    results = []
+    reference = randomize(build(family, drop_path_rate=0.5))
+    for with_cp in (False, True):
+        model = build(family, drop_path_rate=0.5, with_cp=with_cp).train()
+        model.load_state_dict(reference.state_dict())
+        torch.manual_seed(1)
+        maps = model(images)
+        sum(level.square().sum() for level in maps).backward()
+        results.append([*maps, *(p.grad for p in model.parameters())])
+    for plain, recomputed in zip(*results, strict=True):
+        torch.testing.assert_close(plain, recomputed)
+
+
+@families
+def test_images_of_a_batch_do_not_meet(family: type[PyramidBackbone]) -> None:
+    model = randomize(build(family)).eval()
+    images = torch.randn(3, 3, 40, 72)
+    together = model(images)
+    alone = [model(image[None]) for image in images]
+    for level, parts in zip(together, zip(*alone, strict=True), strict=True):
+        torch.testing.assert_close(level, torch.cat(parts), rtol=1e-4, atol=1e-4)
+
+
+@families
+def test_layout_of_the_images_does_not_matter(family: type[PyramidBackbone]) -> None:
+    model = randomize(build(family)).eval()
+    images = torch.randn(2, 3, 80, 72)
+    expected = model(images[:, :, ::2])
+    for same in (
+        images[:, :, ::2].contiguous(),
+        images[:, :, ::2].contiguous(memory_format=torch.channels_last),
+    ):
+        for level, other in zip(expected, model(same), strict=True):
+            torch.testing.assert_close(level, other, rtol=1e-4, atol=1e-4)
+
+
+@families
+def test_autocast_and_double(family: type[PyramidBackbone]) -> None:
+    model = randomize(build(family)).eval()
+    images = torch.randn(1, 3, 64, 64)
+    exact = model.double()(images.double())
+    model.float()
+    with torch.autocast('cpu', torch.bfloat16):
+        maps = model(images)
+    for level, other in zip(maps, exact, strict=True):
+        assert level.isfinite().all()
+        assert (level.double() - other).abs().max() < 0.15 * other.abs().max()
+
+
+@families
+def test_layer_depth_grows_along_the_network(family: type[PyramidBackbone]) -> None:
+    model = build(family)
+    depths = []
+    for name, _ in model.named_parameters():
+        layer, count = model.get_layer_depth(f'backbone.{name}', 'backbone.')
+        assert (layer, count) == model.get_layer_depth(name)
+        assert 0 <= layer < count
+        depths.append(layer)
+    assert depths == sorted(depths)
+    assert depths[0] == 0
+    first = {id(p) for m in model.stage_modules(0) for p in m.parameters()}
+    for (_, parameter), depth in zip(model.named_parameters(), depths, strict=True):
+        assert (depth == 0) == (id(parameter) in first)
+
+
+@families
+def test_registered_in_every_scope(family: type[PyramidBackbone]) -> None:
+    cfg = dict(type=family.__name__, arch=FAMILIES[family])
+    for registry in (MODELS, MMDET_MODELS, MMSEG_MODELS):
+        assert type(registry.build(cfg)) is family
+        assert type(registry.build({**cfg, 'type': f'mmrest.{family.__name__}'})) is family
+    for scope in ('mmdet', 'mmseg'):
+        with DefaultScope.overwrite_default_scope(scope):
+            init_default_scope(scope)
+            assert type(MODELS.build(cfg)) is family
+
+
+@pytest.mark.parametrize(
+    ('family', 'name'),
+    PUBLISHED_PARAMETERS,
+    ids=[f'{f.__name__}-{n}' for f, n in PUBLISHED_PARAMETERS],
+)
+def test_published_variants_have_the_published_size(
+    family: type[PyramidBackbone], name: str
+) -> None:
+    with torch.device('meta'):
+        model = family(arch=name, out_norm='none')
+    trunk = sum(p.numel() for p in model.parameters())
+    width = model.out_channels[-1]
+    norm_and_head = 2 * width + 1000 * width + 1000
+    assert round((trunk + norm_and_head) / 1e6, 2) == PUBLISHED_PARAMETERS[family, name]
+
+
+@families
+def test_other_channels_and_stages(family: type[PyramidBackbone]) -> None:
+    assert len(build(family, in_channels=5)(torch.randn(2, 5, 33, 33))) == num_stages(family)
+    arch = {k: v[:2] if isinstance(v, tuple) else v for k, v in FAMILIES[family].items()}
+    model = family(arch=arch, out_indices=(0, 1))
+    assert len(model(torch.randn(2, 3, 33, 33))) == 2
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(arch='huge'), "unknown arch 'huge'"),
+        (dict(arch=dict(embed_dims=(8, 16))), 'missing'),
+        (dict(out_indices=()), 'out_indices'),
+        (dict(out_indices=(1, 0)), 'out_indices'),
+        (dict(out_indices=(0, 99)), 'out_indices'),
+        (dict(frozen_stages=99), 'frozen_stages'),
+    ],
+    ids=str,
+)
+@families
+def test_bad_arguments_are_named(
+    family: type[PyramidBackbone], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        build(family, **options)
+
+
+@pytest.mark.parametrize('shape', [(3, 32, 32), (1, 4, 32, 32), (1, 3, 0, 32)], ids=str)
+@families
+def test_bad_images_are_named(family: type[PyramidBackbone], shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r'takes images of shape \(B, 3, H, W\)'):
+        build(family)(torch.zeros(shape))
+
+
+@families
+def test_freezing_random_weights_is_noticed(
+    family: type[PyramidBackbone], caplog: pytest.LogCaptureFixture
+) -> None:
+    from mmengine.logging import MMLogger
+
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(caplog.handler)
+    try:
+        build(family, frozen_stages=1).init_weights()
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert 'freezes random weights' in caplog.text

@@ -1,0 +1,49 @@
+"""Fixtures that several test modules use."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmrest.datasets import write_shapes
+
+ROOT = Path(__file__).parents[1]
+
+# The tests' tensors are tiny: handing them to a second thread costs more than it saves.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope='session')
+def shapes_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small built-in data set with as many images as the command-line tests need."""
+    return write_shapes(tmp_path_factory.mktemp('data') / 'shapes', num_train=12, num_val=4)
+
+
+@pytest.fixture
+def run_tool() -> Callable[..., subprocess.CompletedProcess]:
+    """Run a command line of ``tools/`` from the repository's root, as a user does."""
+
+    def run(tool: str, *args: object, **kwargs: object) -> subprocess.CompletedProcess:
+        command = [sys.executable, str(ROOT / 'tools' / tool), *map(str, args)]
+        environment = {**os.environ, 'CUDA_VISIBLE_DEVICES': ''}
+        return subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            env=environment,
+            **{'cwd': ROOT, **kwargs},
+        )
+
+    return run

@@ -1,0 +1,406 @@
+from __future__ import annotations
+
+import argparse
+import functools
+import hashlib
+import http.server
+import io
+import pickle
+import random
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from mmengine.logging import HistoryBuffer
+from mmengine.runner import CheckpointLoader
+from torch import Tensor, nn
+
+from mmrest import ResT
+from mmrest.backbones import PyramidBackbone
+from mmrest.checkpoints import (
+    CheckpointError,
+    CheckpointNotFoundError,
+    load_pretrained,
+    read_checkpoint,
+    require_fit,
+    save_safetensors,
+    use_safe_reader,
+)
+from tests.parity import recorded
+
+ARCH = dict(
+    embed_dims=(8, 16, 24, 32),
+    depths=(1, 1, 1, 1),
+    num_heads=(1, 2, 4, 8),
+    sr_ratios=(8, 4, 2, 1),
+    mlp_ratios=(2, 2, 2, 2),
+)
+
+
+def backbone(**options: Any) -> ResT:
+    return ResT(**{'arch': ARCH, **options})
+
+
+def authors_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Our trunk under the authors' key names."""
+    named = {}
+    for key, value in state.items():
+        top, index, *rest = key.split('.')
+        if top != 'stages':
+            continue
+        stage, inner = int(index) + 1, '.'.join(rest)
+        if inner.startswith('embed.'):
+            place = 'stem' if stage == 1 else f'patch_embed_{stage}'
+            named[f'{place}.{inner.removeprefix("embed.")}'] = value
+        else:
+            named[f'stage{stage}.{inner.removeprefix("blocks.")}'] = value
+    return named
+
+
+@pytest.fixture
+def imagenet() -> dict[str, Tensor]:
+    state = authors_names(backbone().state_dict())
+    last = dict(weight=torch.rand(32), bias=torch.rand(32))
+    head = {'head.weight': torch.rand(10, 32), 'head.bias': torch.rand(10)}
+    return {**state, **{f'norm.{k}': v for k, v in last.items()}, **head}
+
+
+def detection_norms() -> dict[str, Tensor]:
+    widths = {1: 8, 2: 16, 3: 24}
+    return {
+        f'norm{i}.{kind}': torch.rand(width)
+        for i, width in widths.items()
+        for kind in ('weight', 'bias')
+    }
+
+
+def load(file: Path, **options: Any) -> ResT:
+    """The way a user's config loads it."""
+    pretrained = {k: options.pop(k) for k in ('sha256', 'prefix') if k in options}
+    init_cfg = dict(type='Pretrained', checkpoint=str(file), **pretrained)
+    model = backbone(init_cfg=init_cfg, **options)
+    model.init_weights()
+    return model
+
+
+def assert_trunk_is(model: ResT, state: dict[str, Tensor]) -> None:
+    for key, value in authors_names(model.state_dict()).items():
+        torch.testing.assert_close(value, state[key], rtol=0, atol=0)
+
+
+LAYOUTS = {
+    'bare': lambda state: state,
+    'model': lambda state: {'model': state, 'epoch': 3, 'args': argparse.Namespace(lr=1e-3)},
+    'state_dict': lambda state: {'state_dict': state, 'meta': {}},
+    'nested twice': lambda state: {'model': {'state_dict': state}},
+    'module': lambda state: {'model': {f'module.{k}': v for k, v in state.items()}},
+    'compiled': lambda state: {f'_orig_mod.{k}': v for k, v in state.items()},
+    'numpy': lambda state: {'model': {k: v.numpy() for k, v in state.items()}},
+    'detectron2': lambda state: {
+        'model': {
+            **{f'backbone.bottom_up.{k}': v for k, v in state.items()},
+            'backbone.fpn_lateral3.weight': torch.rand(4),
+            'head.cls_subnet.0.weight': torch.rand(4),
+        },
+        'iteration': 7,
+    },
+    'mmdet': lambda state: {
+        'state_dict': {
+            **{f'backbone.{k}': v for k, v in state.items()},
+            'neck.lateral_convs.0.weight': torch.rand(4),
+        }
+    },
+}
+
+
+@pytest.mark.parametrize('layout', LAYOUTS)
+def test_every_layout_of_the_authors_weights(
+    layout: str, imagenet: dict[str, Tensor], tmp_path: Path
+) -> None:
+    file = tmp_path / 'weights.pth'
+    torch.save(LAYOUTS[layout](imagenet), file)
+    model = load(file)
+    assert_trunk_is(model, imagenet)
+    torch.testing.assert_close(model.branch_norms['3'].weight, imagenet['norm.weight'])
+    assert torch.equal(model.branch_norms['0'].weight, torch.ones(8))
+    assert_trunk_is(load(file, out_norm='none'), imagenet)
+
+
+def test_old_format_and_half_precision(imagenet: dict[str, Tensor], tmp_path: Path) -> None:
+    file = tmp_path / 'weights.pth'
+    half = {k: v.half() if v.is_floating_point() else v for k, v in imagenet.items()}
+    torch.save({'model': half}, file, _use_new_zipfile_serialization=False)
+    model = load(file)
+    weight = model.stages[0].embed.conv1.weight
+    assert weight.dtype == torch.float32
+    torch.testing.assert_close(weight, half['stem.conv1.weight'].float())
+
+
+@pytest.mark.parametrize('out_norm', ['branch', 'trunk'])
+def test_detection_files_bring_their_output_norms(
+    out_norm: str, imagenet: dict[str, Tensor], tmp_path: Path
+) -> None:
+    norms = detection_norms()
+    file = tmp_path / 'weights.pth'
+    torch.save(LAYOUTS['detectron2']({**imagenet, **norms}), file)
+    model = load(file, out_norm=out_norm)
+    loaded = getattr(model, f'{out_norm}_norms')
+    for i in (1, 2, 3):
+        torch.testing.assert_close(loaded[str(i - 1)].weight, norms[f'norm{i}.weight'])
+    torch.testing.assert_close(loaded['3'].bias, imagenet['norm.bias'])
+
+
+def test_norms_of_the_trunk_are_not_dropped_silently(
+    imagenet: dict[str, Tensor], tmp_path: Path
+) -> None:
+    file = tmp_path / 'weights.pth'
+    torch.save({**imagenet, **detection_norms()}, file)
+    with pytest.raises(CheckpointError, match=r"norm1\.bias.*\n.*\n.*out_norm='trunk'"):
+        load(file, out_norm='none')
+    with pytest.raises(CheckpointError, match=r'left over: norm1'):
+        load(file, out_norm='trunk', out_indices=(1, 2, 3))
+    load(file, out_norm='branch', out_indices=(1, 2, 3))
+
+
+@pytest.mark.parametrize('out_indices', [(0,), (1, 2), (0, 1, 2, 3)])
+@pytest.mark.parametrize('out_norm', ['none', 'branch', 'trunk'])
+@pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
+def test_own_files_come_back(
+    out_norm: str, out_indices: tuple[int, ...], suffix: str, tmp_path: Path
+) -> None:
+    saved = backbone(out_norm=out_norm, out_indices=out_indices)
+    file = tmp_path / f'own{suffix}'
+    if suffix == '.pth':
+        torch.save(saved.state_dict(), file)
+    else:
+        save_safetensors(saved.state_dict(), str(file), {})
+    model = load(file, out_norm=out_norm, out_indices=out_indices)
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, saved.state_dict()[key])
+
+
+def test_own_file_with_more_levels_than_needed(tmp_path: Path) -> None:
+    file = tmp_path / 'own.pth'
+    torch.save(backbone().state_dict(), file)
+    load(file, out_indices=(1, 2))
+
+
+def test_own_branch_norms_do_not_become_trunk_norms(tmp_path: Path) -> None:
+    file = tmp_path / 'own.pth'
+    torch.save(backbone(out_norm='branch').state_dict(), file)
+    with pytest.raises(CheckpointError, match=r'missing: trunk_norms.*\n.*left over: branch_norms'):
+        load(file, out_norm='trunk')
+
+
+def test_a_prefix_chooses_the_part(imagenet: dict[str, Tensor], tmp_path: Path) -> None:
+    file = tmp_path / 'weights.pth'
+    student = {f'student.backbone.{k}': torch.zeros_like(v) for k, v in imagenet.items()}
+    torch.save({**student, **{f'teacher.backbone.{k}': v for k, v in imagenet.items()}}, file)
+    assert_trunk_is(load(file, prefix='teacher.backbone'), imagenet)
+    with pytest.raises(CheckpointError, match=r"under 'tutor\.'; its keys begin with student"):
+        load(file, prefix='tutor')
+
+
+def test_misfits_are_named_and_nothing_is_loaded(
+    imagenet: dict[str, Tensor], tmp_path: Path
+) -> None:
+    file = tmp_path / 'weights.pth'
+    for change, message in (
+        (lambda s: s.pop('stage2.0.attn.q.weight'), r'missing: stages\.1\.blocks\.0\.attn\.q\.w'),
+        (lambda s: s.update(extra=torch.zeros(1)), 'left over: extra'),
+        (lambda s: s.update({'stem.conv3.weight': torch.zeros(1)}), r'\(1,\) instead of \(8, 4, 3'),
+    ):
+        state = dict(imagenet)
+        change(state)
+        torch.save({'model': state}, file)
+        model = backbone()
+        before = {k: v.clone() for k, v in model.state_dict().items()}
+        with pytest.raises(CheckpointError, match=message):
+            load_pretrained(model, str(file))
+        assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+
+
+def test_the_wrong_variant_is_recognised(tmp_path: Path) -> None:
+    record = recorded.read('rest_lite')
+    file = tmp_path / 'lite.pth'
+    torch.save({k: torch.zeros(shape) for k, shape in record['checkpoint'].items()}, file)
+    with pytest.raises(CheckpointError, match='seems to be ResT lite'):
+        load_pretrained(ResT('small'), str(file))
+    for arch in ('lite', 'small', 'base', 'large'):
+        table = recorded.read(f'rest_{arch}')['checkpoint']
+        state = {k: torch.empty(shape, device='meta') for k, shape in table.items()}
+        assert PyramidBackbone.guess_variant(state) == f'ResT {arch}'
+
+
+def test_a_foreign_file_is_of_no_variant(tmp_path: Path) -> None:
+    file = tmp_path / 'foreign.pth'
+    torch.save(nn.Linear(2, 2).state_dict(), file)
+    with pytest.raises(CheckpointError, match='of no variant that mmrest knows'):
+        load_pretrained(backbone(), str(file))
+
+
+class Payload:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.file,)
+
+
+class EvalPayload:
+    def __reduce__(self) -> tuple:
+        return eval, ("__import__('os').system('true')",)
+
+
+class GetattrPayload:
+    """Reaches for more of HistoryBuffer than its own statistics."""
+
+    def __reduce__(self) -> tuple:
+        return getattr, (HistoryBuffer, '__init__')
+
+
+@pytest.mark.parametrize('zipped', [True, False])
+def test_code_is_never_run(zipped: bool, tmp_path: Path) -> None:
+    file, marker = tmp_path / 'bad.pth', tmp_path / 'ran'
+    for payload in (Payload(marker), EvalPayload(), GetattrPayload()):
+        checkpoint = {'state_dict': {'a': torch.zeros(1)}, 'meta': payload}
+        torch.save(checkpoint, file, _use_new_zipfile_serialization=zipped)
+        with pytest.raises(CheckpointError, match=r'is refused: to read it, .* can run code'):
+            read_checkpoint(file)
+    assert not marker.exists()
+    file.write_bytes(pickle.dumps(Payload(marker)))
+    with pytest.raises(CheckpointError):
+        read_checkpoint(file)
+    assert not marker.exists()
+
+
+def test_damaged_files_are_described(imagenet: dict[str, Tensor], tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    torch.save(imagenet, buffer)
+    whole = buffer.getvalue()
+    save_safetensors(imagenet, str(tmp_path / 'whole.safetensors'), {})
+    safe = (tmp_path / 'whole.safetensors').read_bytes()
+    for name, content, message in (
+        ('empty.pth', b'', 'the file is empty'),
+        ('short.pth', whole[: len(whole) // 2], 'cut short'),
+        ('page.pth', b'<!DOCTYPE html><html>login</html>', 'web page'),
+        ('pointer.pth', b'version https://git-lfs.github.com/spec/v1\n', 'git lfs pull'),
+        ('noise.pth', bytes(range(256)) * 8, 'no complete PyTorch checkpoint'),
+        ('short.safetensors', safe[: len(safe) // 2], 'no complete safetensors'),
+        ('noise.safetensors', b'x' * 200, 'no complete safetensors'),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(CheckpointError, match=message):
+            load(tmp_path / name)
+
+
+def test_missing_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r'nowhere\.pth is not there'):
+        load(tmp_path / 'nowhere.pth')
+    with pytest.raises(CheckpointNotFoundError, match='is a folder'):
+        load(tmp_path)
+
+
+def test_files_without_a_model_are_named(tmp_path: Path) -> None:
+    file = tmp_path / 'odd.pth'
+    for content, message in (([1, 2], 'a list'), ({'epoch': 3}, 'the keys epoch'), ({}, 'no tens')):
+        torch.save(content, file)
+        with pytest.raises(CheckpointError, match=message):
+            load(file)
+
+
+def test_the_checksum_is_checked(imagenet: dict[str, Tensor], tmp_path: Path) -> None:
+    file = tmp_path / 'weights.pth'
+    torch.save(imagenet, file)
+    load(file, sha256=hashlib.sha256(file.read_bytes()).hexdigest().upper())
+    with pytest.raises(CheckpointError, match=r'has SHA-256 \w+, expected 0000'):
+        load(file, sha256='0' * 64)
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Path]]:
+    """Address and folder of a web server; downloads go to a folder of this test."""
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'cache'))
+    for proxy in ('http_proxy', 'HTTP_PROXY', 'all_proxy', 'ALL_PROXY'):
+        monkeypatch.delenv(proxy, raising=False)
+    folder = tmp_path / 'served'
+    folder.mkdir()
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
+    httpd = http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler)
+    threading.Thread(target=httpd.serve_forever, daemon=True).start()
+    yield f'http://127.0.0.1:{httpd.server_port}', folder
+    httpd.shutdown()
+
+
+def test_urls(imagenet: dict[str, Tensor], server: tuple[str, Path], tmp_path: Path) -> None:
+    address, folder = server
+    file = folder / 'rest.pth'
+    torch.save(imagenet, file)
+    checksum = hashlib.sha256(file.read_bytes()).hexdigest()
+    with pytest.raises(CheckpointError, match='has SHA-256'):
+        load(f'{address}/rest.pth', sha256='0' * 64)
+    assert_trunk_is(load(f'{address}/rest.pth', sha256=checksum), imagenet)
+    file.unlink()
+    assert_trunk_is(load(f'{address}/rest.pth', sha256=checksum), imagenet)  # kept from before
+    with pytest.raises(CheckpointNotFoundError, match='cannot be fetched'):
+        load(f'{address}/other.pth')
+    assert not list((tmp_path / 'cache').rglob('*.tmp'))
+
+
+def test_training_checkpoints_of_mmengine_are_read(tmp_path: Path) -> None:
+    history = HistoryBuffer([1.0, 2.0], [1, 1])
+    checkpoint = {
+        'meta': {'epoch': 1, 'cfg': 'model = dict()', 'dataset_meta': {'classes': ('a', 'b')}},
+        'state_dict': {'a': torch.zeros(1)},
+        'message_hub': {
+            'log_scalars': {'train/loss': history},
+            'runtime_info': {
+                'best': np.float64(0.5),
+                'step': np.int64(3),
+                'name': np.array(['a']),
+                'window': slice(0, 3),
+            },
+            'resumed_keys': {'train/loss': True},
+        },
+        'optimizer': torch.optim.AdamW([torch.zeros(1)]).state_dict(),
+        'random_state': (random.getstate(), np.random.get_state(), torch.get_rng_state()),
+    }
+    file = tmp_path / 'epoch_1.pth'
+    torch.save(checkpoint, file)
+    for read in (read_checkpoint(file),):
+        restored = read['message_hub']['log_scalars']['train/loss']
+        assert restored.statistics('mean') == 1.5
+        assert read['message_hub']['runtime_info']['best'] == 0.5
+        assert read['meta'] == checkpoint['meta']
+        assert read['random_state'][0] == random.getstate()
+
+
+def test_mmengine_reads_through_the_safe_reader(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CheckpointLoader, '_schemes', dict(CheckpointLoader._schemes))
+    use_safe_reader()
+    file = tmp_path / 'training.pth'
+    meta = {'epoch': 1, 'config': 'import os', 'cfg': 'a = 1'}
+    torch.save({'state_dict': {}, 'meta': meta}, file)
+    # 'config' would be executed by Runner.resume
+    assert CheckpointLoader.load_checkpoint(str(file))['meta'] == {'epoch': 1, 'cfg': 'a = 1'}
+    torch.save({'state_dict': {}, 'x': EvalPayload()}, file)
+    with pytest.raises(CheckpointError, match='is refused'):
+        CheckpointLoader.load_checkpoint(str(file))
+
+
+def test_a_whole_model_must_fit(tmp_path: Path) -> None:
+    file = tmp_path / 'model.pth'
+    torch.save({'state_dict': nn.Linear(2, 3).state_dict()}, file)
+    require_fit(nn.Linear(2, 3), str(file))
+    with pytest.raises(CheckpointError, match=r'does not fit the Linear of the config.\n.*weight'):
+        require_fit(nn.Linear(2, 4), str(file))
+    with pytest.raises(CheckpointError, match=r'missing: 0\.bias, 0\.weight'):
+        require_fit(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 3)), str(file))

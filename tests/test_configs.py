@@ -1,0 +1,175 @@
+"""Every config builds, and takes a training and a prediction step at a tiny size."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS, DefaultScope
+from mmengine.runner import Runner
+from torch import nn
+
+from mmrest.engine import load_config, move_data_root
+from tests.conftest import ROOT
+
+CONFIGS = sorted(ROOT.glob('configs/*.py'))
+# The authors' AP on COCO, as facts of the papers: a config that has one names it.
+PAPER_AP = {'retinanet_rest_small_coco': '40.3 AP', 'retinanet_rest_base_coco': '42.0 AP'}
+
+
+def shrink(pipeline: list[dict]) -> None:
+    """Resize to a tiny size instead of the config's."""
+    for step in pipeline:
+        if 'scales' in step:
+            step['scales'] = [(96, 64)]
+        elif 'scale' in step:
+            step['scale'] = (96, 64)
+
+
+def build(cfg: Config) -> nn.Module:
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        torch.manual_seed(0)
+        return MODELS.build(cfg.model)
+
+
+def batches(cfg: Config, split: str) -> Any:
+    loader = cfg[f'{split}_dataloader']
+    loader.update(batch_size=2, num_workers=0, persistent_workers=False)
+    shrink(loader.dataset.pipeline)
+    # the shapes have other classes than the config; its own names would find no object in them
+    classes = ('disc', 'ring', 'triangle', 'bar', 'star')
+    loader.dataset.metainfo = dict(classes=classes)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        return Runner.build_dataloader(loader, seed=0)
+
+
+def take_steps(cfg: Config) -> nn.Module:
+    """A training step and a prediction; the model afterwards."""
+    model = build(cfg)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    model.train()
+    before = [p.detach().clone() for p in model.parameters()]
+    losses = model.train_step(next(iter(batches(cfg, 'train'))), optim_wrapper)
+    assert losses['loss'].isfinite()
+    assert any(
+        not torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True)
+    )
+    model.eval()
+    with torch.no_grad():
+        samples = model.test_step(next(iter(batches(cfg, 'test'))))
+    assert samples
+    assert all('pred_instances' in s or 'pred_sem_seg' in s for s in samples)
+    return model
+
+
+def test_there_are_configs() -> None:
+    assert len(CONFIGS) >= 5
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_config_trains_and_predicts(path: Path, shapes_root: Path) -> None:
+    cfg = load_config(str(path))
+    move_data_root(cfg, str(shapes_root))
+    model = take_steps(cfg)
+    assert model.backbone.out_channels == tuple(cfg.model.neck.in_channels)
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_no_weight_decay_on_norms_and_position_encodings(path: Path) -> None:
+    cfg = load_config(str(path))
+    model = build(cfg)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
+    decay = {
+        id(p): group['weight_decay'] for group in optimizer.param_groups for p in group['params']
+    }
+    checked = 0
+    for name, module in model.named_modules():
+        is_norm = isinstance(module, nn.LayerNorm | nn.modules.batchnorm._BatchNorm | nn.GroupNorm)
+        for parameter in module.parameters(recurse=False):
+            if is_norm or '.pos.' in f'.{name}.':
+                assert not parameter.requires_grad or decay[id(parameter)] == 0, name
+                checked += 1
+            elif parameter.requires_grad and isinstance(module, nn.Linear):
+                assert decay[id(parameter)] == cfg.optim_wrapper.optimizer.weight_decay
+    assert checked
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_the_papers_figure_is_named_as_the_papers(path: Path) -> None:
+    comment = path.read_text().splitlines()[0]
+    if path.stem in PAPER_AP:
+        assert f"{PAPER_AP[path.stem]} (the paper's authors' result, not measured here)" in comment
+    else:
+        assert ' AP (' not in comment
+
+
+FASTER_RCNN = """
+    {imports}
+    default_scope = 'mmdet'
+    model = dict(
+        type='FasterRCNN',
+        data_preprocessor=dict(type='DetDataPreprocessor', mean=[0.0], std=[255.0]),
+        backbone=dict(type='{backbone}', arch='lite'),
+        neck=dict(type='FPN', in_channels=[64, 128, 256, 512], out_channels=32, num_outs=5),
+        rpn_head=dict(
+            type='RPNHead', in_channels=32, feat_channels=32,
+            anchor_generator=dict(
+                type='AnchorGenerator', scales=[8], ratios=[0.5, 1.0, 2.0],
+                strides=[4, 8, 16, 32, 64]),
+            bbox_coder=dict(type='DeltaXYWHBBoxCoder'),
+            loss_cls=dict(type='CrossEntropyLoss', use_sigmoid=True),
+            loss_bbox=dict(type='L1Loss')),
+        roi_head=dict(
+            type='StandardRoIHead',
+            bbox_roi_extractor=dict(
+                type='SingleRoIExtractor', out_channels=32, featmap_strides=[4, 8, 16, 32],
+                roi_layer=dict(type='RoIAlign', output_size=7, sampling_ratio=0)),
+            bbox_head=dict(
+                type='Shared2FCBBoxHead', in_channels=32, fc_out_channels=32, num_classes=5,
+                bbox_coder=dict(type='DeltaXYWHBBoxCoder'),
+                loss_cls=dict(type='CrossEntropyLoss'),
+                loss_bbox=dict(type='L1Loss'))),
+        train_cfg=dict(
+            rpn=dict(
+                assigner=dict(
+                    type='MaxIoUAssigner', pos_iou_thr=0.7, neg_iou_thr=0.3, min_pos_iou=0.3),
+                sampler=dict(type='RandomSampler', num=32, pos_fraction=0.5),
+                allowed_border=-1, pos_weight=-1),
+            rpn_proposal=dict(nms_pre=50, max_per_img=50, nms=dict(type='nms', iou_threshold=0.7)),
+            rcnn=dict(
+                assigner=dict(
+                    type='MaxIoUAssigner', pos_iou_thr=0.5, neg_iou_thr=0.5, min_pos_iou=0.5),
+                sampler=dict(
+                    type='RandomSampler', num=32, pos_fraction=0.25, add_gt_as_proposals=True),
+                pos_weight=-1)),
+        test_cfg=dict(
+            rpn=dict(nms_pre=50, max_per_img=50, nms=dict(type='nms', iou_threshold=0.7)),
+            rcnn=dict(
+                score_thr=0.0, nms=dict(type='nms', iou_threshold=0.5), max_per_img=10)))
+    optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-4))
+"""
+
+
+@pytest.mark.parametrize(
+    ('imports', 'backbone'),
+    [("custom_imports = dict(imports=['mmrest'])", 'ResT'), ('', 'mmrest.ResT')],
+    ids=['custom_imports', 'dotted type'],
+)
+def test_a_config_of_somebody_else(
+    imports: str, backbone: str, shapes_root: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / 'theirs.py'
+    file.write_text(textwrap.dedent(FASTER_RCNN).format(imports=imports, backbone=backbone))
+    cfg = load_config(str(file))
+    shapes = load_config(str(ROOT / 'configs/retinanet_rest_lite_shapes.py'))
+    move_data_root(shapes, str(shapes_root))
+    for split in ('train', 'test'):
+        cfg[f'{split}_dataloader'] = shapes[f'{split}_dataloader']
+    take_steps(cfg)

@@ -1,0 +1,270 @@
+"""The command lines as a user runs them: train, kill, resume, test, predict, convert."""
+
+from __future__ import annotations
+
+import pickle
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from mmrest.checkpoints import read_checkpoint
+from tests.conftest import ROOT
+
+DETECTOR = 'configs/retinanet_rest_lite_shapes.py'
+# a hardly trained detector is sure of nothing, and no detections give no metric
+SMALL_DATA = [
+    'built_in_data.num_train=12',
+    'built_in_data.num_val=4',
+    'model.test_cfg.score_thr=0.0',
+]
+Run = Callable[..., subprocess.CompletedProcess]
+
+SEGMENTOR = f"""
+_base_ = ['{ROOT}/configs/_base_/default_runtime.py']
+default_scope = 'mmseg'
+default_hooks = dict(
+    visualization=dict(type='SegVisualizationHook'),
+    logger=dict(interval=1),
+    checkpoint=dict(by_epoch=False, interval=2))
+visualizer = dict(
+    type='SegLocalVisualizer', vis_backends=[dict(type='LocalVisBackend')], name='visualizer')
+log_processor = dict(by_epoch=False)
+model = dict(
+    type='EncoderDecoder',
+    data_preprocessor=dict(
+        type='SegDataPreProcessor', mean=[120.0] * 3, std=[60.0] * 3, bgr_to_rgb=True,
+        size=(64, 64), pad_val=0, seg_pad_val=255),
+    backbone=dict(type='ResT', arch='lite'),
+    decode_head=dict(
+        type='FCNHead', in_channels=512, in_index=3, channels=16, num_convs=1, num_classes=6,
+        norm_cfg=dict(type='BN'), align_corners=False),
+    train_cfg=dict(), test_cfg=dict(mode='whole'))
+classes = ('background', 'disc', 'ring', 'triangle', 'bar', 'star')
+palette = [[0, 0, 0], [255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0], [255, 0, 255]]
+load = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', reduce_zero_label=True)]
+resize = dict(type='Resize', scale=(64, 64), keep_ratio=True)
+dataset = dict(
+    type='BaseSegDataset', data_root='data/shapes', reduce_zero_label=True,
+    metainfo=dict(classes=classes, palette=palette))
+train_dataloader = dict(
+    batch_size=4, num_workers=0, sampler=dict(type='InfiniteSampler', shuffle=True),
+    dataset=dict(
+        data_prefix=dict(img_path='images/training', seg_map_path='annotations/training'),
+        pipeline=[*load, resize, dict(type='PackSegInputs')], **dataset))
+val_dataloader = dict(
+    batch_size=1, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        data_prefix=dict(img_path='images/validation', seg_map_path='annotations/validation'),
+        pipeline=[load[0], resize, load[1], dict(type='PackSegInputs')], **dataset))
+test_dataloader = val_dataloader
+val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
+test_evaluator = val_evaluator
+tta_model = dict(type='SegTTAModel')
+tta_pipeline = [
+    load[0],
+    dict(type='TestTimeAug', transforms=[
+        [resize],
+        [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],
+        [load[1]], [dict(type='PackSegInputs')]])]
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=2, val_interval=2)
+val_cfg = dict(type='ValLoop')
+test_cfg = dict(type='TestLoop')
+optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-4))
+"""
+
+
+def start_training(*arguments: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, 'tools/train.py', *arguments],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def wait_for(path: Path, process: subprocess.Popen, seconds: float = 240) -> None:
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        assert process.poll() is None, 'training ended before it wrote a checkpoint'
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope='module')
+def trained(shapes_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Work directory of a detector whose training was killed after an epoch and resumed."""
+    work_dir = tmp_path_factory.mktemp('work')
+    arguments = [DETECTOR, '--data-root', str(shapes_root), '--work-dir', str(work_dir)]
+    options = ['--cfg-options', *SMALL_DATA, 'train_cfg.max_epochs=4', 'train_cfg.val_interval=4']
+    process = start_training(*arguments, *options)
+    try:
+        wait_for(work_dir / 'last_checkpoint', process)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert not (work_dir / 'epoch_4.pth').exists(), 'training ended before it was killed'
+    resumed = subprocess.run(
+        [sys.executable, 'tools/train.py', *arguments, '--resume', *options],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    output = resumed.stdout + resumed.stderr
+    assert resumed.returncode == 0, output[-3000:]
+    assert 'resumed epoch: ' in output
+    assert 'Epoch(train)' in output
+    assert 'Epoch(train)  [1]' not in output
+    assert 'coco/bbox_mAP_50' in output
+    assert 'weights_only=False' not in output
+    return work_dir
+
+
+@pytest.fixture
+def checkpoint(trained: Path) -> Path:
+    return trained / 'epoch_4.pth'
+
+
+def test_a_resumed_training_keeps_its_history(checkpoint: Path) -> None:
+    restored = read_checkpoint(checkpoint)
+    assert restored['meta']['epoch'] == 4
+    history, _ = restored['message_hub']['log_scalars']['train/loss'].data
+    assert len(history) == 4 * 3  # epochs x batches of four images
+    assert restored['optimizer']['state']
+
+
+def test_testing_writes_metrics_predictions_and_pictures(
+    checkpoint: Path, shapes_root: Path, run_tool: Run, tmp_path: Path
+) -> None:
+    result = run_tool(
+        *('test.py', DETECTOR, checkpoint, '--data-root', shapes_root, '--tta'),
+        *('--work-dir', tmp_path, '--out', tmp_path / 'out.pkl', '--show-dir', tmp_path / 'vis'),
+        *('--cfg-options', *SMALL_DATA),
+    )
+    assert result.returncode == 0, result.stderr
+    assert 'coco/bbox_mAP_50' in result.stdout + result.stderr
+    assert len(list((tmp_path / 'vis').glob('*.jpg'))) == 4
+    with open(tmp_path / 'out.pkl', 'rb') as file:
+        assert len(pickle.load(file)) == 4
+
+
+def test_predicting_draws_images_of_any_size(
+    checkpoint: Path, run_tool: Run, tmp_path: Path
+) -> None:
+    images = []
+    for height, width in ((1, 1), (37, 211), (100, 64)):
+        images.append(tmp_path / f'{height}x{width}.png')
+        cv2.imwrite(str(images[-1]), np.random.default_rng(0).integers(0, 255, (height, width, 3)))
+    out_dir = tmp_path / 'drawn'
+    result = run_tool(
+        *('predict.py', DETECTOR, checkpoint, *images, '--out-dir', out_dir, '--device', 'cpu'),
+        *('--score-thr', '0.0'),
+    )
+    assert result.returncode == 0, result.stderr
+    for image in images:
+        assert cv2.imread(str(out_dir / image.name)) is not None
+        assert str(out_dir / image.name) in result.stdout
+
+
+def test_converting_keeps_a_checkpoint_usable(
+    checkpoint: Path, run_tool: Run, tmp_path: Path, shapes_root: Path
+) -> None:
+    target = tmp_path / 'detector.safetensors'
+    result = run_tool('convert_checkpoint.py', checkpoint, target)
+    assert result.returncode == 0, result.stderr
+    assert 'ResT lite' in result.stdout
+    converted, original = read_checkpoint(target), read_checkpoint(checkpoint)
+    for key, value in original['state_dict'].items():
+        assert torch.equal(converted['state_dict'][key], value)
+    assert converted['meta']['dataset_meta']['classes'][0] == 'disc'
+    again = run_tool('convert_checkpoint.py', checkpoint, target)
+    assert again.returncode != 0
+    assert '--force replaces it' in again.stderr
+    image = next((shapes_root / 'val2017').glob('*.jpg'))
+    drawn = run_tool('predict.py', DETECTOR, target, image, '--out-dir', tmp_path / 'drawn')
+    assert drawn.returncode == 0, drawn.stderr
+
+
+def test_a_segmentor_goes_the_same_way(shapes_root: Path, run_tool: Run, tmp_path: Path) -> None:
+    config = tmp_path / 'segmentor.py'
+    config.write_text(textwrap.dedent(SEGMENTOR))
+    common = ['--data-root', shapes_root, '--work-dir', tmp_path / 'work']
+    result = run_tool('train.py', config, *common)
+    assert result.returncode == 0, result.stderr
+    assert 'mIoU' in result.stdout + result.stderr
+    checkpoint = tmp_path / 'work/iter_2.pth'
+    show = ['--tta', '--show-dir', tmp_path / 'vis', '--out', tmp_path / 'maps']
+    result = run_tool('test.py', config, checkpoint, *common, *show)
+    assert result.returncode == 0, result.stderr
+    assert 'mIoU' in result.stdout + result.stderr
+    assert len(list((tmp_path / 'maps').glob('*.png'))) == 4
+    assert len(list((tmp_path / 'vis').rglob('*.png'))) == 4
+    images = sorted((shapes_root / 'val2017').glob('*.jpg'))[:2]
+    out_dir = tmp_path / 'drawn'
+    result = run_tool('predict.py', config, checkpoint, *images, '--out-dir', out_dir)
+    assert result.returncode == 0, result.stderr
+    for image in images:
+        assert cv2.imread(str(out_dir / image.name)).shape == cv2.imread(str(image)).shape
+
+
+COCO = 'configs/retinanet_rest_small_coco.py'
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'messages'),
+    [
+        (['train.py', COCO, '--data-root', '{tmp}/empty'], ['MISSING', 'cocodataset.org']),
+        (['train.py', COCO, '--data-root', '{tmp}/nowhere'], ['is no folder']),
+        (['train.py', 'configs/retinanet_rest_small_coc.py'], ['did you mean']),
+        (['train.py', COCO, '--amp'], ['needs a GPU']),
+        (['train.py', COCO, '--resume', '{tmp}/gone.pth'], ['gone.pth does not exist']),
+        (
+            [
+                *('train.py', COCO, '--cfg-options', 'model.backbone.init_cfg.type=Pretrained'),
+                'model.backbone.init_cfg.checkpoint={tmp}/gone.pth',
+            ],
+            ['gone.pth does not exist'],
+        ),
+        (['test.py', COCO, '{tmp}/gone.pth'], ['gone.pth does not exist']),
+        (['test.py', COCO, '{trained}'], ['MISSING']),
+        (
+            ['predict.py', COCO, '{trained}', '{tmp}/gone.jpg', '--out-dir', '{tmp}'],
+            ['gone.jpg does not exist'],
+        ),
+        (
+            ['predict.py', COCO, '{trained}', '{image}', '--out-dir', '{tmp}'],
+            ['does not fit the RetinaNet of the config', 'stages.2.blocks.2'],
+        ),
+        (['convert_checkpoint.py', '{tmp}/gone.pth', '{tmp}/a.safetensors'], ['is not there']),
+        (['convert_checkpoint.py', '{trained}', '{tmp}/a.pth'], ['should end with .safetensors']),
+        (['model_complexity.py', '--shapes', '800'], ['write HEIGHTxWIDTH']),
+    ],
+    ids=lambda value: ' '.join(value)[:60],
+)
+def test_wrong_input_gets_one_clear_error(
+    arguments: list[str],
+    messages: list[str],
+    checkpoint: Path,
+    shapes_root: Path,
+    run_tool: Run,
+    tmp_path: Path,
+) -> None:
+    (tmp_path / 'empty').mkdir()
+    image = next((shapes_root / 'val2017').glob('*.jpg'))
+    places = dict(tmp=tmp_path, trained=checkpoint, image=image)
+    result = run_tool(*(argument.format(**places) for argument in arguments))
+    assert result.returncode == 1
+    assert 'Traceback' not in result.stderr
+    assert 'error: ' in result.stderr
+    for message in messages:
+        assert message in result.stderr
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['empty']
