@@ -37,7 +37,7 @@ demo: install
 	$(RUN) tools/train.py $(DEMO) --work-dir $(DEMO_DIR)
 	$(RUN) tools/test.py $(DEMO) "$$(cat $(DEMO_DIR)/last_checkpoint)" --work-dir $(DEMO_DIR)/test
 	$(RUN) tools/predict.py $(DEMO) "$$(cat $(DEMO_DIR)/last_checkpoint)" \
-		data/shapes/val2017/00000000000[1-8].jpg --out-dir $(DEMO_DIR)/predictions
+		data/shapes/val2017/00000000000[1-8].jpg --out-dir $(DEMO_DIR)/predictions --score-thr 0.4
 
 test: install
 	$(RUN) -m pytest

@@ -1,12 +1,5 @@
 # RetinaNet, ResT-base, COCO, 1x: 42.0 AP (the paper's authors' result, not measured here).
-_base_ = [
-    './_base_/models/retinanet_rest.py',
-    './_base_/datasets/coco_detection.py',
-    './_base_/schedules/coco_1x.py',
-    './_base_/det_runtime.py',
-]
-# To start from the authors' ImageNet weights:
-#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
+_base_ = ['./retinanet_rest_small_coco.py']
 model = dict(
     backbone=dict(arch='base', drop_path_rate=0.2),
     neck=dict(in_channels=[192, 384, 768]),

@@ -1,10 +1,3 @@
 # RetinaNet, ResT-lite, COCO, 1x: no COCO result of the paper.
-_base_ = [
-    './_base_/models/retinanet_rest.py',
-    './_base_/datasets/coco_detection.py',
-    './_base_/schedules/coco_1x.py',
-    './_base_/det_runtime.py',
-]
-# To start from the authors' ImageNet weights:
-#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
+_base_ = ['./retinanet_rest_small_coco.py']
 model = dict(backbone=dict(arch='lite'))

@@ -7,4 +7,3 @@ _base_ = [
 ]
 # To start from the authors' ImageNet weights:
 #   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
-model = dict(backbone=dict(arch='small'))

@@ -18,7 +18,7 @@ import pickle
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import safetensors
@@ -30,9 +30,6 @@ from mmengine.logging import HistoryBuffer, MMLogger
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
-
-if TYPE_CHECKING:
-    from mmrest.backbones.pyramid import PyramidBackbone
 
 _WRAPPERS = ('module.', '_orig_mod.')  # DistributedDataParallel, torch.compile
 _NESTING = ('state_dict', 'model')
@@ -63,8 +60,24 @@ class RenamedCheckpoint:
     notes: list[str] = field(default_factory=list)
 
 
+class Renames(Protocol):
+    """A module that knows the key names of its published checkpoints."""
+
+    def rename_checkpoint(self, state: Mapping[str, Tensor]) -> RenamedCheckpoint:
+        """A checkpoint of any published layout in the module's own key names."""
+
+    def guess_variant(self, state: Mapping[str, Tensor]) -> str | None:
+        """The published variant that ``state`` seems to hold."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """As ``nn.Module``."""
+
+    def load_state_dict(self, state: Mapping[str, Tensor], strict: bool) -> Any:
+        """As ``nn.Module``."""
+
+
 def load_pretrained(
-    backbone: PyramidBackbone,
+    backbone: Renames,
     checkpoint: str,
     sha256: str | None = None,
     prefix: str | None = None,

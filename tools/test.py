@@ -2,14 +2,12 @@
 
 import argparse
 
-from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
-
-from mmrest.checkpoints import require_fit, use_safe_reader
+from mmrest.checkpoints import require_fit
 from mmrest.engine import prepare_data
 from mmrest.engine.cli import (
     add_config_arguments,
     add_launch_arguments,
+    build_runner,
     clear_errors,
     config_from_arguments,
     require_files,
@@ -52,8 +50,7 @@ def main() -> None:
         cfg.load_from, cfg.resume = args.checkpoint, False
         require_files(cfg)
         prepare_data(cfg, ['test'])
-        use_safe_reader()
-        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+        runner = build_runner(cfg)
         require_fit(runner.model, args.checkpoint)
         runner.test()
 

@@ -2,14 +2,11 @@
 
 import argparse
 
-from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
-
-from mmrest.checkpoints import use_safe_reader
 from mmrest.engine import prepare_data
 from mmrest.engine.cli import (
     add_config_arguments,
     add_launch_arguments,
+    build_runner,
     clear_errors,
     config_from_arguments,
     require_files,
@@ -58,8 +55,7 @@ def main() -> None:
         require_gpu_for_amp(cfg)
         require_files(cfg)
         prepare_data(cfg, ['train', 'val'] if cfg.get('val_cfg') else ['train'])
-        use_safe_reader()
-        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+        runner = build_runner(cfg)
         runner.train()
 
 

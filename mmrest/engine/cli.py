@@ -10,8 +10,10 @@ from contextlib import contextmanager
 
 import torch
 from mmengine.config import Config, DictAction
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
 
-from mmrest.checkpoints import CheckpointError
+from mmrest.checkpoints import CheckpointError, use_safe_reader
 from mmrest.engine.config import iterate_dicts, load_config
 from mmrest.errors import InputError
 
@@ -61,6 +63,12 @@ def config_from_arguments(args: argparse.Namespace) -> Config:
         getattr(args, 'work_dir', None),
         getattr(args, 'launcher', 'none'),
     )
+
+
+def build_runner(cfg: Config) -> Runner:
+    """The runner of a config, reading checkpoints safely."""
+    use_safe_reader()
+    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 
 @contextmanager

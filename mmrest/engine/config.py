@@ -12,6 +12,9 @@ from mmengine.config import Config
 
 from mmrest.errors import InputError
 
+# What a config's data sets and evaluators are made of, beside train_dataloader and its like.
+_DATA_KEYS = ('data_root', 'built_in_data')
+
 
 def load_config(
     path: str,
@@ -54,7 +57,7 @@ def load_config(
 def move_data_root(cfg: Config, data_root: str) -> None:
     """Make every data set and evaluator of a config read from another folder.
 
-    Every string of the config that lies under the old ``data_root`` is moved with it.
+    Every string of their entries that lies under the old ``data_root`` is moved with it.
 
     Raises:
         InputError: ``data_root`` is no folder, or the config has no root or several.
@@ -81,7 +84,8 @@ def move_data_root(cfg: Config, data_root: str) -> None:
         return f'{new}/{text[len(old) :].lstrip("/")}' if inside else text
 
     for key in list(cfg):
-        cfg[key] = map_strings(cfg[key], move)
+        if key.endswith(('_dataloader', '_evaluator', '_pipeline')) or key in _DATA_KEYS:
+            cfg[key] = map_strings(cfg[key], move)
 
 
 def iterate_dicts(node: Any) -> Iterator[Mapping[str, Any]]:

@@ -60,7 +60,9 @@ def emsa(
     for q_block in q.split(block, dim=2):
         if recompute:
             out, square = checkpoint(
-                _attend, q_block, k, v, mix_weight, mix_bias, use_reentrant=False
+                *(_attend, q_block, k, v, mix_weight, mix_bias),
+                use_reentrant=False,
+                preserve_rng_state=False,
             )
         else:
             out, square = _attend(q_block, k, v, mix_weight, mix_bias)
