@@ -5,6 +5,6 @@ from mmrest.version import __version__
 
 check_stack()
 
-from mmrest.backbones import ResT  # noqa: E402  (the check comes first)
+from mmrest.backbones import ResT, ResTV2  # noqa: E402  (the check comes first)
 
-__all__ = ['ResT', '__version__']
+__all__ = ['ResT', 'ResTV2', '__version__']

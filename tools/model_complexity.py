@@ -25,7 +25,7 @@ def main() -> None:
     columns = ['backbone', 'parameters (M)', *(f'GMACs at {h}x{w}' for h, w in shapes)]
     print(f'| {" | ".join(columns)} |')
     print(f'|{"---|" * len(columns)}')
-    for family in PyramidBackbone.__subclasses__():
+    for family in PyramidBackbone.families():
         for name in family.variants:
             with torch.device('meta'):
                 model = family(arch=name).eval()

@@ -2,5 +2,6 @@
 
 from mmrest.backbones.pyramid import PyramidBackbone
 from mmrest.backbones.rest import ResT
+from mmrest.backbones.rest_v2 import ResTV2
 
-__all__ = ['PyramidBackbone', 'ResT']
+__all__ = ['PyramidBackbone', 'ResT', 'ResTV2']

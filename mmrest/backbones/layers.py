@@ -5,8 +5,6 @@ from __future__ import annotations
 from mmcv.cnn.bricks.drop import DropPath
 from torch import Tensor, nn
 
-__all__ = ['MLP', 'DropPath', 'PixelAttention', 'initialize', 'stochastic_depth_rates']
-
 
 class PixelAttention(nn.Module):
     """ResT's position encoding for any image size: x * sigmoid(depthwise3x3(x)).
@@ -43,6 +41,80 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., channels) -> (..., channels)."""
         return self.fc2(self.act(self.fc1(x)))
+
+
+class SpatialReductionAttention(nn.Module):
+    """Projections of an attention whose keys and values come from a reduced map.
+
+    The reduction is a strided depthwise convolution and a LayerNorm (ResT, Section 3.1).
+
+    Args:
+        channels: Channels of the map.
+        num_heads: Attention heads.
+        sr_ratio: Reduction of the keys' and values' map along each side.
+        norm_eps: Of the LayerNorm.
+    """
+
+    def __init__(
+        self, channels: int, num_heads: int, sr_ratio: int, norm_eps: float = 1e-5
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.q = nn.Linear(channels, channels)
+        self.kv = nn.Linear(channels, 2 * channels)
+        self.proj = nn.Linear(channels, channels)
+        self.sr = self.sr_norm = None
+        if sr_ratio > 1:
+            self.sr = nn.Conv2d(
+                channels, channels, sr_ratio + 1, sr_ratio, sr_ratio // 2, groups=channels
+            )
+            self.sr_norm = nn.LayerNorm(channels, norm_eps)
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, tuple[int, int]]:
+        """Queries, keys and values of a map.
+
+        Args:
+            x: (B, H, W, channels).
+
+        Returns:
+            Queries (B, heads, H W, head_dim), keys and values (B, heads, h w, head_dim), and the
+            reduced size (h, w).
+        """
+        batch, height, width, channels = x.shape
+        reduced = x
+        if self.sr is not None:
+            reduced = self.sr_norm(self.sr(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        q = self.q(x).view(batch, height * width, self.num_heads, -1).transpose(1, 2)
+        kv = self.kv(reduced).reshape(batch, -1, 2, self.num_heads, channels // self.num_heads)
+        k, v = kv.permute(2, 0, 3, 1, 4)
+        return q, k, v, tuple(reduced.shape[1:3])
+
+
+class Block(nn.Module):
+    """Attention and MLP, each behind a LayerNorm and beside a shortcut.
+
+    Args:
+        channels: Channels on the last axis.
+        attn: Keeps the shape of its input.
+        mlp_ratio: Hidden channels of the MLP relative to ``channels``.
+        drop_path: Probability that a sample skips a branch in training.
+        norm_eps: Of the LayerNorms.
+    """
+
+    def __init__(
+        self, channels: int, attn: nn.Module, mlp_ratio: float, drop_path: float, norm_eps: float
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(channels, norm_eps)
+        self.attn = attn
+        self.drop_path = DropPath(drop_path)
+        self.norm2 = nn.LayerNorm(channels, norm_eps)
+        self.mlp = MLP(channels, int(channels * mlp_ratio))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, ..., channels) -> (B, ..., channels)."""
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
 def stochastic_depth_rates(final: float, depths: tuple[int, ...]) -> list[list[float]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABCMeta, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from inspect import isabstract
 from typing import Any, ClassVar
 
 import torch
@@ -173,6 +174,12 @@ class PyramidBackbone(BaseModule, metaclass=ABCMeta):
                 f'H, W >= 1, got {tuple(images.shape)}'
             )
 
+    @classmethod
+    def families(cls) -> list[type[PyramidBackbone]]:
+        """The families of backbones that are defined, in the order of their definition."""
+        deeper = [family for child in cls.__subclasses__() for family in child.families()]
+        return deeper if isabstract(cls) else [cls, *deeper]
+
     @staticmethod
     def guess_variant(state: Mapping[str, Tensor]) -> str | None:
         """Family and name of the published variant that ``state`` seems to hold, or None.
@@ -182,7 +189,7 @@ class PyramidBackbone(BaseModule, metaclass=ABCMeta):
                 or too many.
         """
         scores: dict[str, float] = {}
-        for family in PyramidBackbone.__subclasses__():
+        for family in PyramidBackbone.families():
             for name in family.variants:
                 with torch.device('meta'):
                     model = family(arch=name)

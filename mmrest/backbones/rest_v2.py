@@ -1,0 +1,143 @@
+"""ResT V2: Simpler, Faster and Stronger.
+
+Zhang and Yang, NeurIPS 2022, arXiv 2204.07366; the authors' code is wofmanaf/ResT (Apache-2.0).
+Written anew from the paper: maps keep their true size ceil(size / stride) and the pixel-shuffled
+branch is cropped to it, so that any image size works, where the authors' code takes multiples of
+32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch.nn.functional as F
+from mmcv.cnn import build_norm_layer
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from mmrest.backbones.layers import Block, PixelAttention, SpatialReductionAttention
+from mmrest.backbones.staged import StagedBackbone
+from mmrest.checkpoints import RenamedCheckpoint
+
+
+class Embed(nn.Module):
+    """A projection to a smaller map, position encoding and a LayerNorm: stem and patch embedding.
+
+    Args:
+        proj: (B, in_channels, H, W) -> (B, channels, h, w).
+        channels: Channels of the map.
+        norm_eps: Of the LayerNorm.
+    """
+
+    def __init__(self, proj: nn.Module, channels: int, norm_eps: float) -> None:
+        super().__init__()
+        self.proj = proj
+        self.pos = PixelAttention(channels)
+        self.norm = nn.LayerNorm(channels, norm_eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, channels, h, w)."""
+        x = self.pos(self.proj(x))
+        return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def stem_projection(in_channels: int, channels: int, norm_cfg: dict) -> nn.Sequential:
+    """Two strided convolutions and a 1x1 convolution, to a quarter of the image's size."""
+    hidden = channels // 2
+    return nn.Sequential(
+        nn.Conv2d(in_channels, hidden, 3, stride=2, padding=1, bias=False),
+        build_norm_layer(norm_cfg, hidden)[1],
+        nn.ReLU(inplace=True),
+        nn.Conv2d(hidden, channels, 3, stride=2, padding=1, bias=False),
+        build_norm_layer(norm_cfg, channels)[1],
+        nn.ReLU(inplace=True),
+        nn.Conv2d(channels, channels, 1),
+    )
+
+
+class EMSAV2(SpatialReductionAttention):
+    """Efficient multi-head self-attention, second version (Section 3.2, Eq. 4).
+
+    Plain attention to the reduced map, plus a branch that restores what the reduction lost: the
+    values are brought back to the queries' size by a convolution and a pixel shuffle.
+
+    Args:
+        channels: Channels of the map.
+        num_heads: Attention heads.
+        sr_ratio: Reduction of the keys' and values' map along each side.
+        norm_eps: Of the LayerNorms.
+    """
+
+    def __init__(self, channels: int, num_heads: int, sr_ratio: int, norm_eps: float) -> None:
+        super().__init__(channels, num_heads, sr_ratio, norm_eps)
+        self.up = nn.Sequential(
+            nn.Conv2d(channels, sr_ratio**2 * channels, 3, padding=1, groups=channels),
+            nn.PixelShuffle(sr_ratio),
+        )
+        self.up_norm = nn.LayerNorm(channels, norm_eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, channels) -> (B, H, W, channels)."""
+        batch, height, width, channels = x.shape
+        q, k, v, reduced_size = self.project(x)
+        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(x.shape)
+        values = v.transpose(-2, -1).reshape(batch, channels, *reduced_size)
+        restored = self.up(values)[:, :, :height, :width].permute(0, 2, 3, 1)
+        return self.proj(attended + self.up_norm(restored))
+
+
+@MODELS.register_module()
+class ResTV2(StagedBackbone):
+    """The backbone of ResTv2: ``'tiny'``, ``'small'``, ``'base'`` and ``'large'``.
+
+    Arguments are those of :class:`StagedBackbone`.
+    """
+
+    variants = {
+        name: dict(
+            embed_dims=dims,
+            depths=depths,
+            num_heads=heads,
+            sr_ratios=(8, 4, 2, 1),
+            mlp_ratios=(4, 4, 4, 4),
+        )
+        for name, dims, depths, heads in (
+            ('tiny', (96, 192, 384, 768), (1, 2, 6, 2), (1, 2, 4, 8)),
+            ('small', (96, 192, 384, 768), (1, 2, 12, 2), (1, 2, 4, 8)),
+            ('base', (96, 192, 384, 768), (1, 3, 16, 3), (1, 2, 4, 8)),
+            ('large', (128, 256, 512, 1024), (2, 3, 16, 2), (2, 4, 8, 16)),
+        )
+    }
+    norm_eps = 1e-6
+    embed_key = r'^patch_(\d+)\.'
+    norm_key = r'norm(?:_(\d+)(?:\.0)?)?\.(weight|bias)$'
+
+    def make_embed(
+        self, stage: int, in_channels: int, channels: int, norm_cfg: dict | None
+    ) -> nn.Module:
+        """See :meth:`StagedBackbone.make_embed`."""
+        if stage:
+            proj = nn.Conv2d(in_channels, channels, 3, stride=2, padding=1)
+        else:
+            proj = stem_projection(in_channels, channels, norm_cfg or dict(type='BN'))
+        return Embed(proj, channels, self.norm_eps)
+
+    def make_block(
+        self, channels: int, num_heads: int, sr_ratio: int, mlp_ratio: float, drop_path: float
+    ) -> nn.Module:
+        """See :meth:`StagedBackbone.make_block`."""
+        attn = EMSAV2(channels, num_heads, sr_ratio, self.norm_eps)
+        return Block(channels, attn, mlp_ratio, drop_path, self.norm_eps)
+
+    def rename_checkpoint(self, state: Mapping[str, Tensor]) -> RenamedCheckpoint:
+        """See :meth:`StagedBackbone.rename_checkpoint`."""
+        renamed = super().rename_checkpoint(state)
+        width = state.get('stage4.2.norm1.weight')
+        if width is not None and len(width) == self.variants['large']['embed_dims'][-1]:
+            renamed.notes.append(
+                "The file is of the authors' detection code, whose large model is not the "
+                'published one: build it with arch=dict(embed_dims=(128, 256, 512, 1024), '
+                'depths=(2, 3, 16, 3), num_heads=(1, 2, 4, 8), sr_ratios=(8, 4, 2, 1), '
+                'mlp_ratios=(4, 4, 4, 4)).'
+            )
+        return renamed
