@@ -1,4 +1,4 @@
-# RetinaNet, ResT-base, COCO, 1x: 42.0 AP (the paper's authors' result, not measured here).
+# RetinaNet, ResT-base, COCO 1x: 42.0 AP (authors' result, not measured here).
 _base_ = ['./retinanet_rest_small_coco.py']
 model = dict(
     backbone=dict(arch='base', drop_path_rate=0.2),

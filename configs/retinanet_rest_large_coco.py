@@ -1,4 +1,4 @@
-# RetinaNet, ResT-large, COCO, 1x: no COCO result of the paper.
+# RetinaNet, ResT-large, COCO 1x: no result of the paper.
 _base_ = ['./retinanet_rest_small_coco.py']
 model = dict(
     backbone=dict(arch='large', drop_path_rate=0.2),

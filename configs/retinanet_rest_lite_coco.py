@@ -1,3 +1,3 @@
-# RetinaNet, ResT-lite, COCO, 1x: no COCO result of the paper.
+# RetinaNet, ResT-lite, COCO 1x: no result of the paper.
 _base_ = ['./retinanet_rest_small_coco.py']
 model = dict(backbone=dict(arch='lite'))

@@ -1,4 +1,4 @@
-# RetinaNet, ResT-small, COCO, 1x: 40.3 AP (the paper's authors' result, not measured here).
+# RetinaNet, ResT-small, COCO 1x: 40.3 AP (authors' result, not measured here).
 _base_ = [
     './_base_/models/retinanet_rest.py',
     './_base_/datasets/coco_detection.py',

@@ -6,5 +6,6 @@ from mmrest.version import __version__
 check_stack()
 
 from mmrest.backbones import ResT, ResTV2  # noqa: E402  (the check comes first)
+from mmrest.engine import layer_decay as _layer_decay  # noqa: E402, F401  (registers it)
 
 __all__ = ['ResT', 'ResTV2', '__version__']

@@ -1,0 +1,16 @@
+# COCO with instance masks; the training image is cropped to 0.9 of its sides before it is resized,
+# as the authors do for Mask R-CNN.
+_base_ = ['./coco_detection.py']
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(type='RandomCrop', crop_type='relative', crop_size=(0.9, 0.9), allow_negative_crop=True),
+    *_base_.train_pipeline[2:],
+]
+test_pipeline = _base_.test_pipeline
+test_pipeline[2].with_mask = True
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+test_dataloader = val_dataloader
+val_evaluator = dict(metric=['bbox', 'segm'])
+test_evaluator = val_evaluator

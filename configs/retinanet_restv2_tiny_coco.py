@@ -1,0 +1,15 @@
+# RetinaNet, ResTv2-tiny, COCO 3x: no result of the paper.
+# As the authors of ResTv2 for Mask R-CNN, train with --amp.
+_base_ = [
+    './_base_/models/retinanet_rest.py',
+    './_base_/datasets/coco_detection.py',
+    './_base_/schedules/coco_3x.py',
+    './_base_/det_runtime.py',
+]
+model = dict(
+    backbone=dict(type='ResTV2', arch='tiny', frozen_stages=-1),
+    neck=dict(in_channels=[192, 384, 768]),
+)
+train_pipeline = _base_.train_pipeline
+train_pipeline[2].scales = [(1333, short) for short in range(480, 801, 32)]
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))

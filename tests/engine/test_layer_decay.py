@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import DefaultScope, init_default_scope
+from torch import nn
+
+from mmrest.backbones import PyramidBackbone
+from mmrest.errors import InputError
+from tests.backbones.test_pyramid import FAMILIES, build
+
+
+class Detector(nn.Module):
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = nn.Linear(2, 2)
+
+
+def optimizer_of(model: nn.Module, rate: Any, **paramwise: Any) -> torch.optim.Optimizer:
+    cfg = dict(
+        constructor='LayerDecayOptimWrapperConstructor',
+        optimizer=dict(type='AdamW', lr=1.0, weight_decay=0.5),
+        paramwise_cfg=dict(layer_decay_rate=rate, **paramwise),
+    )
+    return build_optim_wrapper(model, cfg).optimizer
+
+
+@pytest.mark.parametrize('scope', ['mmdet', 'mmseg'])
+@pytest.mark.parametrize('family', FAMILIES, ids=lambda family: family.__name__)
+def test_every_layer_gets_its_rate(family: type[PyramidBackbone], scope: str) -> None:
+    with DefaultScope.overwrite_default_scope(scope):
+        init_default_scope(scope)
+        model = Detector(build(family, frozen_stages=1))
+        optimizer = optimizer_of(
+            model, 0.5, norm_decay_mult=0.0, custom_keys={'head': dict(lr_mult=0.1)}
+        )
+    groups = {id(p): group for group in optimizer.param_groups for p in group['params']}
+    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    assert len(groups) == len(trainable)
+    for name, parameter in trainable.items():
+        if name.startswith('head.'):
+            expected = 0.1
+        else:
+            layer, count = model.backbone.get_layer_depth(name, 'backbone.')
+            expected = 0.5 ** (count - 1 - layer)
+        assert groups[id(parameter)]['lr'] == pytest.approx(expected), name
+    for name, module in model.named_modules():
+        if isinstance(module, nn.LayerNorm) and module.weight.requires_grad:
+            assert groups[id(module.weight)]['weight_decay'] == 0, name
+        if isinstance(module, nn.Linear) and module.weight.requires_grad:
+            assert groups[id(module.weight)]['weight_decay'] == 0.5, name
+    # one group for each combination, not one for each parameter
+    assert len(optimizer.param_groups) < 25
+
+
+@pytest.mark.parametrize('rate', [None, 0, 1.5])
+def test_a_bad_rate_is_named(rate: Any) -> None:
+    with pytest.raises(InputError, match='0 < r <= 1'):
+        optimizer_of(Detector(build(next(iter(FAMILIES)))), rate)
+
+
+def test_a_backbone_without_depths_is_named() -> None:
+    with pytest.raises(InputError, match='which Linear does not have'):
+        optimizer_of(Detector(nn.Linear(2, 2)), 0.5)
