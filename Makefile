@@ -37,7 +37,7 @@ demo: install
 	$(RUN) tools/train.py $(DEMO) --work-dir $(DEMO_DIR)
 	$(RUN) tools/test.py $(DEMO) "$$(cat $(DEMO_DIR)/last_checkpoint)" --work-dir $(DEMO_DIR)/test
 	$(RUN) tools/predict.py $(DEMO) "$$(cat $(DEMO_DIR)/last_checkpoint)" \
-		data/shapes/val2017/00000000000[1-8].jpg --out-dir $(DEMO_DIR)/predictions --score-thr 0.4
+		data/shapes/val2017/00000000000[1-8].jpg --out-dir $(DEMO_DIR)/predictions --score-thr 0.4 --force
 
 test: install
 	$(RUN) -m pytest
@@ -61,6 +61,7 @@ $(VENV)/.torch: $(VENV)/.python $(CONSTRAINTS)
 	$(PIP) torch numpy setuptools wheel ninja
 	@touch $@
 
+# (compat below: a folder of the same name in the working directory does not hide the package.)
 # mmcv compiles its operators only where its build sees torch, hence no build isolation. A wheel
 # that was cached without operators, or for another torch, is built again.
 $(VENV)/.mmcv: $(VENV)/.torch
@@ -72,5 +73,5 @@ $(VENV)/.mmcv: $(VENV)/.torch
 	@touch $@
 
 $(VENV)/.mmrest: $(VENV)/.mmcv pyproject.toml
-	$(PIP) --editable '.[$(STACK),dev]'
+	$(PIP) --config-settings editable_mode=compat --editable '.[$(STACK),dev]'
 	@touch $@

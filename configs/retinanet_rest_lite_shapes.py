@@ -4,6 +4,7 @@
 _base_ = [
     './_base_/models/retinanet_rest.py',
     './_base_/datasets/shapes_detection.py',
+    './_base_/schedules/shapes.py',
     './_base_/det_runtime.py',
 ]
 norm_cfg = dict(type='GN', num_groups=16)
@@ -23,17 +24,3 @@ model = dict(
     # two shapes hardly ever have the same box
     test_cfg=dict(nms=dict(class_agnostic=True)),
 )
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=10, val_interval=5)
-val_cfg = dict(type='ValLoop')
-test_cfg = dict(type='TestLoop')
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=100),
-    dict(type='CosineAnnealingLR', by_epoch=True, begin=0, end=10, convert_to_iter_based=True),
-]
-optim_wrapper = dict(
-    type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=6e-4, betas=(0.9, 0.95), weight_decay=0.05, fused=True),
-    paramwise_cfg=dict(norm_decay_mult=0.0, custom_keys={'.pos.': dict(decay_mult=0.0)}),
-    clip_grad=dict(max_norm=10.0),
-)
-randomness = dict(seed=0)

@@ -9,12 +9,10 @@ only if every key and shape fits.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
 import pathlib
-import pickle
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -26,17 +24,20 @@ import safetensors.torch
 import torch
 from filelock import FileLock
 from mmengine.fileio import LocalBackend, get_file_backend
-from mmengine.logging import HistoryBuffer, MMLogger
+from mmengine.logging import MMLogger
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
+
+from mmrest.errors import InputError
+from mmrest.plain_pickle import allowed_globals, settle
 
 _WRAPPERS = ('module.', '_orig_mod.')  # DistributedDataParallel, torch.compile
 _NESTING = ('state_dict', 'model')
 _BACKBONE_PREFIXES = ('backbone.bottom_up.', 'bottom_up.', 'backbone.')
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(InputError):
     """A checkpoint cannot be read safely, or does not fit the model."""
 
 
@@ -125,13 +126,14 @@ def load_pretrained(
         logger.warning(note)
 
 
-def require_fit(model: nn.Module, checkpoint: str) -> None:
+def require_fit(model: nn.Module, checkpoint: str, partly: bool = False) -> None:
     """Check that a checkpoint holds every tensor of a model and no other.
 
     Args:
         model: A whole detector or segmentor; wrappers for several processes or for test-time
             augmentation are looked through.
         checkpoint: Path or URL; see :func:`read_checkpoint`.
+        partly: Only check that something fits.
 
     Raises:
         CheckpointNotFoundError: There is no such file.
@@ -140,11 +142,29 @@ def require_fit(model: nn.Module, checkpoint: str) -> None:
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module
     state = model_state(read_checkpoint(checkpoint), checkpoint)
-    if misfit := _compare(model.state_dict(), state):
+    own = model.state_dict()
+    if partly and any(k in own and own[k].shape == v.shape for k, v in state.items()):
+        return
+    if misfit := _compare(own, state):
         raise CheckpointError(
             '\n'.join(
                 [f'{checkpoint} does not fit the {type(model).__name__} of the config.', *misfit]
             )
+        )
+
+
+def require_training_state(checkpoint: str) -> None:
+    """Check that a checkpoint can be resumed from.
+
+    Raises:
+        CheckpointError: It holds a model without the state of its training.
+    """
+    content = read_checkpoint(checkpoint)
+    meta = content.get('meta') if isinstance(content, Mapping) else None
+    if not isinstance(meta, Mapping) or 'epoch' not in meta or 'message_hub' not in content:
+        raise CheckpointError(
+            f'{checkpoint} is not from a training that can be resumed; to start from its weights, '
+            'use --cfg-options load_from=FILE instead of --resume'
         )
 
 
@@ -156,7 +176,11 @@ def model_state(checkpoint: Any, source: str) -> dict[str, Tensor]:
     """
     tables = checkpoint
     while isinstance(tables, Mapping):
-        state = {k: v for k, v in tables.items() if isinstance(v, Tensor | np.ndarray)}
+        state = {
+            str(k): v
+            for k, v in tables.items()
+            if isinstance(v, Tensor) or (isinstance(v, np.ndarray) and v.dtype.kind in 'biufc')
+        }
         nested = next((k for k in _NESTING if isinstance(tables.get(k), Mapping)), None)
         if nested is None:
             break
@@ -226,19 +250,20 @@ def read_checkpoint(
     if path.endswith('.safetensors'):
         return _read_safetensors(path, map_location)
     try:
-        with torch.serialization.safe_globals(_allowed_globals()):
-            return torch.load(path, map_location=map_location, weights_only=True)
+        with torch.serialization.safe_globals(allowed_globals()):
+            return settle(torch.load(path, map_location=map_location, weights_only=True))
     except Exception as error:  # torch raises many kinds for a damaged file
-        needs = re.findall(r'GLOBAL ([\w.]+)', str(error)) or _unsafe_globals(path)
-        if needs:
+        text = str(error)
+        needs = re.findall(r'GLOBAL ([\w.]+)', text) or _unsafe_globals(path)
+        if needs or 'Can only build' in text or 'Trying to call reduce' in text:
             raise CheckpointError(
-                f'{source} is refused: to read it, {_list_some(needs)} would have to be '
+                f'{source} is refused: to read it, {_list_some(needs) or "code"} would have to be '
                 'unpickled, which can run code. If you trust its origin, load it where it was '
                 'written and save its state_dict alone, or as .safetensors.'
             ) from None
         raise CheckpointError(
-            f'{source} is no complete PyTorch checkpoint ({_describe_damage(path, head, error)})'
-        ) from error
+            f'{source} is no complete PyTorch checkpoint: {_describe_damage(path, head)}'
+        ) from None
 
 
 def dataset_meta(checkpoint: Any) -> dict[str, Any]:
@@ -256,10 +281,10 @@ def use_safe_reader() -> None:
     nothing is unpickled unsafely. In your own script call it before building a Runner.
     """
     schemes = ['', 'http://', 'https://', r'(\S+\:)?s3://', r'(\S+\:)?petrel://']
-    CheckpointLoader.register_scheme(schemes, load_from_safely, force=True)
+    CheckpointLoader.register_scheme(schemes, load_from_mmrest, force=True)
 
 
-def load_from_safely(filename: str, map_location: Any = None) -> Any:
+def load_from_mmrest(filename: str, map_location: Any = None) -> Any:
     """Loader for mmengine's ``CheckpointLoader``, which names loaders ``load_from_...``."""
     checkpoint = read_checkpoint(filename, map_location=map_location)
     meta = checkpoint.get('meta') if isinstance(checkpoint, Mapping) else None
@@ -279,14 +304,13 @@ def save_safetensors(state: Mapping[str, Tensor], path: str, meta: Mapping[str, 
     """
     # safetensors refuses tensors that share memory
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in state.items()}
-    temporary = f'{path}.{os.getpid()}.tmp'
+    content = safetensors.torch.save(tensors, {'format': 'pt', 'meta': json.dumps(meta)})
+    temporary = pathlib.Path(f'{path}.{os.getpid()}.tmp')
     try:
-        safetensors.torch.save_file(
-            tensors, temporary, metadata={'format': 'pt', 'meta': json.dumps(meta)}
-        )
-        os.replace(temporary, path)
+        temporary.write_bytes(content)
+        temporary.replace(path)
     finally:
-        pathlib.Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def _compare(
@@ -319,7 +343,13 @@ def _read_safetensors(path: str, map_location: Any) -> dict[str, Any]:
 
 def _local_path(source: str, sha256: str | None) -> str:
     """Path of a verified local copy of ``source``."""
-    backend = get_file_backend(source)
+    source = source.removeprefix('file://')
+    try:
+        backend = get_file_backend(source)
+    except (KeyError, ImportError) as error:
+        raise CheckpointError(
+            f'{source} cannot be read: mmengine has no file backend for it here ({error})'
+        ) from error
     if isinstance(backend, LocalBackend):
         path = os.path.expanduser(source)
         if not os.path.isfile(path):
@@ -361,50 +391,15 @@ def _verify(path: str, source: str, sha256: str | None) -> None:
         raise CheckpointError(f'{source} has SHA-256 {found}, expected {sha256.lower()}')
 
 
-def _history_buffer_method(owner: Any, name: str) -> Any:
-    """Stands in for ``getattr``, which a HistoryBuffer's pickle uses to name its own methods."""
-    if owner is HistoryBuffer and name in ('min', 'max', 'mean', 'current'):
-        return getattr(HistoryBuffer, name)
-    raise pickle.UnpicklingError(f'Unsupported global: GLOBAL builtins.getattr of {owner}.{name}')
-
-
-def _allowed_globals() -> list[Any]:
-    """Plain data that training checkpoints hold beyond tensors: none of it can run code."""
-    multiarray = getattr(np, '_core', None) or np.core
-    numpy_functions = ('scalar', '_reconstruct')
-    dtypes = [
-        value
-        for value in vars(np.dtypes).values()
-        if isinstance(value, type) and value is not np.dtypes.ObjectDType
-    ]
-    return [
-        HistoryBuffer,
-        slice,
-        np.ndarray,
-        np.dtype,
-        *dtypes,
-        # numpy 1 and 2 read each other's files
-        *(
-            (getattr(multiarray.multiarray, name), f'numpy.{core}.multiarray.{name}')
-            for name in numpy_functions
-            for core in ('core', '_core')
-        ),
-        (_history_buffer_method, 'builtins.getattr'),
-        # the arguments of a training script, as the authors' ImageNet files may hold them
-        argparse.Namespace,
-        (pathlib.PurePosixPath, 'pathlib.PosixPath'),
-    ]
-
-
 def _unsafe_globals(path: str) -> list[str]:
     try:
-        with torch.serialization.safe_globals(_allowed_globals()):
+        with torch.serialization.safe_globals(allowed_globals()):
             return torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except Exception:  # not even the list can be read: the file is damaged
         return []
 
 
-def _describe_damage(path: str, head: bytes, error: Exception) -> str:
+def _describe_damage(path: str, head: bytes) -> str:
     if not head:
         return 'the file is empty'
     if head.startswith(b'version https://git-lfs'):
@@ -413,7 +408,7 @@ def _describe_damage(path: str, head: bytes, error: Exception) -> str:
         return 'it is a web page; was the download behind a form?'
     if head.startswith(b'PK'):
         return f'its archive is damaged, perhaps cut short at {os.path.getsize(path)} bytes'
-    return str(error).strip().splitlines()[0] if str(error) else type(error).__name__
+    return f'it is damaged, or something else (it begins with {head[:8]!r})'
 
 
 def _list_some(names: Any, most: int = 12) -> str:

@@ -1,5 +1,20 @@
 """Errors that are the user's to mend: a command line shows their text without a traceback."""
 
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class InputError(ValueError):
     """Something that was given is wrong; the text names it and says what to do."""
+
+
+@contextmanager
+def clear_errors() -> Iterator[None]:
+    """Show an :class:`InputError` as one text, without a traceback, and exit with status 1."""
+    try:
+        yield
+    except InputError as error:
+        sys.exit(f'error: {error}')

@@ -41,7 +41,7 @@ def check_stack() -> None:
             'Upgrade it, then compile mmcv against it again:\n'
             '  pip install --upgrade torch\n' + _compile_mmcv()
         )
-    _import('mmengine', '  pip install "mmrest[onedl]"')
+    _import('mmengine', '  pip install onedl-mmengine')
     _import('mmcv', _compile_mmcv())
     if _version(*_DISTRIBUTIONS['mmdet']) or _version(*_DISTRIBUTIONS['mmseg']):
         try:

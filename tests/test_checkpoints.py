@@ -183,10 +183,16 @@ def test_own_files_come_back(
         assert torch.equal(value, saved.state_dict()[key])
 
 
-def test_own_file_with_more_levels_than_needed(tmp_path: Path) -> None:
+@pytest.mark.parametrize('out_norm', ['branch', 'trunk'])
+def test_own_file_with_more_levels_than_needed(out_norm: str, tmp_path: Path) -> None:
     file = tmp_path / 'own.pth'
-    torch.save(backbone().state_dict(), file)
-    load(file, out_indices=(1, 2))
+    torch.save(backbone(out_norm=out_norm).state_dict(), file)
+    load(file, out_norm=out_norm, out_indices=(0, 1))
+    if out_norm == 'branch':
+        load(file, out_norm=out_norm, out_indices=(1, 2))
+    else:  # the first norm changes what comes after it
+        with pytest.raises(CheckpointError, match=r'left over: trunk_norms\.0'):
+            load(file, out_norm=out_norm, out_indices=(1, 2))
 
 
 def test_own_branch_norms_do_not_become_trunk_norms(tmp_path: Path) -> None:
@@ -265,6 +271,36 @@ class GetattrPayload:
         return getattr, (HistoryBuffer, '__init__')
 
 
+class ForgedState:
+    """An object whose pickle names ``function`` and then gives its result a state of our choice."""
+
+    def __init__(self, function: Any, args: tuple, state: Any) -> None:
+        self.reduced = function, args, state
+
+    def __reduce__(self) -> tuple:
+        return self.reduced
+
+
+def test_numpy_state_cannot_turn_bytes_into_pointers(tmp_path: Path) -> None:
+    file = tmp_path / 'forged.pth'
+    reconstruct = np.zeros(1).__reduce__()[0]
+    fields = {'f': (np.dtype('O'), 0)}
+    pointers = ForgedState(np.dtype, ('V8', False, True), (3, '|', None, ('f',), fields, 8, 1, 0))
+    counted = ForgedState(np.dtype, ('f8', False, True), (3, '<', None, ('f',), fields, 8, 1, 63))
+    array = (1, (1,), np.dtype('f8'), False, b'A' * 8)
+    for forged in (
+        pointers,
+        counted,
+        np.array([None], dtype=object),
+        np.zeros(1, [('a', 'f8')]),
+        ForgedState(reconstruct, (np.ndarray, (0,), b'b'), (*array[:2], pointers, *array[3:])),
+        ForgedState(np.ndarray, ((1,), np.dtype('f8')), array),
+    ):
+        torch.save({'state_dict': {}, 'meta': {'classes': forged}}, file)
+        with pytest.raises(CheckpointError, match='is refused'):
+            read_checkpoint(file)
+
+
 @pytest.mark.parametrize('zipped', [True, False])
 def test_code_is_never_run(zipped: bool, tmp_path: Path) -> None:
     file, marker = tmp_path / 'bad.pth', tmp_path / 'ran'
@@ -275,8 +311,9 @@ def test_code_is_never_run(zipped: bool, tmp_path: Path) -> None:
             read_checkpoint(file)
     assert not marker.exists()
     file.write_bytes(pickle.dumps(Payload(marker)))
-    with pytest.raises(CheckpointError):
+    with pytest.raises(CheckpointError) as error:
         read_checkpoint(file)
+    assert 'weights_only' not in str(error.value)
     assert not marker.exists()
 
 
@@ -291,7 +328,8 @@ def test_damaged_files_are_described(imagenet: dict[str, Tensor], tmp_path: Path
         ('short.pth', whole[: len(whole) // 2], 'cut short'),
         ('page.pth', b'<!DOCTYPE html><html>login</html>', 'web page'),
         ('pointer.pth', b'version https://git-lfs.github.com/spec/v1\n', 'git lfs pull'),
-        ('noise.pth', bytes(range(256)) * 8, 'no complete PyTorch checkpoint'),
+        ('noise.pth', bytes(range(256)) * 8, 'no complete PyTorch checkpoint: it is damaged, or'),
+        ('text.pth', b'hello', 'or something else .it begins with'),
         ('short.safetensors', safe[: len(safe) // 2], 'no complete safetensors'),
         ('noise.safetensors', b'x' * 200, 'no complete safetensors'),
     ):
@@ -364,6 +402,8 @@ def test_training_checkpoints_of_mmengine_are_read(tmp_path: Path) -> None:
                 'best': np.float64(0.5),
                 'step': np.int64(3),
                 'name': np.array(['a']),
+                'grid': np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+                'big': np.arange(3, dtype='>i4'),
                 'window': slice(0, 3),
             },
             'resumed_keys': {'train/loss': True},
@@ -373,12 +413,22 @@ def test_training_checkpoints_of_mmengine_are_read(tmp_path: Path) -> None:
     }
     file = tmp_path / 'epoch_1.pth'
     torch.save(checkpoint, file)
-    for read in (read_checkpoint(file),):
-        restored = read['message_hub']['log_scalars']['train/loss']
-        assert restored.statistics('mean') == 1.5
-        assert read['message_hub']['runtime_info']['best'] == 0.5
-        assert read['meta'] == checkpoint['meta']
-        assert read['random_state'][0] == random.getstate()
+    read = read_checkpoint(file)
+    restored = read['message_hub']['log_scalars']['train/loss']
+    assert type(restored) is HistoryBuffer
+    assert restored.statistics('mean') == 1.5
+    restored.update(6.0)
+    assert restored.max() == 6.0
+    for key, value in checkpoint['message_hub']['runtime_info'].items():
+        found = read['message_hub']['runtime_info'][key]
+        assert type(found) is type(value)
+        assert np.array_equal(found, value) if isinstance(value, np.ndarray) else found == value
+    assert read['meta'] == checkpoint['meta']
+    assert read['random_state'][0] == random.getstate()
+    assert np.array_equal(read['random_state'][1][1], np.random.get_state()[1])
+    # and once more, as a resumed training writes it
+    torch.save(read, file)
+    assert read_checkpoint(file)['message_hub']['runtime_info']['best'] == 0.5
 
 
 def test_mmengine_reads_through_the_safe_reader(

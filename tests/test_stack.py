@@ -38,7 +38,7 @@ PRELUDE = """
 @pytest.mark.parametrize(
     ('breakage', 'diagnosis', 'remedy'),
     [
-        ("hide('mmengine')", 'mmengine cannot be imported', 'pip install "mmrest[onedl]"'),
+        ("hide('mmengine')", 'mmengine cannot be imported', 'pip install onedl-mmengine'),
         ("hide('mmcv')", 'mmcv cannot be imported', 'MMCV_WITH_OPS=1 pip install'),
         ("hide('torch')", 'torch cannot be imported', 'pip install torch'),
         (

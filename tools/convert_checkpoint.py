@@ -11,8 +11,7 @@ from mmrest.checkpoints import (
     save_safetensors,
     take_backbone,
 )
-from mmrest.engine.cli import clear_errors
-from mmrest.errors import InputError
+from mmrest.errors import InputError, clear_errors
 
 
 def parse_args() -> argparse.Namespace:

@@ -11,7 +11,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmrest.backbones import PyramidBackbone
-from mmrest.engine.cli import clear_errors, parse_shape
+from mmrest.engine.cli import parse_shape
+from mmrest.errors import clear_errors
 
 
 def main() -> None:

@@ -4,11 +4,11 @@ import argparse
 
 from mmrest.engine.cli import (
     add_config_arguments,
-    clear_errors,
     config_from_arguments,
     require_files,
 )
 from mmrest.engine.predict import plan_pictures, predict
+from mmrest.errors import InputError, clear_errors
 
 
 def parse_args() -> argparse.Namespace:
@@ -23,6 +23,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--score-thr', type=float, default=0.3, help='detections below it are not drawn'
     )
+    parser.add_argument('--force', action='store_true', help='replace pictures in --out-dir')
     add_config_arguments(parser)
     return parser.parse_args()
 
@@ -32,9 +33,13 @@ def main() -> None:
     with clear_errors():
         cfg = config_from_arguments(args)
         require_files(cfg, args.checkpoint)
-        plan = plan_pictures(args.images, args.out_dir)
-        for picture in predict(cfg, args.checkpoint, plan, args.device, args.score_thr):
-            print(picture, flush=True)
+        plan = plan_pictures(args.images, args.out_dir, args.force)
+        problems = []
+        for result in predict(cfg, args.checkpoint, plan, args.device, args.score_thr):
+            problems += [result] if isinstance(result, InputError) else []
+            print(result, flush=True)
+        if problems:
+            raise InputError('\n'.join(map(str, problems)))
 
 
 if __name__ == '__main__':

@@ -8,11 +8,11 @@ from mmrest.engine.cli import (
     add_config_arguments,
     add_launch_arguments,
     build_runner,
-    clear_errors,
     config_from_arguments,
     require_files,
 )
 from mmrest.engine.testing import dump_results, show_results, use_tta
+from mmrest.errors import clear_errors
 
 
 def parse_args() -> argparse.Namespace:
@@ -28,7 +28,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--show-dir',
         metavar='DIR',
-        help='draw predictions into DIR; a relative one is in the time-stamped work directory',
+        help='draw predictions into DIR (segmentation: into DIR/vis_data/vis_image)',
     )
     parser.add_argument('--wait-time', type=float, default=2, help='of --show, in seconds')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')

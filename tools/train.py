@@ -7,12 +7,12 @@ from mmrest.engine.cli import (
     add_config_arguments,
     add_launch_arguments,
     build_runner,
-    clear_errors,
     config_from_arguments,
     require_files,
     require_gpu_for_amp,
+    require_resumable,
 )
-from mmrest.errors import InputError
+from mmrest.errors import InputError, clear_errors
 
 
 def parse_args() -> argparse.Namespace:
@@ -56,6 +56,7 @@ def main() -> None:
         require_files(cfg)
         prepare_data(cfg, ['train', 'val'] if cfg.get('val_cfg') else ['train'])
         runner = build_runner(cfg)
+        require_resumable(runner, cfg)
         runner.train()
 
 

@@ -18,6 +18,7 @@ from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import Tensor, nn
 
 from mmrest.checkpoints import RenamedCheckpoint, load_pretrained
+from mmrest.errors import InputError
 
 
 class PyramidBackbone(BaseModule, metaclass=ABCMeta):
@@ -46,26 +47,37 @@ class PyramidBackbone(BaseModule, metaclass=ABCMeta):
         num_stages: int,
         frozen_stages: int,
         norm_eval: bool,
+        drop_path_rate: float,
         with_cp: bool,
         init_cfg: dict | list[dict] | None,
     ) -> None:
         super().__init__(init_cfg)
         name = type(self).__name__
-        out_indices = tuple(out_indices)
+        out_indices = tuple(out_indices) if isinstance(out_indices, Iterable) else ()
         if (
             not out_indices
+            or any(type(i) is not int for i in out_indices)
             or list(out_indices) != sorted(set(out_indices))
             or not all(0 <= i < num_stages for i in out_indices)
         ):
-            raise ValueError(
-                f'{name}: out_indices={out_indices} must be one or more ascending stage indices '
-                f'from 0 to {num_stages - 1}'
+            raise InputError(
+                f'{name}: out_indices must be one or more ascending stage indices '
+                f'from 0 to {num_stages - 1}, got {out_indices}'
             )
         if not -1 <= frozen_stages <= num_stages:
-            raise ValueError(
+            raise InputError(
                 f'{name}: frozen_stages={frozen_stages} must be -1 (nothing frozen), 0 (the stem) '
                 f'or a number of stages up to {num_stages}'
             )
+        if not 0 <= drop_path_rate < 1:
+            raise InputError(f'{name}: drop_path_rate={drop_path_rate} must be from 0 to below 1')
+        for entry in _entries(init_cfg):
+            unknown = entry.keys() - {'type', 'checkpoint', 'sha256', 'prefix', 'map_location'}
+            if _is_pretrained(entry) and (unknown or 'checkpoint' not in entry):
+                raise InputError(
+                    f"{name}: init_cfg=dict(type='Pretrained', checkpoint=...) takes also sha256, "
+                    f'prefix and map_location, got {dict(entry)}'
+                )
         self.in_channels = in_channels
         self.out_indices = out_indices
         self.frozen_stages = frozen_stages
@@ -80,19 +92,21 @@ class PyramidBackbone(BaseModule, metaclass=ABCMeta):
             arch: A key of ``variants`` or a mapping with the same fields as one of its values.
 
         Raises:
-            ValueError: An unknown name, or missing, unknown or inconsistent fields.
+            InputError: An unknown name, or missing, unknown or inconsistent fields.
         """
         if isinstance(arch, str):
             if arch not in cls.variants:
-                raise ValueError(
+                raise InputError(
                     f'{cls.__name__}: unknown arch {arch!r}; published variants are '
                     f'{", ".join(cls.variants)}, or give a dict with the same fields'
                 )
             return dict(cls.variants[arch])
+        if not isinstance(arch, Mapping):
+            raise InputError(f'{cls.__name__}: arch={arch!r} must be a name or a dict')
         fields = dict(next(iter(cls.variants.values())))
         missing, unknown = fields.keys() - arch.keys(), arch.keys() - fields.keys()
         if missing or unknown:
-            raise ValueError(
+            raise InputError(
                 f'{cls.__name__}: an arch dict has the fields {", ".join(fields)}; '
                 f'missing: {sorted(missing) or "none"}, unknown: {sorted(unknown) or "none"}'
             )
@@ -133,7 +147,7 @@ class PyramidBackbone(BaseModule, metaclass=ABCMeta):
             CheckpointError: The file does not fit.
         """
         given = self.init_cfg
-        entries = [given] if isinstance(given, dict) else list(given or [])
+        entries = _entries(given)
         pretrained = [entry for entry in entries if _is_pretrained(entry)]
         self.init_cfg = [entry for entry in entries if not _is_pretrained(entry)] or None
         try:
@@ -168,10 +182,10 @@ class PyramidBackbone(BaseModule, metaclass=ABCMeta):
                 module.requires_grad_(False)
 
     def _check_images(self, images: Tensor) -> None:
-        if images.ndim != 4 or images.shape[1] != self.in_channels or 0 in images.shape[2:]:
-            raise ValueError(
+        if images.ndim != 4 or images.shape[1] != self.in_channels or 0 in images.shape:
+            raise InputError(
                 f'{type(self).__name__} takes images of shape (B, {self.in_channels}, H, W) with '
-                f'H, W >= 1, got {tuple(images.shape)}'
+                f'B, H, W >= 1, got {tuple(images.shape)}'
             )
 
     @classmethod
@@ -201,6 +215,13 @@ class PyramidBackbone(BaseModule, metaclass=ABCMeta):
                 scores[f'{family.__name__} {name}'] = len(same) / len(own.keys() | renamed.state)
         best = max(scores, key=scores.get)
         return best if scores[best] > 0.8 else None
+
+
+def _entries(init_cfg: dict | list[dict] | None) -> list[Mapping[str, Any]]:
+    entries = [init_cfg] if isinstance(init_cfg, Mapping) else init_cfg or []
+    if isinstance(entries, str) or not all(isinstance(entry, Mapping) for entry in entries):
+        raise InputError(f'init_cfg={init_cfg!r} must be a dict, a list of dicts or None')
+    return list(entries)
 
 
 def _is_pretrained(entry: Mapping[str, Any]) -> bool:

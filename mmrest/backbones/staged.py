@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from mmrest.backbones.layers import initialize, stochastic_depth_rates
 from mmrest.backbones.pyramid import PyramidBackbone
 from mmrest.checkpoints import RenamedCheckpoint
+from mmrest.errors import InputError
 
 
 class Stage(nn.Module):
@@ -64,7 +65,7 @@ class StagedBackbone(PyramidBackbone):
             :func:`mmrest.checkpoints.load_pretrained`.
 
     Raises:
-        ValueError: An argument is out of its range; the message names it.
+        InputError: An argument is out of its range; the message names it.
     """
 
     out_norms: ClassVar[tuple[str, ...]] = ('none', 'branch')
@@ -90,10 +91,17 @@ class StagedBackbone(PyramidBackbone):
         fields = self.resolve_arch(arch)
         dims = tuple(fields['embed_dims'])
         super().__init__(
-            in_channels, out_indices, len(dims), frozen_stages, norm_eval, with_cp, init_cfg
+            in_channels,
+            out_indices,
+            len(dims),
+            frozen_stages,
+            norm_eval,
+            drop_path_rate,
+            with_cp,
+            init_cfg,
         )
         if out_norm not in self.out_norms:
-            raise ValueError(
+            raise InputError(
                 f'{type(self).__name__}: out_norm={out_norm!r} must be one of {self.out_norms}'
             )
         self.out_norm = out_norm
@@ -131,7 +139,7 @@ class StagedBackbone(PyramidBackbone):
         """(B, in_channels, H, W) -> one (B, C, ceil(H / stride), ceil(W / stride)) a level.
 
         Raises:
-            ValueError: ``images`` is not of that shape.
+            InputError: ``images`` is not of that shape.
         """
         self._check_images(images)
         outputs = []
@@ -152,12 +160,12 @@ class StagedBackbone(PyramidBackbone):
         fields = super().resolve_arch(arch)
         name = cls.__name__
         if len({len(values) for values in fields.values()}) != 1:
-            raise ValueError(
+            raise InputError(
                 f'{name}: the fields of arch differ in their numbers of stages: {fields}'
             )
         for dim, heads in zip(fields['embed_dims'], fields['num_heads'], strict=True):
-            if dim % heads:
-                raise ValueError(f'{name}: embed_dims {dim} is not a multiple of num_heads {heads}')
+            if heads < 1 or dim % heads:
+                raise InputError(f'{name}: embed_dims {dim} is not a multiple of num_heads {heads}')
         return fields
 
     def stage_modules(self, stage: int) -> Iterable[nn.Module]:
@@ -209,9 +217,12 @@ class StagedBackbone(PyramidBackbone):
             return key if built else None
         if match := re.match(self.norm_key, key):
             return self._rename_norm(key, match, numbered_norms)
-        if match := re.match(r'branch_norms\.(\d+)\.', key):
-            unused = self.out_norm == 'branch' and int(match[1]) not in self.out_indices
-            return None if unused else key
+        if match := re.match(r'(branch|trunk)_norms\.(\d+)\.', key):
+            index = int(match[2])
+            # A norm in the trunk changes the stages after it; elsewhere an unused one is harmless.
+            harmless = self.out_norm == 'branch' or index >= len(self.stages)
+            unused = match[1] == self.out_norm and index not in self.out_indices
+            return None if unused and harmless else key
         return key
 
     def _rename_norm(self, key: str, match: re.Match, numbered_norms: set[str]) -> str | None:

@@ -3,6 +3,7 @@
 import argparse
 
 from mmrest.datasets.shapes import ShapesSpec, write_shapes
+from mmrest.errors import clear_errors
 
 parser = argparse.ArgumentParser(description='Make the built-in data set "shapes".')
 parser.add_argument('root', help='folder to make it in')
@@ -11,4 +12,5 @@ for name in ('num_train', 'num_val', 'min_side', 'max_side', 'seed'):
     option = f'--{name.replace("_", "-")}'
     parser.add_argument(option, type=int, default=getattr(default, name))
 args = vars(parser.parse_args())
-print(write_shapes(args.pop('root'), **args))
+with clear_errors():
+    print(write_shapes(args.pop('root'), **args))

@@ -142,12 +142,13 @@ def write_shapes(root: str | os.PathLike, **spec: int) -> Path:
     Raises:
         InputError: ``root`` holds something else, which is left as it is.
     """
-    root = Path(root)
+    # a link to a folder is as good as the folder
+    root = Path(root).resolve()
     wanted = {**asdict(ShapesSpec(**spec)), 'classes': list(CLASSES)}
     if _is_complete(root, wanted):
         return root
     root.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f'{root}.lock'):
+    with FileLock(root.with_name(f'.{root.name}.lock')):
         if _is_complete(root, wanted):
             return root
         partial = Path(tempfile.mkdtemp(prefix=f'.{root.name}-', dir=root.parent))
@@ -164,13 +165,18 @@ def write_shapes(root: str | os.PathLike, **spec: int) -> Path:
 def _is_complete(root: Path, wanted: dict) -> bool:
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
+    if not root.is_dir():
+        raise InputError(f'the shapes data set cannot be made in {root}, which is a file')
     manifest = root / _MANIFEST
     if not manifest.is_file():
         raise InputError(
             f'the shapes data set cannot be made in {root}, which holds something else; '
             'nothing was changed. Name another folder.'
         )
-    found = json.loads(manifest.read_text())
+    try:
+        found = json.loads(manifest.read_text())
+    except ValueError:
+        found = 'unknown settings (shapes.json is damaged)'
     if found != wanted:
         raise InputError(
             f'{root} holds shapes made with {found}, but {wanted} is asked for; nothing was '

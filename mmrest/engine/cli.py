@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
+from mmengine.runner import Runner, find_latest_checkpoint
 
-from mmrest.checkpoints import CheckpointError, use_safe_reader
+from mmrest.checkpoints import require_fit, require_training_state, use_safe_reader
 from mmrest.engine.config import iterate_dicts, load_config
 from mmrest.errors import InputError
 
@@ -66,18 +63,52 @@ def config_from_arguments(args: argparse.Namespace) -> Config:
 
 
 def build_runner(cfg: Config) -> Runner:
-    """The runner of a config, reading checkpoints safely."""
+    """The runner of a config, reading checkpoints safely.
+
+    Raises:
+        InputError: The config describes no model, or its work directory cannot be written.
+    """
+    if 'model' not in cfg:
+        raise InputError(f'{cfg.filename} describes no model')
+    try:
+        os.makedirs(cfg.work_dir, exist_ok=True)
+    except OSError as error:
+        raise InputError(f'the work directory {cfg.work_dir} cannot be used: {error}') from error
     use_safe_reader()
+    if cfg.launcher == 'pytorch' and not torch.cuda.is_available():
+        _distribute_on_cpu(cfg)
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 
-@contextmanager
-def clear_errors() -> Iterator[None]:
-    """Show errors that are the user's to mend as one text, without a traceback."""
-    try:
-        yield
-    except (InputError, CheckpointError) as error:
-        sys.exit(f'error: {error}')
+def _distribute_on_cpu(cfg: Config) -> None:
+    """Set up what mmengine itself sets up for GPUs alone: the process group and the wrapper."""
+    torch.distributed.init_process_group('gloo')
+    cfg.model_wrapper_cfg = {
+        'type': 'MMDistributedDataParallel',
+        'broadcast_buffers': False,
+        'find_unused_parameters': cfg.get('find_unused_parameters', False),
+        **(cfg.get('model_wrapper_cfg') or {}),
+        'device_ids': None,
+    }
+
+
+def require_resumable(runner: Runner, cfg: Config) -> None:
+    """Check that the checkpoint of ``--resume`` or ``load_from`` is of use to the model.
+
+    A checkpoint to resume must fit entirely. One to start from may have other heads, as in all of
+    OpenMMLab, but not nothing in common with the model.
+
+    Raises:
+        CheckpointError: It is not; the message names the keys.
+    """
+    source = cfg.get('load_from')
+    if cfg.get('resume'):
+        source = source or find_latest_checkpoint(cfg.work_dir)
+        if source:
+            require_training_state(source)
+            require_fit(runner.model, source)
+    elif source:
+        require_fit(runner.model, source, partly=True)
 
 
 def require_files(cfg: Config, checkpoint: str | None = None) -> None:

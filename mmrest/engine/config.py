@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.config import Config
 
 from mmrest.errors import InputError
@@ -41,16 +40,16 @@ def load_config(
         close = difflib.get_close_matches(str(file), names)
         hint = f'; did you mean {" or ".join(close)}?' if close else ''
         raise InputError(f'there is no config {path}{hint}')
-    cfg = Config.fromfile(path)
+    try:
+        cfg = Config.fromfile(path)
+    except (OSError, SyntaxError, KeyError) as error:
+        raise InputError(f'{path} is no config that can be read: {error}') from error
     cfg.launcher = launcher
     if options:
         cfg.merge_from_dict(dict(options))
     if data_root is not None:
         move_data_root(cfg, data_root)
     cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs', file.stem))
-    if launcher != 'none' and not torch.cuda.is_available():
-        # nccl, the configs' choice, is for GPUs
-        cfg.merge_from_dict({'env_cfg.dist_cfg.backend': 'gloo'})
     return cfg
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ def prepare_data(cfg: Config, splits: Iterable[str]) -> None:
     expected: dict[Path, str] = {}
     kinds: set[str] = set()
     roots: set[Path] = set()
+    problems: dict[Path, str] = {}
     for split in splits:
         loader, evaluator = cfg.get(f'{split}_dataloader'), cfg.get(f'{split}_evaluator')
         for dataset in _leaf_datasets(loader):
@@ -54,9 +56,14 @@ def prepare_data(cfg: Config, splits: Iterable[str]) -> None:
         for metric in iterate_dicts(evaluator):
             if isinstance(path := metric.get('ann_file'), str) and _is_local(metric, path):
                 expected.setdefault(Path(path), f'{split} evaluator')
-    problems = {path: problem for path in expected if (problem := _problem(path))}
+        for dataset in _leaf_datasets(loader):
+            problems |= _misplaced_images(dataset)
+    problems |= {path: problem for path in expected if (problem := _problem(path))}
     if problems:
-        raise InputError(_explain(expected, problems, roots, kinds))
+        text = _explain(expected, problems, roots, kinds)
+        if built_in:
+            text += f'\nRemove {built_in["root"]} and it will be made again.'
+        raise InputError(text)
 
 
 def _leaf_datasets(loader: Any) -> Iterator[Mapping[str, Any]]:
@@ -78,6 +85,20 @@ def _paths_of(dataset: Mapping[str, Any], split: str) -> dict[Path, str]:
         for role, part in parts.items()
         if isinstance(part, str) and part and _is_local(dataset, os.path.join(root, part))
     }
+
+
+def _misplaced_images(dataset: Mapping[str, Any]) -> dict[Path, str]:
+    """The image folder, if it lacks the first images that COCO-like annotations name."""
+    root, prefix = dataset.get('data_root') or '', dataset.get('data_prefix') or {}
+    annotations = Path(root, dataset.get('ann_file') or '')
+    images = Path(root, prefix.get('img') or prefix.get('img_path') or '')
+    if annotations.suffix != '.json' or not annotations.is_file() or not images.is_dir():
+        return {}
+    # The whole file takes many seconds to read for COCO; images are listed near its beginning.
+    with open(annotations, encoding='utf-8', errors='replace') as file:
+        names = re.findall(r'"file_name":\s*"([^"]+)"', file.read(2**20))
+    missing = [name for name in names[:20] if not (images / name).is_file()]
+    return {images: f'lacks {missing[0]}'} if missing else {}
 
 
 def _is_local(node: Mapping[str, Any], path: str) -> bool:
@@ -106,7 +127,8 @@ def _explain(
     lines = ['the data set is not complete. Expected:']
     width = max(len(str(path)) for path in expected)
     for path, role in expected.items():
-        state = problems.get(path, 'found').upper() if path in problems else 'found'
+        problem = problems.get(path)
+        state = f'PROBLEM: {problem}' if problem else 'found'
         lines.append(f'  {path!s:{width}}  {role:18}  {state}')
     for root in sorted(roots):
         place = root

@@ -9,24 +9,29 @@ from typing import Any
 
 import cv2
 import mmcv
+import torch
 from mmengine.config import Config
 
 from mmrest.checkpoints import require_fit, use_safe_reader
 from mmrest.errors import InputError
 
+# What OpenMMLab's visualizers' colour pictures can be written as.
+_WRITABLE = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
 
-def plan_pictures(images: Iterable[str], out_dir: str) -> dict[Path, Path]:
+
+def plan_pictures(images: Iterable[str], out_dir: str, replace: bool = False) -> dict[Path, Path]:
     """Where each image's picture goes; images of the same name get different pictures.
 
     Args:
         images: Image files, and folders whose image files are meant.
         out_dir: Folder of the pictures.
+        replace: Pictures may replace files that are not among the images.
 
     Returns:
         Image -> picture.
 
     Raises:
-        InputError: An image is missing or no image, or a picture would overwrite an image.
+        InputError: An image is missing or no image, or a picture would overwrite a file.
     """
     files: list[Path] = []
     for name in images:
@@ -40,16 +45,23 @@ def plan_pictures(images: Iterable[str], out_dir: str) -> dict[Path, Path]:
         files += readable
     plan: dict[Path, Path] = {}
     for file in dict.fromkeys(files):
-        picture = Path(out_dir, file.name)
+        suffix = file.suffix if file.suffix.lower() in _WRITABLE else '.png'
+        picture = Path(out_dir, f'{file.stem}{suffix}')
         number = 2
         while picture in plan.values():
-            picture = Path(out_dir, f'{file.stem}-{number}{file.suffix}')
+            picture = Path(out_dir, f'{file.stem}-{number}{suffix}')
             number += 1
         plan[file] = picture
     sources = {file.resolve() for file in plan}
     for picture in plan.values():
         if picture.resolve() in sources:
             raise InputError(f'--out-dir {out_dir} would overwrite the image {picture}')
+        if picture.exists() and not replace:
+            raise InputError(f'{picture} exists; --force replaces it')
+    try:
+        Path(out_dir).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f'--out-dir {out_dir} cannot be used: {error}') from error
     return plan
 
 
@@ -59,7 +71,7 @@ def predict(
     plan: dict[Path, Path],
     device: str | None = None,
     score_threshold: float = 0.3,
-) -> Iterator[Path]:
+) -> Iterator[Path | InputError]:
     """Predict and draw one image after the other.
 
     Args:
@@ -70,19 +82,30 @@ def predict(
         score_threshold: Detections below it are not drawn.
 
     Yields:
-        The path of each picture when it is written.
+        The path of each picture when it is written, or what was wrong with its image.
 
     Raises:
         CheckpointError: The checkpoint does not fit.
-        InputError: An image cannot be decoded.
+        InputError: There is no such device.
     """
     use_safe_reader()
+    if device:
+        try:
+            torch.zeros(1, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise InputError(f'--device {device} is not there: {error}') from error
     inferencer, options = _build_inferencer(cfg, checkpoint, device, score_threshold)
     require_fit(inferencer.model, checkpoint)
     for image, picture in plan.items():
         if mmcv.imread(str(image)) is None:
-            raise InputError(f'{image} cannot be decoded; it may be damaged')
-        drawn = inferencer(str(image), return_vis=True, **options)['visualization']
+            yield InputError(f'{image} cannot be decoded; it may be damaged')
+            continue
+        try:
+            drawn = inferencer(str(image), return_vis=True, **options)['visualization']
+        except (cv2.error, IndexError, ValueError) as error:
+            # one strange image (a sliver that resizing makes empty) must not cost the others
+            yield InputError(f'{image} cannot be predicted or drawn: {error}')
+            continue
         drawn = drawn[0] if isinstance(drawn, list) else drawn
         mmcv.imwrite(drawn[..., ::-1], str(picture))
         yield picture

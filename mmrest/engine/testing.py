@@ -74,8 +74,15 @@ def dump_results(cfg: Config, out: str) -> None:
         out: A ``.pkl`` file for all predictions, or for a segmentor a folder of label maps.
 
     Raises:
-        InputError: A detector's ``out`` is no pickle.
+        InputError: ``out`` cannot be written, or is no pickle for a detector.
     """
+    folder = os.path.dirname(os.path.abspath(out)) if out.endswith(('.pkl', '.pickle')) else out
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise InputError(f'--out {out} cannot be written: {error}') from error
+    if not os.access(folder, os.W_OK):
+        raise InputError(f'--out {out} cannot be written')
     is_detector = cfg.get('default_scope') == 'mmdet'
     evaluators = cfg.test_evaluator
     evaluators = evaluators if isinstance(evaluators, list | tuple) else [evaluators]

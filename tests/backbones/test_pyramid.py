@@ -253,7 +253,13 @@ def test_other_channels_and_stages(family: type[PyramidBackbone]) -> None:
     [
         (dict(arch='huge'), "unknown arch 'huge'"),
         (dict(arch=dict(embed_dims=(8, 16))), 'missing'),
+        (dict(arch=None), 'must be a name or a dict'),
         (dict(out_indices=()), 'out_indices'),
+        (dict(out_indices=2), 'out_indices'),
+        (dict(out_indices=(True,)), 'out_indices'),
+        (dict(drop_path_rate=1.0), 'drop_path_rate'),
+        (dict(init_cfg='x.pth'), 'init_cfg'),
+        (dict(init_cfg=dict(type='Pretrained', chekpoint='x.pth')), 'chekpoint'),
         (dict(out_indices=(1, 0)), 'out_indices'),
         (dict(out_indices=(0, 99)), 'out_indices'),
         (dict(frozen_stages=99), 'frozen_stages'),
@@ -268,7 +274,9 @@ def test_bad_arguments_are_named(
         build(family, **options)
 
 
-@pytest.mark.parametrize('shape', [(3, 32, 32), (1, 4, 32, 32), (1, 3, 0, 32)], ids=str)
+@pytest.mark.parametrize(
+    'shape', [(3, 32, 32), (1, 4, 32, 32), (1, 3, 0, 32), (0, 3, 32, 32)], ids=str
+)
 @families
 def test_bad_images_are_named(family: type[PyramidBackbone], shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r'takes images of shape \(B, 3, H, W\)'):

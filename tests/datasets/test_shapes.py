@@ -79,6 +79,10 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     root = write_shapes(tmp_path / 'shapes', num_train=1, num_val=1)
     before = contents(root)
     assert write_shapes(root, num_train=1, num_val=1) == root
+    (tmp_path / 'link').symlink_to(root)
+    assert write_shapes(tmp_path / 'link', num_train=1, num_val=1) == root
+    with pytest.raises(InputError, match='which is a file'):
+        write_shapes(root / 'shapes.json')
     with pytest.raises(InputError, match='nothing was changed'):
         write_shapes(root, num_train=2, num_val=1)
     (tmp_path / 'full').mkdir()
@@ -98,7 +102,7 @@ def test_an_interrupted_writer_leaves_nothing(
     monkeypatch.setattr('mmrest.datasets.shapes._imwrite', fail)
     with pytest.raises(OSError, match='disk full'):
         write_shapes(tmp_path / 'shapes', num_train=1, num_val=1)
-    assert [p.name for p in tmp_path.iterdir() if p.suffix != '.lock'] == []
+    assert [p.name for p in tmp_path.iterdir() if p.name != '.shapes.lock'] == []
 
 
 def test_several_processes_may_start_together(tmp_path: Path) -> None:
@@ -108,6 +112,9 @@ def test_several_processes_may_start_together(tmp_path: Path) -> None:
         assert pool.starmap(_write_few, arguments) == [root] * 4
     assert len(list(root.glob('train2017/*.jpg'))) == 5
     assert not list(tmp_path.glob('.shapes-*'))
+    (root / 'shapes.json').write_text('{')
+    with pytest.raises(InputError, match='is damaged'):
+        write_shapes(root)
 
 
 def _write_few(root: Path) -> Path:

@@ -38,7 +38,7 @@ def test_an_absent_data_set_is_explained(tmp_path: Path, monkeypatch: pytest.Mon
     for part in (
         'data/coco/annotations/instances_train2017.json',
         'data/coco/val2017',
-        'MISSING',
+        'PROBLEM: missing',
         f'{tmp_path}/data holds: mnist/',
         'https://cocodataset.org/#download',
         '--data-root',
@@ -51,17 +51,24 @@ def test_each_kind_of_damage_is_found(coco: Path) -> None:
     annotations = coco / 'annotations/instances_val2017.json'
     content = annotations.read_text()
     annotations.write_text('')
-    with pytest.raises(InputError, match=r'instances_val2017\.json .* EMPTY'):
+    with pytest.raises(InputError, match=r'instances_val2017\.json .* PROBLEM: empty'):
         check(coco)
     annotations.unlink()
-    with pytest.raises(InputError, match=r'instances_val2017\.json .* MISSING'):
+    with pytest.raises(InputError, match=r'instances_val2017\.json .* PROBLEM: missing'):
         check(coco)
     annotations.write_text(content)
     # unpacked one level too deep
     (coco / 'val2017').rename(coco / 'moved')
     (coco / 'val2017').mkdir()
     (coco / 'moved').rename(coco / 'val2017/val2017')
-    with pytest.raises(InputError, match=r'val2017 .* HOLDS NO FILES'):
+    with pytest.raises(InputError, match=r'val2017 .* PROBLEM: holds no files'):
+        check(coco)
+
+
+def test_images_of_another_place_are_found(coco: Path) -> None:
+    for file in (coco / 'val2017').iterdir():
+        file.rename(file.with_name(f'other-{file.name}'))
+    with pytest.raises(InputError, match=r'val2017 .* PROBLEM: lacks 000000000001\.jpg'):
         check(coco)
 
 
@@ -83,7 +90,10 @@ def test_the_built_in_data_set_is_made(tmp_path: Path) -> None:
     options = {'built_in_data.num_train': 2, 'built_in_data.num_val': 1}
     cfg = load_config(SHAPES, options, data_root=str(root))
     prepare_data(cfg, ['train', 'val'])
-    assert (root / 'annotations/instances_train2017.json').is_file()
+    annotations = root / 'annotations/instances_train2017.json'
+    annotations.unlink()
+    with pytest.raises(InputError, match=f'Remove {root}'):
+        prepare_data(cfg, ['train'])
 
 
 def test_the_built_in_data_set_overwrites_nothing(tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ def images(tmp_path: Path) -> list[Path]:
 
 
 def test_images_of_one_name_get_their_own_pictures(images: list[Path], tmp_path: Path) -> None:
-    plan = plan_pictures([str(images[0]), str(images[1].parent), str(images[0])], 'out')
+    out = str(tmp_path / 'out')
+    plan = plan_pictures([str(images[0]), str(images[1].parent), str(images[0])], out)
     assert list(plan) == images
     assert [p.name for p in plan.values()] == ['x.jpg', 'x-2.jpg', 'y.png']
 
@@ -33,6 +34,19 @@ def test_bad_images_are_named_before_anything_starts(images: list[Path], tmp_pat
         plan_pictures([str(tmp_path / 'b/notes.txt')], 'out')
 
 
-def test_pictures_do_not_overwrite_images(images: list[Path]) -> None:
+def test_pictures_overwrite_nothing(images: list[Path]) -> None:
     with pytest.raises(InputError, match='would overwrite'):
-        plan_pictures([str(images[0])], str(images[0].parent))
+        plan_pictures([str(images[0])], str(images[0].parent), replace=True)
+    other = str(images[1].parent)
+    with pytest.raises(InputError, match=r'x\.jpg exists; --force replaces it'):
+        plan_pictures([str(images[0])], other)
+    assert list(plan_pictures([str(images[0])], other, replace=True)) == images[:1]
+    with pytest.raises(InputError, match='cannot be used'):
+        plan_pictures([str(images[0])], str(images[1]))
+
+
+def test_pictures_are_written_in_a_format_for_colour(images: list[Path], tmp_path: Path) -> None:
+    image = images[0].with_suffix('.pgm')
+    cv2.imwrite(str(image), np.zeros((4, 4), np.uint8))
+    plan = plan_pictures([str(image)], str(tmp_path / 'out'))
+    assert [picture.name for picture in plan.values()] == ['x.png']

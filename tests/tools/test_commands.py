@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import signal
 import subprocess
@@ -216,13 +217,38 @@ def test_a_segmentor_goes_the_same_way(shapes_root: Path, run_tool: Run, tmp_pat
         assert cv2.imread(str(out_dir / image.name)).shape == cv2.imread(str(image)).shape
 
 
+def test_two_processes_train_and_test_on_the_cpu(tmp_path: Path) -> None:
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
+    # both also find that the data set is not there yet
+    common = ['--launcher', 'pytorch', '--data-root', str(tmp_path / 'shapes')]
+    common += ['--work-dir', str(tmp_path / 'work'), '--cfg-options', *SMALL_DATA]
+    options = ['train_cfg.max_epochs=1', 'train_cfg.val_interval=1']
+    result = subprocess.run(
+        [*command, 'tools/train.py', DETECTOR, *common, *options],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, 'CUDA_VISIBLE_DEVICES': '', 'OMP_NUM_THREADS': '1'},
+    )
+    output = result.stdout + result.stderr
+    assert result.returncode == 0, output[-3000:]
+    assert 'coco/bbox_mAP_50' in output
+    # 12 images, 4 a batch, 2 processes
+    assert len(read_checkpoint(tmp_path / 'work/epoch_1.pth')['optimizer']['state']) > 0
+    history = read_checkpoint(tmp_path / 'work/epoch_1.pth')['message_hub']['log_scalars']
+    assert len(history['train/loss'].data[0]) == 2
+
+
 COCO = 'configs/retinanet_rest_small_coco.py'
+# {trained} has been trained with other settings than those that are given here
+LITTLE_DATA = ['--data-root', '{shapes}', '--resume', '{trained}', '--cfg-options', *SMALL_DATA]
 
 
 @pytest.mark.parametrize(
     ('arguments', 'messages'),
     [
-        (['train.py', COCO, '--data-root', '{tmp}/empty'], ['MISSING', 'cocodataset.org']),
+        (['train.py', COCO, '--data-root', '{tmp}/empty'], ['PROBLEM: missing', 'cocodataset.org']),
         (['train.py', COCO, '--data-root', '{tmp}/nowhere'], ['is no folder']),
         (['train.py', 'configs/retinanet_rest_small_coc.py'], ['did you mean']),
         (['train.py', COCO, '--amp'], ['needs a GPU']),
@@ -234,8 +260,22 @@ COCO = 'configs/retinanet_rest_small_coco.py'
             ],
             ['gone.pth does not exist'],
         ),
+        (
+            ['train.py', DETECTOR, *LITTLE_DATA, 'model.backbone.arch=small'],
+            ['does not fit the RetinaNet of the config', 'missing: backbone.stages.2.blocks.2'],
+        ),
+        (
+            ['train.py', DETECTOR, *LITTLE_DATA[:3], '{tmp}/weights.pth', *LITTLE_DATA[4:]],
+            ['is not from a training that can be resumed'],
+        ),
+        (
+            ['train.py', DETECTOR, '--cfg-options', 'load_from={tmp}/weights.pth', *SMALL_DATA],
+            ['does not fit the RetinaNet of the config'],
+        ),
+        (['train.py', 'README.md'], ['is no config']),
+        (['train.py', 'configs/_base_/det_runtime.py'], ['describes no model']),
         (['test.py', COCO, '{tmp}/gone.pth'], ['gone.pth does not exist']),
-        (['test.py', COCO, '{trained}'], ['MISSING']),
+        (['test.py', COCO, '{trained}'], ['PROBLEM: missing']),
         (
             ['predict.py', COCO, '{trained}', '{tmp}/gone.jpg', '--out-dir', '{tmp}'],
             ['gone.jpg does not exist'],
@@ -259,12 +299,16 @@ def test_wrong_input_gets_one_clear_error(
     tmp_path: Path,
 ) -> None:
     (tmp_path / 'empty').mkdir()
+    torch.save({'weight': torch.zeros(1)}, tmp_path / 'weights.pth')
     image = next((shapes_root / 'val2017').glob('*.jpg'))
-    places = dict(tmp=tmp_path, trained=checkpoint, image=image)
-    result = run_tool(*(argument.format(**places) for argument in arguments))
+    places = dict(tmp=tmp_path, trained=checkpoint, image=image, shapes=shapes_root)
+    arguments = [argument.format(**places) for argument in arguments]
+    if arguments[0] in ('train.py', 'test.py'):
+        arguments += ['--work-dir', str(checkpoint.parent / 'wrong')]
+    result = run_tool(*arguments)
     assert result.returncode == 1
     assert 'Traceback' not in result.stderr
     assert 'error: ' in result.stderr
     for message in messages:
         assert message in result.stderr
-    assert sorted(p.name for p in tmp_path.iterdir()) == ['empty']
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['empty', 'weights.pth']

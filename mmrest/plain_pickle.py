@@ -1,0 +1,132 @@
+"""What a training checkpoint may hold beyond tensors: plain data, rebuilt without its own code.
+
+``torch.load(weights_only=True)`` runs nothing but the functions of an allow-list. numpy's own are
+not fit for it: the state of a pickled dtype can declare raw bytes to be object pointers. So stand-
+ins take the place of every global that mmengine's checkpoints name; they check what they are given,
+and :func:`settle` puts real arrays and buffers where they stand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import pickle
+import re
+from collections.abc import MutableMapping, MutableSequence
+from typing import Any
+
+import numpy as np
+from mmengine.logging import HistoryBuffer
+
+
+class _Dtype:
+    """Stands in for ``numpy.dtype``: numbers, booleans and strings."""
+
+    def __init__(self, code: str, align: bool = False, copy: bool = False) -> None:
+        if not isinstance(code, str) or not re.fullmatch(r'[biufcSU]\d+', code):
+            raise pickle.UnpicklingError(f'Unsupported global: GLOBAL numpy.dtype of {code!r}')
+        self.value = np.dtype(code)
+
+    def __setstate__(self, state: tuple) -> None:
+        _, byte_order, subtype, names, fields, *_ = state
+        if subtype or names or fields:
+            raise pickle.UnpicklingError('Unsupported global: GLOBAL numpy.dtype with fields')
+        if byte_order in ('<', '>'):
+            self.value = self.value.newbyteorder(byte_order)
+
+    def settle(self) -> np.dtype:
+        return self.value
+
+
+class _Array:
+    """Stands in for ``numpy.ndarray`` until its state is read."""
+
+    array: np.ndarray
+
+    def __init__(self, *_: Any) -> None:
+        raise pickle.UnpicklingError('Unsupported global: GLOBAL numpy.ndarray called by the file')
+
+    def __setstate__(self, state: tuple) -> None:
+        _, shape, dtype, is_fortran, data = state
+        order = 'F' if is_fortran else 'C'
+        if not isinstance(dtype, _Dtype):
+            raise pickle.UnpicklingError('Unsupported global: GLOBAL numpy.ndarray of objects')
+        self.array = np.frombuffer(data, dtype.value).reshape(shape, order=order).copy()
+
+    def settle(self) -> np.ndarray:
+        return self.array
+
+
+class _History:
+    """Stands in for mmengine's ``HistoryBuffer``, whose pickle also carries its class's methods."""
+
+    state: dict[str, Any]
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.state = state
+
+    def settle(self) -> HistoryBuffer:
+        history, counts = (settle(self.state[name]) for name in ('_log_history', '_count_history'))
+        return HistoryBuffer(history, counts, self.state['max_length'])
+
+
+def _reconstruct(subtype: Any, shape: Any, code: Any) -> _Array:
+    return _Array.__new__(_Array)
+
+
+def _scalar(dtype: Any, data: Any) -> np.generic:
+    if not isinstance(dtype, _Dtype) or not isinstance(data, bytes):
+        raise pickle.UnpicklingError('Unsupported global: GLOBAL numpy.scalar of an object')
+    return np.frombuffer(data, dtype.value, count=1)[0]
+
+
+def _method_name(owner: Any, name: str) -> str:
+    """Stands in for ``getattr``, with which a HistoryBuffer names its own methods."""
+    if owner is not _History or name not in ('min', 'max', 'mean', 'current'):
+        raise pickle.UnpicklingError('Unsupported global: GLOBAL builtins.getattr')
+    return name
+
+
+def allowed_globals() -> list[Any]:
+    """For ``torch.serialization.safe_globals``; the result of loading goes to :func:`settle`."""
+    return [
+        (_History, 'mmengine.logging.history_buffer.HistoryBuffer'),
+        (_method_name, 'builtins.getattr'),
+        (_Dtype, 'numpy.dtype'),
+        (_Array, 'numpy.ndarray'),
+        # numpy 1 and 2 read each other's files
+        (_reconstruct, 'numpy.core.multiarray._reconstruct'),
+        (_reconstruct, 'numpy._core.multiarray._reconstruct'),
+        (_scalar, 'numpy.core.multiarray.scalar'),
+        (_scalar, 'numpy._core.multiarray.scalar'),
+        slice,
+        # the arguments of a training script, as the authors' ImageNet files may hold them
+        argparse.Namespace,
+        (pathlib.PurePosixPath, 'pathlib.PosixPath'),
+    ]
+
+
+def settle(value: Any, seen: set[int] | None = None) -> Any:
+    """Put real objects where stand-ins are, in place where a container can be changed.
+
+    Args:
+        value: What ``torch.load`` gave.
+        seen: Containers that are being settled (a file may hold cycles).
+    """
+    seen = set() if seen is None else seen
+    if isinstance(value, _Dtype | _Array | _History):
+        return value.settle()
+    if id(value) in seen:
+        return value
+    if isinstance(value, MutableMapping):
+        seen.add(id(value))
+        for key in list(value):
+            value[key] = settle(value[key], seen)
+    elif isinstance(value, MutableSequence):
+        seen.add(id(value))
+        value[:] = [settle(item, seen) for item in value]
+    elif type(value) is tuple:
+        return tuple(settle(item, seen) for item in value)
+    elif isinstance(value, argparse.Namespace):
+        settle(vars(value), seen)
+    return value
