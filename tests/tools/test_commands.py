@@ -269,7 +269,14 @@ LITTLE_DATA = ['--data-root', '{shapes}', '--resume', '{trained}', '--cfg-option
             ['is not from a training that can be resumed'],
         ),
         (
-            ['train.py', DETECTOR, '--cfg-options', 'load_from={tmp}/weights.pth', *SMALL_DATA],
+            [
+                'train.py',
+                DETECTOR,
+                *LITTLE_DATA[:2],
+                '--cfg-options',
+                'load_from={tmp}/weights.pth',
+                *SMALL_DATA,
+            ],
             ['does not fit the RetinaNet of the config'],
         ),
         (['train.py', 'README.md'], ['is no config']),
