@@ -1,16 +1,20 @@
-"""Parameters and multiply-adds of every published variant, as the table in the README.
+"""Parameters and multiply-adds of backbones, and parameters of whole models.
 
-Multiply-adds are counted by torch's ``FlopCounterMode`` (convolutions, matrix products and
-attention; norms, activations, softmax and other elementwise work are not counted), on meta
-tensors, so nothing is computed.
+Without arguments every published variant, as the table in the README; with ``--configs`` the models
+of configs, as the table in docs/parameters.md. Multiply-adds are counted by torch's
+``FlopCounterMode`` (convolutions, matrix products and attention; norms, activations, softmax and
+other elementwise work are not counted), on meta tensors, so nothing is computed.
 """
 
 import argparse
+from collections.abc import Iterable
 
 import torch
+from mmengine.registry import MODELS, DefaultScope
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmrest.backbones import PyramidBackbone
+from mmrest.engine import load_config
 from mmrest.engine.cli import parse_shape
 from mmrest.errors import clear_errors
 
@@ -20,19 +24,40 @@ def main() -> None:
     parser.add_argument(
         '--shapes', nargs='+', default=['224x224', '800x1344'], metavar='HxW', help='image sizes'
     )
+    parser.add_argument('--configs', nargs='+', metavar='CONFIG', help='count whole models')
     args = parser.parse_args()
     with clear_errors():
+        if args.configs:
+            print_row(['config', 'parameters (M)', 'backbone', 'rest'], header=True)
+            for path in args.configs:
+                print_row(describe_config(path))
+            return
         shapes = [parse_shape(shape) for shape in args.shapes]
-    columns = ['backbone', 'parameters (M)', *(f'GMACs at {h}x{w}' for h, w in shapes)]
-    print(f'| {" | ".join(columns)} |')
-    print(f'|{"---|" * len(columns)}')
-    for family in PyramidBackbone.families():
-        for name in family.variants:
-            with torch.device('meta'):
-                model = family(arch=name).eval()
-            row = [f'{family.__name__} {name}', f'{count_parameters(model):.2f}']
-            row += [f'{count_macs(model, *shape):.2f}' for shape in shapes]
-            print(f'| {" | ".join(row)} |')
+        columns = ['backbone', 'parameters (M)', *(f'GMACs at {h}x{w}' for h, w in shapes)]
+        print_row(columns, header=True)
+        for family in PyramidBackbone.families():
+            for name in family.variants:
+                with torch.device('meta'):
+                    model = family(arch=name).eval()
+                macs = [f'{count_macs(model, *shape):.2f}' for shape in shapes]
+                row = [f'{family.__name__} {name}', f'{count_parameters(model):.2f}', *macs]
+                print_row(row)
+
+
+def print_row(cells: Iterable[str], header: bool = False) -> None:
+    cells = list(cells)
+    print(f'| {" | ".join(cells)} |')
+    if header:
+        print(f'|{"---|" * len(cells)}')
+
+
+def describe_config(path: str) -> list[str]:
+    """The config, its model's parameters, the backbone's, and those of neck and heads."""
+    cfg = load_config(path)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        model = MODELS.build(cfg.model)
+    whole, backbone = count_parameters(model), count_parameters(model.backbone)
+    return [path, f'{whole:.2f}', f'{backbone:.2f}', f'{whole - backbone:.2f}']
 
 
 def count_parameters(model: torch.nn.Module) -> float:
