@@ -1,0 +1,38 @@
+"""The figures in the documents are those that the tool computes."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Callable
+
+from tests.conftest import ROOT
+
+Run = Callable[..., subprocess.CompletedProcess]
+
+
+def rows(text: str) -> list[list[str]]:
+    """Cells of the rows of Markdown tables."""
+    lines = [line for line in text.splitlines() if line.startswith('| ')]
+    return [[cell.strip(' `') for cell in line.strip('|').split('|')] for line in lines]
+
+
+def test_the_variants_of_the_readme(run_tool: Run) -> None:
+    computed = rows(run_tool('model_complexity.py').stdout)
+    written = rows((ROOT / 'README.md').read_text())
+    assert len(computed) == 9
+    for row in computed:
+        assert row in [other[: len(row)] for other in written]
+
+
+def test_the_whole_models_of_the_docs(run_tool: Run) -> None:
+    written = rows((ROOT / 'docs/parameters.md').read_text())[1:]
+    configs = [f'configs/{row[0]}' for row in written]
+    result = run_tool('model_complexity.py', '--configs', *configs)
+    assert result.returncode == 0, result.stderr
+    computed = [[row[0].removeprefix('configs/'), *row[1:]] for row in rows(result.stdout)[1:]]
+    assert computed == [row[:4] for row in written]
+    for row in written:
+        # every figure of the authors but one agrees to its last digit
+        quoted = [float(figure) for figure in re.findall(r'\d+\.\d', row[4])]
+        assert any(abs(float(row[1]) - figure) <= 0.051 for figure in quoted)
