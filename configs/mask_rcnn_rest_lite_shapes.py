@@ -1,5 +1,5 @@
 # Mask R-CNN, ResT-lite, the built-in shapes: the narrow heads with norms that training from scratch
-# on small pictures asks for.
+# on small pictures asks for. The schedule is not tuned yet.
 _base_ = [
     './_base_/models/mask_rcnn_rest.py',
     './_base_/datasets/shapes_instance.py',
