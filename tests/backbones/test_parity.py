@@ -23,8 +23,8 @@ CASES = [
     for out_norm in family.out_norms
 ]
 # The random weights of the recordings amplify rounding from block to block. In ResT large's 24
-# blocks the literal form in float32 is off by up to 5e-4, and weights rounded to float32 but
-# evaluated in float64 by 3e-5: no float32 arithmetic reaches 1e-4 there.
+# blocks the literal form in float32 is itself off by up to 5e-4, this one by up to 3e-4; weights
+# rounded to float32 but evaluated in float64 by 3e-5.
 FLOAT32_TOLERANCE = {('rest', 'large'): 1e-3}
 
 
