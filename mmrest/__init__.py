@@ -1,4 +1,4 @@
-"""ResT and ResFormer backbones for MMDetection 3.x and MMSegmentation 1.x."""
+"""ResT and ResTv2 backbones for MMDetection 3.x and MMSegmentation 1.x."""
 
 from mmrest.stack import check_stack
 from mmrest.version import __version__
