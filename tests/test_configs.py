@@ -53,7 +53,10 @@ def build(cfg: Config) -> nn.Module:
         if cfg.default_scope == 'mmseg':
             cfg.model.data_preprocessor.size = (64, 64)
         # as the runner does outside of distributed training
-        return revert_sync_batchnorm(MODELS.build(cfg.model))
+        model = revert_sync_batchnorm(MODELS.build(cfg.model))
+        # some parameters of Deformable DETR hold whatever the memory held until this is called
+        model.init_weights()
+    return model
 
 
 def batches(cfg: Config, split: str) -> Any:
