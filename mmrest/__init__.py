@@ -1,11 +1,11 @@
-"""ResT and ResTv2 backbones for MMDetection 3.x and MMSegmentation 1.x."""
+"""ResT, ResTv2 and ResFormer backbones for MMDetection 3.x and MMSegmentation 1.x."""
 
 from mmrest.stack import check_stack
 from mmrest.version import __version__
 
 check_stack()
 
-from mmrest.backbones import ResT, ResTV2  # noqa: E402  (the check comes first)
+from mmrest.backbones import ResFormer, ResT, ResTV2  # noqa: E402  (the check comes first)
 from mmrest.engine import layer_decay as _layer_decay  # noqa: E402, F401  (registers it)
 
-__all__ = ['ResT', 'ResTV2', '__version__']
+__all__ = ['ResFormer', 'ResT', 'ResTV2', '__version__']

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mmcv.cnn.bricks.drop import DropPath
+from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 
@@ -41,6 +44,15 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., channels) -> (..., channels)."""
         return self.fc2(self.act(self.fc1(x)))
+
+
+@MODELS.register_module('LN2d')
+class LayerNorm2d(nn.LayerNorm):
+    """LayerNorm over the channels of a map; ``norm_cfg=dict(type='LN2d')`` in any neck or head."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class SpatialReductionAttention(nn.Module):
@@ -111,9 +123,9 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(channels, norm_eps)
         self.mlp = MLP(channels, int(channels * mlp_ratio))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, ..., channels) -> (B, ..., channels)."""
-        x = x + self.drop_path(self.attn(self.norm1(x)))
+    def forward(self, x: Tensor, *context: Any) -> Tensor:
+        """(B, ..., channels) -> (B, ..., channels); ``context`` goes to ``attn`` behind ``x``."""
+        x = x + self.drop_path(self.attn(self.norm1(x), *context))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 

@@ -7,11 +7,13 @@ The idea is detectron2's ``Backbone`` / ``ShapeSpec``: whoever builds a neck can
 from __future__ import annotations
 
 from abc import ABCMeta, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from inspect import isabstract
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from mmengine.logging import MMLogger
 from mmengine.model import BaseModule
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
@@ -20,15 +22,15 @@ from torch import Tensor, nn
 from mmrest.checkpoints import RenamedCheckpoint, load_pretrained
 from mmrest.errors import InputError
 
+Size = tuple[int, int]
+
 
 class PyramidBackbone(BaseModule, metaclass=ABCMeta):
     """Image batch in, one map per output level out.
 
-    ``forward(images)`` takes (B, C, H, W) of any H, W >= 1 and returns a tuple of maps, level
-    ``i`` of shape (B, out_channels[i], ceil(H / s), ceil(W / s)) with ``s = out_strides[i]``.
-
-    A family lists its published ``variants`` and gives ``stage_modules`` (what freezing and layer
-    decay count), ``rename_checkpoint`` (the authors' key names) and ``get_layer_depth``.
+    A family lists its published ``variants`` and gives ``compute_maps`` (the network),
+    ``stage_modules`` (what freezing and layer decay count), ``rename_checkpoint`` (the authors' key
+    names) and ``get_layer_depth``.
 
     Attributes:
         out_channels: Channels of each output level.
@@ -42,14 +44,16 @@ class PyramidBackbone(BaseModule, metaclass=ABCMeta):
 
     def __init__(
         self,
+        *,
         in_channels: int,
         out_indices: Sequence[int],
+        num_levels: int,
         num_stages: int,
         frozen_stages: int,
-        norm_eval: bool,
         drop_path_rate: float,
         with_cp: bool,
         init_cfg: dict | list[dict] | None,
+        norm_eval: bool = False,
     ) -> None:
         super().__init__(init_cfg)
         name = type(self).__name__
@@ -58,11 +62,11 @@ class PyramidBackbone(BaseModule, metaclass=ABCMeta):
             not out_indices
             or any(type(i) is not int for i in out_indices)
             or list(out_indices) != sorted(set(out_indices))
-            or not all(0 <= i < num_stages for i in out_indices)
+            or not all(0 <= i < num_levels for i in out_indices)
         ):
             raise InputError(
-                f'{name}: out_indices must be one or more ascending stage indices '
-                f'from 0 to {num_stages - 1}, got {out_indices}'
+                f'{name}: out_indices must be one or more ascending level indices '
+                f'from 0 to {num_levels - 1}, got {out_indices}'
             )
         if not -1 <= frozen_stages <= num_stages:
             raise InputError(
@@ -83,6 +87,85 @@ class PyramidBackbone(BaseModule, metaclass=ABCMeta):
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
         self.with_cp = with_cp
+        self._valid_sizes: tuple[Size, ...] | None = None
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Images to one map a level.
+
+        Args:
+            images: (B, in_channels, H, W) of any H, W >= 1.
+
+        Returns:
+            (B, out_channels[i], ceil(H / s), ceil(W / s)) a level, with ``s = out_strides[i]``.
+
+        Raises:
+            InputError: ``images`` is not of that shape, or smaller than :meth:`valid_sizes` says.
+        """
+        if images.ndim != 4 or images.shape[1] != self.in_channels or 0 in images.shape:
+            raise InputError(
+                f'{type(self).__name__} takes images of shape (B, {self.in_channels}, H, W) with '
+                f'B, H, W >= 1, got {tuple(images.shape)}'
+            )
+        if self._valid_sizes is None:
+            return self.compute_maps(images)
+        return self._compute_maps_of_valid_parts(images, self._valid_sizes)
+
+    @abstractmethod
+    def compute_maps(self, images: Tensor) -> tuple[Tensor, ...]:
+        """What :meth:`forward` promises, for images of a checked shape."""
+
+    @contextmanager
+    def valid_sizes(self, sizes: Sequence[Size] | None) -> Iterator[None]:
+        """Within this context images are known to be padded, and padding has no influence.
+
+        Each image is computed at its own size (together with those of the same size), so that its
+        maps do not depend on its neighbours in the batch; in the maps, padding is 0. BatchNorms
+        in training see a batch for each size.
+
+        Args:
+            sizes: (height, width) of each image at the top left of the padded one; None for
+                images that are not padded.
+        """
+        before = self._valid_sizes
+        self._valid_sizes = None if sizes is None else tuple((int(h), int(w)) for h, w in sizes)
+        try:
+            yield
+        finally:
+            self._valid_sizes = before
+
+    def _compute_maps_of_valid_parts(
+        self, images: Tensor, sizes: tuple[Size, ...]
+    ) -> tuple[Tensor, ...]:
+        padded = tuple(images.shape[-2:])
+        if len(sizes) != len(images) or not all(
+            0 < h <= padded[0] and 0 < w <= padded[1] for h, w in sizes
+        ):
+            raise InputError(
+                f'{type(self).__name__}: valid sizes {sizes} do not fit a batch of {len(images)} '
+                f'images padded to {padded}'
+            )
+        members: dict[Size, list[int]] = {}
+        for i, size in enumerate(sizes):
+            members.setdefault(size, []).append(i)
+        parts = []
+        for (height, width), indices in members.items():
+            maps = self.compute_maps(images[indices, :, :height, :width])
+            parts.append(
+                [
+                    F.pad(
+                        level,
+                        (
+                            0,
+                            -(-padded[1] // s) - level.shape[-1],
+                            0,
+                            -(-padded[0] // s) - level.shape[-2],
+                        ),
+                    )
+                    for level, s in zip(maps, self.out_strides, strict=True)
+                ]
+            )
+        order = torch.tensor([i for indices in members.values() for i in indices]).argsort()
+        return tuple(torch.cat(levels)[order] for levels in zip(*parts, strict=True))
 
     @classmethod
     def resolve_arch(cls, arch: str | Mapping[str, Any]) -> dict[str, Any]:
@@ -180,13 +263,6 @@ class PyramidBackbone(BaseModule, metaclass=ABCMeta):
             for module in self.stage_modules(stage):
                 module.eval()
                 module.requires_grad_(False)
-
-    def _check_images(self, images: Tensor) -> None:
-        if images.ndim != 4 or images.shape[1] != self.in_channels or 0 in images.shape:
-            raise InputError(
-                f'{type(self).__name__} takes images of shape (B, {self.in_channels}, H, W) with '
-                f'B, H, W >= 1, got {tuple(images.shape)}'
-            )
 
     @classmethod
     def families(cls) -> list[type[PyramidBackbone]]:

@@ -91,14 +91,15 @@ class StagedBackbone(PyramidBackbone):
         fields = self.resolve_arch(arch)
         dims = tuple(fields['embed_dims'])
         super().__init__(
-            in_channels,
-            out_indices,
-            len(dims),
-            frozen_stages,
-            norm_eval,
-            drop_path_rate,
-            with_cp,
-            init_cfg,
+            in_channels=in_channels,
+            out_indices=out_indices,
+            num_levels=len(dims),
+            num_stages=len(dims),
+            frozen_stages=frozen_stages,
+            norm_eval=norm_eval,
+            drop_path_rate=drop_path_rate,
+            with_cp=with_cp,
+            init_cfg=init_cfg,
         )
         if out_norm not in self.out_norms:
             raise InputError(
@@ -135,13 +136,8 @@ class StagedBackbone(PyramidBackbone):
     ) -> nn.Module:
         """A block, (B, H, W, channels) -> (B, H, W, channels)."""
 
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """(B, in_channels, H, W) -> one (B, C, ceil(H / stride), ceil(W / stride)) a level.
-
-        Raises:
-            InputError: ``images`` is not of that shape.
-        """
-        self._check_images(images)
+    def compute_maps(self, images: Tensor) -> tuple[Tensor, ...]:
+        """See :meth:`PyramidBackbone.compute_maps`."""
         outputs = []
         x = images
         for i, stage in enumerate(self.stages):

@@ -10,15 +10,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmrest import ResT, ResTV2
+from mmrest import ResFormer, ResT, ResTV2
 from mmrest.backbones import PyramidBackbone
 from mmrest.checkpoints import load_pretrained
 from tests.parity import recorded
 
-RECORDS = {'rest': ResT, 'restv2': ResTV2}
+STAGED = {'rest': ResT, 'restv2': ResTV2}
+RECORDS = {**STAGED, 'resformer': ResFormer}
 CASES = [
     (prefix, arch, out_norm)
-    for prefix, family in RECORDS.items()
+    for prefix, family in STAGED.items()
     for arch in family.variants
     for out_norm in family.out_norms
 ]
@@ -33,7 +34,7 @@ def authors_weights(name: str) -> tuple[dict[str, Any], dict[str, Tensor], dict[
     """What was recorded, the authors' ImageNet weights and the norms that detection adds."""
     record = recorded.read(name)
     imagenet = recorded.weights(record['checkpoint'], record['seed'])
-    norms = recorded.weights(record['output_norms'], record['seed'])
+    norms = recorded.weights(record.get('output_norms', {}), record['seed'])
     return record, imagenet, norms
 
 
@@ -62,3 +63,27 @@ def test_computes_what_the_authors_model_computes(
                 maps = model(recorded.images(case['input'], record['seed']).to(dtype))
             for level, expected in zip(maps, case['outputs'], strict=True):
                 assert recorded.distance(level, expected) < tolerated, (dtype, case['input'])
+
+
+@pytest.mark.parametrize('arch', ResFormer.variants)
+def test_computes_what_resformer_computes(arch: str, tmp_path: Path) -> None:
+    record, imagenet, _ = authors_weights(f'resformer_{arch}')
+    file = tmp_path / 'authors.pth'
+    torch.save({'model': imagenet}, file)
+    raw = ResFormer(arch, pyramid=None, out_norm='none').double().eval()
+    normed = ResFormer(arch, pyramid=None, taps=(11,), out_indices=(0,)).double().eval()
+    for model in (raw, normed):
+        load_pretrained(model, str(file))
+    file.unlink()
+    assert len(record['cases']) == 5
+    for dtype, tolerated in ((torch.float64, 1e-9), (torch.float32, 1e-4)):
+        for case in record['cases']:
+            images = recorded.images(case['input'], record['seed']).to(dtype)
+            with torch.inference_mode():
+                outputs = [*raw.to(dtype)(images), *normed.to(dtype)(images)]
+                outputs.append(normed.encode(images)[0][11][:, 0])
+            names = ('block3', 'block6', 'block9', 'block12', 'norm', 'cls')
+            assert set(names) == set(case['outputs'])
+            for name, output in zip(names, outputs, strict=True):
+                error = recorded.distance(output, case['outputs'][name])
+                assert error < tolerated, (dtype, case['input'], name)

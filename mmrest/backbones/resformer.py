@@ -1,0 +1,459 @@
+"""ResFormer: Scaling ViTs with Multi-Resolution Training.
+
+Tian et al., CVPR 2023, arXiv 2212.00776; the authors' code is ruitian12/resformer (MIT) and does
+classification alone. Written anew from the paper: tokens keep their true (rows, columns) grid, so
+that any image size and shape works, and the last map or four of them become a pyramid for dense
+prediction, as ViTDet (arXiv 2203.16527) and the plain ViTs of UPerNet do.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from mmrest.backbones.layers import Block, LayerNorm2d, initialize, stochastic_depth_rates
+from mmrest.backbones.pyramid import PyramidBackbone
+from mmrest.checkpoints import RenamedCheckpoint
+from mmrest.errors import InputError
+
+PATCH = 16
+Grid = tuple[int, int]
+
+
+class GlobalPositionEmbedding(nn.Module):
+    """Sine-cosine position on the token grid, smoothed by a depthwise convolution.
+
+    Section 3.3, "global positional embedding". The coordinates are relative to the grid's last row
+    and column, which makes them continuous over resolutions.
+
+    Args:
+        channels: Channels of the tokens, a multiple of 4.
+    """
+
+    temperature = 10000.0
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+
+    def forward(self, grid: Grid) -> Tensor:
+        """(rows, columns) -> (1, channels, rows, columns)."""
+        weight = self.conv.weight
+        # angles need more digits than half precision has
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        rows, columns = (self._encode(length, weight.device, dtype) for length in grid)
+        height, width = grid
+        position = torch.cat(
+            [
+                rows[:, :, None].expand(-1, height, width),
+                columns[:, None, :].expand(-1, height, width),
+            ]
+        )
+        return self.conv(position[None].to(weight.dtype))
+
+    def _encode(self, length: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """Sines and cosines in turn, (channels / 2, length)."""
+        half = self.conv.in_channels // 2
+        places = torch.arange(1, length + 1, device=device, dtype=dtype)
+        places = places / (length + 1e-6) * 2 * math.pi
+        exponents = torch.arange(0, half, 2, device=device, dtype=dtype) / half
+        angles = places / self.temperature ** exponents[:, None]
+        return torch.stack([angles.sin(), angles.cos()], dim=1).flatten(0, 1)
+
+
+class Embed(nn.Module):
+    """Image to tokens: patch embedding, global position embedding, class token.
+
+    Args:
+        in_channels: Channels of the images.
+        channels: Channels of the tokens.
+    """
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__()
+        self.cls_token = nn.Parameter(torch.empty(1, 1, channels))
+        nn.init.trunc_normal_(self.cls_token, std=0.02)
+        self.proj = nn.Conv2d(in_channels, channels, PATCH, PATCH)
+        self.pos = GlobalPositionEmbedding(channels)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Grid]:
+        """(B, in_channels, H, W) -> tokens (B, 1 + rows columns, channels) and their grid.
+
+        Images are padded with zeros at the right and the bottom to whole patches; each patch holds
+        at least one pixel of the image.
+        """
+        height, width = images.shape[-2:]
+        patches = self.proj(F.pad(images, (0, -width % PATCH, 0, -height % PATCH)))
+        grid = tuple(patches.shape[-2:])
+        tokens = (patches + self.pos(grid)).flatten(2).transpose(1, 2)
+        cls_token = self.cls_token.to(tokens.dtype).expand(len(tokens), -1, -1)
+        return torch.cat([cls_token, tokens], dim=1), grid
+
+
+class Attention(nn.Module):
+    """Multi-head attention with the local position embedding, over the map or in windows.
+
+    Section 3.3, "local positional embedding": a depthwise convolution of the values, with one
+    kernel per channel of a head for all heads, is added to what was attended. It sees the whole
+    map, whatever the windows, so that windows leave no seams. The class token has none.
+
+    In windows (ViTDet, Section 3) a token attends to the tokens of its window and to the class
+    token, the class token to itself and to the whole map, at a cost linear in the tokens. Windows
+    begin at the top left; those that would stick out at the right and the bottom are smaller
+    instead, so nothing is padded.
+
+    Args:
+        channels: Channels of the tokens.
+        num_heads: Attention heads.
+        window_size: Side of a window in tokens; 0 is the whole map.
+    """
+
+    def __init__(self, channels: int, num_heads: int, window_size: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.window_size = window_size
+        self.qkv = nn.Linear(channels, 3 * channels)
+        head_channels = channels // num_heads
+        self.pos = nn.Conv2d(head_channels, head_channels, 3, padding=1, groups=head_channels)
+        self.proj = nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
+        """(B, 1 + rows columns, channels) -> the same shape."""
+        batch, length, channels = x.shape
+        qkv = self.qkv(x)
+        parts = qkv.view(batch, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        if self.window_size and max(grid) > self.window_size:
+            attended = attend_in_windows(*parts, grid, self.window_size)
+        else:
+            attended = F.scaled_dot_product_attention(*parts)
+        attended = attended.transpose(1, 2).reshape(batch, length, channels)
+        values = qkv[:, 1:, 2 * channels :].reshape(batch, *grid, channels)
+        local = F.pad(self._embed_locally(values).flatten(1, 2), (0, 0, 1, 0))
+        return self.proj(attended + local)
+
+    def _embed_locally(self, values: Tensor) -> Tensor:
+        """(B, rows, columns, channels) -> the same shape."""
+        weight = self.pos.weight.repeat(self.num_heads, 1, 1, 1)
+        bias = self.pos.bias.repeat(self.num_heads)
+        maps = values.permute(0, 3, 1, 2)
+        return F.conv2d(maps, weight, bias, padding=1, groups=len(weight)).permute(0, 2, 3, 1)
+
+
+def attend_in_windows(q: Tensor, k: Tensor, v: Tensor, grid: Grid, window_size: int) -> Tensor:
+    """Attention of each token to its window and the class token; see :class:`Attention`.
+
+    Args:
+        q: Queries (B, heads, 1 + rows columns, head_dim), the class token's first.
+        k: Keys of the same shape.
+        v: Values of the same shape.
+        grid: (rows, columns).
+        window_size: In tokens; less at the right and the bottom if it does not divide the grid.
+
+    Returns:
+        (B, heads, 1 + rows columns, head_dim).
+    """
+    batch, heads, _, head_dim = q.shape
+    cls_token = F.scaled_dot_product_attention(q[:, :, :1], k, v)
+    maps = [t[:, :, 1:].reshape(batch, heads, *grid, head_dim) for t in (q, k, v)]
+    cls_keys = [None, k[:, :, :1], v[:, :, :1]]
+    bands = []
+    for rows, height in spans(grid[0], window_size):
+        strips = []
+        for columns, width in spans(grid[1], window_size):
+            shape = (rows.stop - rows.start) // height, (columns.stop - columns.start) // width
+            windows = [
+                _to_windows(part[:, :, rows, columns], (height, width), extra)
+                for part, extra in zip(maps, cls_keys, strict=True)
+            ]
+            attended = F.scaled_dot_product_attention(*windows)
+            attended = attended.view(batch, *shape, heads, height, width, head_dim)
+            attended = attended.permute(0, 3, 1, 4, 2, 5, 6)
+            strips.append(attended.reshape(batch, heads, shape[0] * height, -1, head_dim))
+        bands.append(torch.cat(strips, dim=3))
+    tokens = torch.cat(bands, dim=2).flatten(2, 3)
+    return torch.cat([cls_token, tokens], dim=2)
+
+
+def spans(length: int, window_size: int) -> Iterator[tuple[slice, int]]:
+    """The part of a side that whole windows cover and the rest, each with its windows' size."""
+    whole = length // window_size * window_size
+    if whole:
+        yield slice(0, whole), window_size
+    if whole < length:
+        yield slice(whole, length), length - whole
+
+
+def _to_windows(part: Tensor, size: Grid, extra: Tensor | None) -> Tensor:
+    """(B, heads, H, W, d) -> (B windows, heads, [1 +] height width, d), ``extra`` first."""
+    batch, heads, rows, columns, head_dim = part.shape
+    height, width = size
+    count = rows // height, columns // width
+    windows = part.reshape(batch, heads, count[0], height, count[1], width, head_dim)
+    windows = windows.permute(0, 2, 4, 1, 3, 5, 6).reshape(-1, heads, height * width, head_dim)
+    if extra is None:
+        return windows
+    extra = extra.repeat_interleave(count[0] * count[1], dim=0)
+    return torch.cat([extra, windows], dim=2)
+
+
+def rescale(stride: int, channels: int) -> tuple[nn.Module, int]:
+    """A map of stride 16 to one of another stride, and its channels (ViTDet, Section 3).
+
+    Args:
+        stride: 4, 8, 16 or 32.
+        channels: Of the map of stride 16.
+    """
+    half = channels // 2
+    if stride == 4:
+        layers = nn.Sequential(
+            nn.ConvTranspose2d(channels, half, 2, 2),
+            LayerNorm2d(half, eps=1e-6),
+            nn.GELU(),
+            nn.ConvTranspose2d(half, half // 2, 2, 2),
+        )
+        return layers, half // 2
+    if stride == 8:
+        return nn.ConvTranspose2d(channels, half, 2, 2), half
+    return (nn.MaxPool2d(2, 2, ceil_mode=True) if stride == 32 else nn.Identity()), channels
+
+
+@MODELS.register_module()
+class ResFormer(PyramidBackbone):
+    """The backbone of ResFormer: ``'tiny'``, ``'small'`` and ``'base'``.
+
+    Args:
+        arch: A published name, or a dict with ``embed_dims`` (a multiple of 4 and of
+            ``num_heads``), ``depth``, ``num_heads`` and ``mlp_ratio``.
+        in_channels: Channels of the images.
+        out_indices: Levels that are returned, ascending. What no level needs is not built.
+        pyramid: What the levels are. ``'simple'``: the last block's map at the strides 4, 8, 16
+            and 32 (ViTDet); ``'taps'``: the maps of four blocks at those strides (UPerNet on
+            plain ViTs); None: the maps of the blocks in ``taps``, all at stride 16.
+        taps: Ascending blocks for ``'taps'`` (four of them) and None; by default those that end
+            each quarter of the depth, (2, 5, 8, 11) of 12.
+        window_size: Side of the attention's windows in tokens; 0 is global attention everywhere.
+        global_blocks: Blocks with global attention in spite of ``window_size``; by default those
+            that end each quarter of the depth.
+        out_norm: ``'branch'``: a LayerNorm on the map of each block that is used, the last block's
+            being the one before the authors' classifier; ``'none'``.
+        frozen_stages: 0 freezes the embeddings, i also the first i blocks; -1 nothing.
+        drop_path_rate: Drop-path probability of the last block; earlier ones are linearly smaller.
+        with_cp: Recompute blocks in the backward pass to save memory.
+        init_cfg: See :class:`PyramidBackbone`; takes the authors' files, DeiT's and timm's.
+
+    Raises:
+        InputError: An argument is out of its range; the message names it.
+    """
+
+    variants = {
+        name: dict(embed_dims=channels, depth=12, num_heads=heads, mlp_ratio=4)
+        for name, channels, heads in (('tiny', 192, 3), ('small', 384, 6), ('base', 768, 12))
+    }
+    norm_eps = 1e-6
+
+    def __init__(
+        self,
+        arch: str | Mapping[str, Any] = 'small',
+        in_channels: int = 3,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        pyramid: str | None = 'simple',
+        taps: Sequence[int] | None = None,
+        window_size: int = 0,
+        global_blocks: Sequence[int] | None = None,
+        out_norm: str = 'branch',
+        frozen_stages: int = -1,
+        drop_path_rate: float = 0.1,
+        with_cp: bool = False,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
+        fields = self.resolve_arch(arch)
+        depth, channels = fields['depth'], fields['embed_dims']
+        if pyramid not in ('simple', 'taps', None):
+            raise InputError(f"ResFormer: pyramid={pyramid!r} must be 'simple', 'taps' or None")
+        quarters = sorted({max(depth * (i + 1) // 4 - 1, 0) for i in range(4)})
+        taps = self._blocks('taps', quarters if taps is None else taps, depth)
+        if pyramid == 'taps' and len(taps) != 4:
+            raise InputError(f"ResFormer: pyramid='taps' needs four taps, got {taps}")
+        if pyramid == 'simple':
+            taps = (depth - 1,) * 4
+        super().__init__(
+            in_channels=in_channels,
+            out_indices=out_indices,
+            num_levels=len(taps),
+            num_stages=depth,
+            frozen_stages=frozen_stages,
+            drop_path_rate=drop_path_rate,
+            with_cp=with_cp,
+            init_cfg=init_cfg,
+        )
+        if out_norm not in ('none', 'branch'):
+            raise InputError(f"ResFormer: out_norm={out_norm!r} must be 'none' or 'branch'")
+        if type(window_size) is not int or window_size < 0:
+            raise InputError(f'ResFormer: window_size={window_size!r} must be 0 or more tokens')
+        everywhere = quarters if global_blocks is None else global_blocks
+        everywhere = self._blocks('global_blocks', everywhere, depth)
+        self.depth = depth
+        self.pyramid_kind = pyramid
+        self.out_norm = out_norm
+        # the block that each output level is made from
+        self.level_blocks = tuple(taps[i] for i in self.out_indices)
+        self.embed = Embed(in_channels, channels)
+        drop_paths = stochastic_depth_rates(drop_path_rate, (depth,))[0]
+        self.blocks = nn.ModuleList()
+        for i in range(self.level_blocks[-1] + 1):
+            attn = Attention(channels, fields['num_heads'], 0 if i in everywhere else window_size)
+            self.blocks.append(
+                Block(channels, attn, fields['mlp_ratio'], drop_paths[i], self.norm_eps)
+            )
+        if out_norm == 'branch':
+            self.branch_norms = nn.ModuleDict(
+                {
+                    str(i): nn.LayerNorm(channels, self.norm_eps)
+                    for i in sorted(set(self.level_blocks))
+                }
+            )
+        strides = [PATCH if pyramid is None else 4 * 2**i for i in self.out_indices]
+        levels = [rescale(stride, channels) for stride in strides]
+        # the kind is part of the name: weights for one kind must not be loaded into the other
+        self.pyramid = nn.ModuleDict(
+            {
+                f'{pyramid}_{i}': level
+                for i, (level, _) in zip(self.out_indices, levels, strict=True)
+            }
+        )
+        self.out_channels = tuple(width for _, width in levels)
+        self.out_strides = tuple(strides)
+        self.apply(initialize)
+        for block in self.blocks:
+            nn.init.zeros_(block.attn.pos.weight)
+        self._freeze_stages()
+
+    @classmethod
+    def resolve_arch(cls, arch: str | Mapping[str, Any]) -> dict[str, Any]:
+        """See :meth:`PyramidBackbone.resolve_arch`; also checks that the fields fit together."""
+        fields = super().resolve_arch(arch)
+        channels, heads = fields['embed_dims'], fields['num_heads']
+        if heads < 1 or channels % heads or channels % 4:
+            raise InputError(
+                f'ResFormer: embed_dims {channels} must be a multiple of 4 and of num_heads {heads}'
+            )
+        if fields['depth'] < 1:
+            raise InputError(f'ResFormer: depth={fields["depth"]} must be 1 or more')
+        return fields
+
+    def encode(self, images: Tensor) -> tuple[dict[int, Tensor], Grid]:
+        """Tokens of the blocks that the levels are made from.
+
+        Args:
+            images: (B, in_channels, H, W).
+
+        Returns:
+            Block -> (B, 1 + rows columns, channels), the class token first, behind the block's
+            output norm; and the grid (rows, columns) = (ceil(H / 16), ceil(W / 16)).
+        """
+        x, grid = self.embed(images)
+        tokens = {}
+        for i, block in enumerate(self.blocks):
+            if self.with_cp and torch.is_grad_enabled():
+                x = checkpoint(block, x, grid, use_reentrant=False)
+            else:
+                x = block(x, grid)
+            if i in self.level_blocks:
+                tokens[i] = self.branch_norms[str(i)](x) if self.out_norm == 'branch' else x
+        return tokens, grid
+
+    def compute_maps(self, images: Tensor) -> tuple[Tensor, ...]:
+        """See :meth:`PyramidBackbone.compute_maps`."""
+        tokens, grid = self.encode(images)
+        maps = {i: x[:, 1:].transpose(1, 2).reshape(len(x), -1, *grid) for i, x in tokens.items()}
+        levels = []
+        for rescaled, block, stride in zip(
+            self.pyramid.values(), self.level_blocks, self.out_strides, strict=True
+        ):
+            height, width = (-(-side // stride) for side in images.shape[-2:])
+            # images are padded to whole patches, of which finer levels have a part
+            levels.append(rescaled(maps[block])[:, :, :height, :width].contiguous())
+        return tuple(levels)
+
+    def stage_modules(self, stage: int) -> Iterable[nn.Module]:
+        """See :meth:`PyramidBackbone.stage_modules`; the i-th stage is the i-th block."""
+        if stage == 0:
+            return [self.embed]
+        return [self.blocks[stage - 1]] if stage <= len(self.blocks) else []
+
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
+        """Block-wise: 0 the embeddings, i the i-th block, then output norms and the pyramid.
+
+        See :meth:`PyramidBackbone.get_layer_depth`.
+        """
+        num_layers = len(self.blocks) + 2
+        name = param_name.removeprefix(prefix)
+        if name.startswith('embed.'):
+            return 0, num_layers
+        if match := re.match(r'blocks\.(\d+)\.', name):
+            return int(match[1]) + 1, num_layers
+        return num_layers - 1, num_layers
+
+    def rename_checkpoint(self, state: Mapping[str, Tensor]) -> RenamedCheckpoint:
+        """See :meth:`PyramidBackbone.rename_checkpoint`.
+
+        Files of DeiT and timm have a table of absolute positions, ``pos_embed``, instead of the
+        two embeddings, which then start fresh.
+        """
+        renamed = RenamedCheckpoint({})
+        for key, value in state.items():
+            own = self._rename(key)
+            if own is not None:
+                renamed.state[own] = value
+        fresh = [start for start in ('pyramid.',) if not any(k.startswith(start) for k in state)]
+        if not any(key.startswith('branch_norms.') for key in state):
+            last = f'branch_norms.{self.depth - 1}.'
+            fresh += [f'branch_norms.{i}.' for i in self.level_blocks]
+            fresh = [start for start in fresh if start != last]
+        if 'pos_embed' in state:
+            fresh += ['embed.pos.', *(f'blocks.{i}.attn.pos.' for i in range(len(self.blocks)))]
+            renamed.notes.append(
+                'The file is of a plain vision transformer (DeiT, timm): its table of absolute '
+                'positions is not used (nor a distillation token), and the global and the local '
+                'position embedding start fresh.'
+            )
+        renamed.optional = {key for key in self.state_dict() if key.startswith(tuple(fresh))}
+        return renamed
+
+    def _rename(self, key: str) -> str | None:
+        """Own name of a published key; None if this configuration has no use for it."""
+        if key.startswith(('head.', 'head_dist.')) or key in ('pos_embed', 'dist_token'):
+            return None
+        key = re.sub(r'^cls_token$', 'embed.cls_token', key)
+        key = re.sub(r'^patch_embed\.proj\.', 'embed.proj.', key)
+        key = re.sub(r'^pos_embed\.embed_layer\.', 'embed.pos.conv.', key)
+        key = re.sub(r'^norm\.', f'branch_norms.{self.depth - 1}.', key)
+        key = re.sub(r'^(blocks\.\d+\.attn)\.get_v\.', r'\1.pos.', key)
+        if match := re.match(r'blocks\.(\d+)\.', key):
+            return None if len(self.blocks) <= int(match[1]) < self.depth else key
+        if match := re.match(r'branch_norms\.(\d+)\.', key):
+            used = self.out_norm == 'branch' and int(match[1]) in self.level_blocks
+            return None if not used and int(match[1]) < self.depth else key
+        if match := re.match(r'pyramid\.(.+?)_(\d+)\.', key):
+            unused = int(match[2]) not in self.out_indices and match[1] == self.pyramid_kind
+            return None if unused or self.pyramid_kind is None else key
+        return key
+
+    def _blocks(self, name: str, indices: Iterable[int], depth: int) -> tuple[int, ...]:
+        indices = tuple(indices) if isinstance(indices, Iterable) else (indices,)
+        if any(type(i) is not int for i in indices) or not (
+            list(indices) == sorted(set(indices)) and all(0 <= i < depth for i in indices)
+        ):
+            raise InputError(
+                f'ResFormer: {name} must be ascending block indices from 0 to {depth - 1}, '
+                f'got {indices}'
+            )
+        return indices
