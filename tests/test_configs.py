@@ -33,6 +33,10 @@ PAPER = {
     'upernet_restv2_tiny_ade20k': '47.3 mIoU',
     'upernet_restv2_small_ade20k': '49.2 mIoU',
     'upernet_restv2_base_ade20k': '49.6 mIoU',
+    'mask_rcnn_resformer_small_coco': '46.4 box AP, 40.7 mask AP',
+    'mask_rcnn_resformer_base_coco': '47.6 box AP, 41.9 mask AP',
+    'upernet_resformer_small_ade20k': '46.31 mIoU',
+    'upernet_resformer_base_ade20k': '48.30 mIoU',
 }
 
 
@@ -118,7 +122,7 @@ def test_no_weight_decay_on_norms_and_position_encodings(path: Path) -> None:
     for name, module in model.named_modules():
         is_norm = isinstance(module, nn.LayerNorm | nn.modules.batchnorm._BatchNorm | nn.GroupNorm)
         for parameter in module.parameters(recurse=False):
-            if is_norm or '.pos.' in f'.{name}.':
+            if is_norm or '.pos.' in f'.{name}.' or parameter is getattr(module, 'cls_token', None):
                 assert not parameter.requires_grad or decay[id(parameter)] == 0, name
                 checked += 1
             elif parameter.requires_grad and isinstance(module, nn.Linear):

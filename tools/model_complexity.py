@@ -1,9 +1,7 @@
 """Parameters and multiply-adds of backbones, and parameters of whole models.
 
 Without arguments every published variant, as the table in the README; with ``--configs`` the models
-of configs, as the table in docs/parameters.md. Multiply-adds are counted by torch's
-``FlopCounterMode`` (convolutions, matrix products and attention; norms, activations, softmax and
-other elementwise work are not counted), on meta tensors, so nothing is computed.
+of configs, as the table in docs/parameters.md. What is counted is in mmrest/engine/complexity.py.
 """
 
 import argparse
@@ -11,11 +9,11 @@ from collections.abc import Iterable
 
 import torch
 from mmengine.registry import MODELS, DefaultScope
-from torch.utils.flop_counter import FlopCounterMode
 
 from mmrest.backbones import PyramidBackbone
 from mmrest.engine import load_config
 from mmrest.engine.cli import parse_shape
+from mmrest.engine.complexity import count_macs, count_parameters
 from mmrest.errors import clear_errors
 
 
@@ -39,7 +37,8 @@ def main() -> None:
             for name in family.variants:
                 with torch.device('meta'):
                     model = family(arch=name).eval()
-                macs = [f'{count_macs(model, *shape):.2f}' for shape in shapes]
+                images = [torch.empty(1, 3, *shape, device='meta') for shape in shapes]
+                macs = [f'{count_macs(model, image):.2f}' for image in images]
                 row = [f'{family.__name__} {name}', f'{count_parameters(model):.2f}', *macs]
                 print_row(row)
 
@@ -58,19 +57,6 @@ def describe_config(path: str) -> list[str]:
         model = MODELS.build(cfg.model)
     whole, backbone = count_parameters(model), count_parameters(model.backbone)
     return [path, f'{whole:.2f}', f'{backbone:.2f}', f'{whole - backbone:.2f}']
-
-
-def count_parameters(model: torch.nn.Module) -> float:
-    """In millions."""
-    return sum(p.numel() for p in model.parameters()) / 1e6
-
-
-def count_macs(model: torch.nn.Module, height: int, width: int) -> float:
-    """In billions, for one image."""
-    counter = FlopCounterMode(display=False)
-    with counter, torch.inference_mode():
-        model(torch.empty(1, 3, height, width, device='meta'))
-    return counter.get_total_flops() / 2e9
 
 
 if __name__ == '__main__':

@@ -204,25 +204,29 @@ def _to_windows(part: Tensor, size: Grid, extra: Tensor | None) -> Tensor:
     return torch.cat([extra, windows], dim=2)
 
 
-def rescale(stride: int, channels: int) -> tuple[nn.Module, int]:
-    """A map of stride 16 to one of another stride, and its channels (ViTDet, Section 3).
+def rescale(stride: int, channels: int, learned: bool) -> nn.Module:
+    """A map of stride 16 to one of another stride with the same channels.
+
+    Neither form is described in the paper. The whole models' parameters that it states agree with
+    these and not with ViTDet's own, whose transposed convolutions halve the channels; see
+    docs/parameters.md.
 
     Args:
         stride: 4, 8, 16 or 32.
-        channels: Of the map of stride 16.
+        channels: Of both maps.
+        learned: Enlarge by transposed convolutions (ViTDet, Section 3), or bilinearly.
     """
-    half = channels // 2
-    if stride == 4:
-        layers = nn.Sequential(
-            nn.ConvTranspose2d(channels, half, 2, 2),
-            LayerNorm2d(half, eps=1e-6),
-            nn.GELU(),
-            nn.ConvTranspose2d(half, half // 2, 2, 2),
-        )
-        return layers, half // 2
+    if stride == 32:
+        return nn.MaxPool2d(2, 2, ceil_mode=True)
+    if stride == 16:
+        return nn.Identity()
+    if not learned:
+        return nn.Upsample(scale_factor=PATCH // stride, mode='bilinear')
+    double = nn.ConvTranspose2d(channels, channels, 2, 2)
     if stride == 8:
-        return nn.ConvTranspose2d(channels, half, 2, 2), half
-    return (nn.MaxPool2d(2, 2, ceil_mode=True) if stride == 32 else nn.Identity()), channels
+        return double
+    again = nn.ConvTranspose2d(channels, channels, 2, 2)
+    return nn.Sequential(double, LayerNorm2d(channels, eps=1e-6), nn.GELU(), again)
 
 
 @MODELS.register_module()
@@ -235,8 +239,9 @@ class ResFormer(PyramidBackbone):
         in_channels: Channels of the images.
         out_indices: Levels that are returned, ascending. What no level needs is not built.
         pyramid: What the levels are. ``'simple'``: the last block's map at the strides 4, 8, 16
-            and 32 (ViTDet); ``'taps'``: the maps of four blocks at those strides (UPerNet on
-            plain ViTs); None: the maps of the blocks in ``taps``, all at stride 16.
+            and 32, by transposed convolutions (ViTDet); ``'taps'``: the maps of four blocks at
+            those strides, bilinearly (UPerNet on plain ViTs); None: the maps of the blocks in
+            ``taps``, all at stride 16.
         taps: Ascending blocks for ``'taps'`` (four of them) and None; by default those that end
             each quarter of the depth, (2, 5, 8, 11) of 12.
         window_size: Side of the attention's windows in tokens; 0 is global attention everywhere.
@@ -321,15 +326,14 @@ class ResFormer(PyramidBackbone):
                 }
             )
         strides = [PATCH if pyramid is None else 4 * 2**i for i in self.out_indices]
-        levels = [rescale(stride, channels) for stride in strides]
         # the kind is part of the name: weights for one kind must not be loaded into the other
         self.pyramid = nn.ModuleDict(
             {
-                f'{pyramid}_{i}': level
-                for i, (level, _) in zip(self.out_indices, levels, strict=True)
+                f'{pyramid}_{i}': rescale(stride, channels, learned=pyramid == 'simple')
+                for i, stride in zip(self.out_indices, strides, strict=True)
             }
         )
-        self.out_channels = tuple(width for _, width in levels)
+        self.out_channels = (channels,) * len(strides)
         self.out_strides = tuple(strides)
         self.apply(initialize)
         for block in self.blocks:

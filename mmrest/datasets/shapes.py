@@ -16,6 +16,7 @@ ADE20K, they become 0 and 1 + i.
 
 from __future__ import annotations
 
+import colorsys
 import json
 import math
 import os
@@ -55,7 +56,7 @@ class ShapesSpec:
     min_side: int = 112
     max_side: int = 176
     seed: int = 0
-    version: int = 1
+    version: int = 2
 
     def __post_init__(self) -> None:
         if self.num_train < 1 or self.num_val < 1 or not 32 <= self.min_side <= self.max_side:
@@ -88,7 +89,7 @@ class Scene:
 
 
 def make_scene(rng: np.random.Generator, spec: ShapesSpec) -> Scene:
-    """Draw a picture with up to seven shapes, the later ones in front of the earlier ones.
+    """Draw a picture with up to six shapes, the later ones in front of the earlier ones.
 
     Args:
         rng: Source of all that is random.
@@ -100,12 +101,12 @@ def make_scene(rng: np.random.Generator, spec: ShapesSpec) -> Scene:
     labels: list[int] = []
     masks: list[np.ndarray] = []
     areas: list[int] = []
-    for _ in range(int(rng.integers(1, 8))):
+    for _ in range(int(rng.integers(1, 7))):
         label = int(rng.integers(len(CLASSES)))
-        # Log-uniform: as many small shapes as large ones, from a fifth of a side to most of it.
-        radius = min(height, width) / 2 * math.exp(rng.uniform(math.log(0.2), math.log(0.85)))
+        # Log-uniform: as many small shapes as large ones, from a quarter of a side to most of it.
+        radius = min(height, width) / 2 * math.exp(rng.uniform(math.log(0.25), math.log(0.85)))
         center = rng.uniform(radius * 0.7, np.array([width, height]) - radius * 0.7)
-        outlines = _outlines(CLASSES[label], radius, rng.uniform(0, 2 * math.pi))
+        outlines = _outlines(CLASSES[label], radius, rng.uniform(-0.35, 0.35))
         mask = np.zeros((height, width), np.uint8)
         # OpenCV takes corners in sixteenths of a pixel
         corners = [np.round((outline + center) * 16).astype(np.int32) for outline in outlines]
@@ -116,7 +117,7 @@ def make_scene(rng: np.random.Generator, spec: ShapesSpec) -> Scene:
         hides = any(left.sum() < 0.5 * area for left, area in zip(remaining, areas, strict=True))
         if hides or mask.sum() < 30:
             continue
-        color = _contrasting_color(rng, image[mask].mean(axis=0))
+        color = _color_of(rng, label, image[mask].mean(axis=0))
         texture = _texture(rng, height, width, color, contrast=rng.uniform(5, 25))
         image[mask] = texture[mask]
         masks = [*remaining, mask]
@@ -243,7 +244,8 @@ def _outlines(name: str, radius: float, angle: float) -> list[np.ndarray]:
         corners = np.array([[1, 0.3], [-1, 0.3], [-1, -0.3], [1, -0.3]])
         return [radius * corners @ _rotation(angle).T]
     count = {'disc': 64, 'ring': 64, 'triangle': 3, 'star': 10}[name]
-    directions = angle + np.arange(count) * 2 * math.pi / count
+    # the first corner is at the top
+    directions = angle + np.arange(count) * 2 * math.pi / count - math.pi / 2
     corners = radius * np.stack([np.cos(directions), np.sin(directions)], axis=1)
     if name == 'star':
         corners[1::2] *= 0.42
@@ -266,10 +268,16 @@ def _texture(
     return color + contrast * (0.6 * stripes[..., None] + 0.6 * blotches)
 
 
-def _contrasting_color(rng: np.random.Generator, behind: np.ndarray) -> np.ndarray:
-    """A random colour that can be told from the one behind it."""
+def _color_of(rng: np.random.Generator, label: int, behind: np.ndarray) -> np.ndarray:
+    """A colour (BGR, 0 to 255) that can be told from the one behind it.
+
+    Things of a kind tend to have a colour, as in photographs, but not so much that the colour would
+    tell the kind: hues spread by 30 degrees around five that are 72 degrees apart.
+    """
     while True:
-        color = rng.uniform(0, 255, 3)
+        hue = (label / len(CLASSES) + rng.normal(0, 30 / 360)) % 1
+        rgb = colorsys.hsv_to_rgb(hue, rng.uniform(0.4, 1), rng.uniform(0.4, 1))
+        color = 255 * np.array(rgb[::-1])
         if np.abs(color - behind).max() > 70:
             return color
 

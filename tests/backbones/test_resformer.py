@@ -87,9 +87,9 @@ def test_global_blocks_are_global_and_default_to_the_ends_of_quarters() -> None:
 def test_pyramids() -> None:
     simple, taps, raw = (build(pyramid=kind) for kind in ('simple', 'taps', None))
     assert simple.out_strides == taps.out_strides == (4, 8, 16, 32)
-    assert simple.out_channels == taps.out_channels == (8, 16, 32, 32)
     assert raw.out_strides == (16,) * 4
-    assert raw.out_channels == (32,) * 4
+    assert simple.out_channels == taps.out_channels == raw.out_channels == (32,) * 4
+    assert not any(taps.pyramid.parameters())
     assert simple.level_blocks == (3, 3, 3, 3)
     assert taps.level_blocks == raw.level_blocks == (0, 1, 2, 3)
     assert len(build(pyramid=None, taps=(0, 2), out_indices=(0,)).blocks) == 1
@@ -198,10 +198,12 @@ def test_the_authors_files_fit_every_pyramid_and_only_their_variant(tmp_path: Pa
         load_pretrained(ResFormer('small'), file)
 
 
-def test_a_pyramid_is_not_taken_for_another(tmp_path: Path) -> None:
-    file = str(tmp_path / 'own.pth')
-    torch.save(dict(state_dict=build(pyramid='taps').state_dict()), file)
-    load_pretrained(build(pyramid='taps', out_indices=(0, 3)), file)
-    load_pretrained(build(pyramid=None), file)
-    with pytest.raises(CheckpointError, match=r'pyramid\.taps_0'):
-        load_pretrained(build(pyramid='simple'), file)
+def test_own_files_fit_other_pyramids_as_far_as_they_go(tmp_path: Path) -> None:
+    taps, simple = str(tmp_path / 'taps.pth'), str(tmp_path / 'simple.pth')
+    torch.save(dict(state_dict=build(pyramid='taps').state_dict()), taps)
+    torch.save(dict(state_dict=build().state_dict()), simple)
+    for options in (dict(pyramid='taps', out_indices=(0, 3)), dict(pyramid=None), dict()):
+        load_pretrained(build(**options), taps)
+    load_pretrained(build(out_indices=(1, 2)), simple)
+    with pytest.raises(CheckpointError, match=r'branch_norms\.0'):
+        load_pretrained(build(pyramid='taps'), simple)

@@ -18,13 +18,17 @@ metainfo = dict(
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', reduce_zero_label=True),
-    dict(type='RandomResize', scale=(192, 112), ratio_range=(0.8, 1.25), keep_ratio=True),
-    dict(type='RandomCrop', crop_size=(96, 96)),
+    dict(
+        type='RandomChoiceResize',
+        scales=[(192, short) for short in (56, 64, 72, 80)],
+        keep_ratio=True,
+    ),
+    dict(type='RandomCrop', crop_size=(72, 88)),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackSegInputs'),
 ]
 test_pipeline = _base_.test_pipeline
-test_pipeline[1].scale = (192, 112)
+test_pipeline[1].scale = (192, 80)
 tta_pipeline = _base_.tta_pipeline
 tta_pipeline[1].transforms[0] = [
     dict(type='Resize', scale=(192, short), keep_ratio=True) for short in (96, 112, 128)

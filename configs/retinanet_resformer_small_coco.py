@@ -1,0 +1,29 @@
+# RetinaNet, ResFormer-small, COCO 3x; no paper did this, the settings are those of Mask R-CNN here.
+_base_ = [
+    './_base_/models/retinanet_rest.py',
+    './_base_/datasets/coco_detection.py',
+    './_base_/schedules/vit_coco_3x.py',
+    './_base_/det_runtime.py',
+]
+# To start from the authors' ImageNet weights:
+#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='ResFormer',
+        arch='small',
+        pyramid='simple',
+        out_indices=(1, 2, 3),
+        window_size=14,
+        global_blocks=(2, 5, 8, 11),
+        drop_path_rate=0.1,
+    ),
+    neck=dict(
+        _delete_=True,
+        type='SimpleFPN',
+        in_channels=[384, 384, 384],
+        out_channels=256,
+        num_outs=5,
+        norm_cfg=dict(type='LN2d', eps=1e-6),
+    ),
+)

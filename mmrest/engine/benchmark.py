@@ -1,0 +1,209 @@
+"""Time and peak memory of models, each in a process of its own.
+
+A model's worker process builds it, and then takes one step for each line that it is sent, so that
+several models can take their steps in turn and what else the machine does meets all of them alike.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmrest.errors import InputError
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a worker measures.
+
+    Attributes:
+        model: Config of a backbone, for mmengine's registry; mmdet's are found by ``mmdet.`` or
+            ``mmseg.`` before the type.
+        shape: (height, width) of the images.
+        mode: ``'infer'``, or ``'train'`` for a forward and a backward pass.
+        batch_size: Images of a step.
+        dtype: ``'float32'``, ``'bfloat16'`` or ``'float16'``; parameters stay in float32 and the
+            others are autocast.
+        device: ``'cpu'`` or ``'cuda'``.
+        threads: Processor threads; 0 leaves torch's choice.
+    """
+
+    model: dict[str, Any]
+    shape: tuple[int, int]
+    mode: str = 'infer'
+    batch_size: int = 1
+    dtype: str = 'float32'
+    device: str = 'cpu'
+    threads: int = 0
+
+
+@dataclass
+class Result:
+    """What was measured.
+
+    Attributes:
+        case: What was asked for.
+        seconds: Of each step.
+        peak_bytes: Most memory of the process (CPU) or of the device (CUDA) during the steps.
+        base_bytes: The same before the first step: model, images and, on a CPU, the libraries.
+        error: Why there is no measurement.
+    """
+
+    case: Case
+    seconds: list[float] = field(default_factory=list)
+    peak_bytes: int = 0
+    base_bytes: int = 0
+    error: str | None = None
+
+    @property
+    def work_bytes(self) -> int:
+        """Memory of the steps themselves: activations, gradients, workspaces."""
+        return self.peak_bytes - self.base_bytes
+
+    @property
+    def median_seconds(self) -> float:
+        """Median over the steps."""
+        return median(self.seconds)
+
+
+def measure_in_turn(cases: Sequence[Case], steps: int) -> list[Result]:
+    """Measure several cases, one step of each in turn.
+
+    Args:
+        cases: All of them are in memory together.
+        steps: Of each case, after one that is not counted.
+
+    Returns:
+        A result for each case; a worker that failed leaves its last words in ``error``.
+    """
+    results = [Result(case) for case in cases]
+    with ExitStack() as stack:
+        workers = [stack.enter_context(_worker(case)) for case in cases]
+        for step in range(steps + 1):
+            for worker, result in zip(workers, results, strict=True):
+                if result.error is None:
+                    _take_step(worker, result, counts=step > 0)
+    return results
+
+
+def _take_step(worker: subprocess.Popen, result: Result, counts: bool) -> None:
+    try:
+        worker.stdin.write('step\n')
+        worker.stdin.flush()
+        answer = json.loads(worker.stdout.readline())
+    except (OSError, ValueError):
+        worker.wait()
+        lines = worker.stderr.read().strip().splitlines()
+        result.error = lines[-1] if lines else f'the process ended with {worker.returncode}'
+        return
+    result.peak_bytes, result.base_bytes = answer['peak_bytes'], answer['base_bytes']
+    if counts:
+        result.seconds.append(answer['seconds'])
+
+
+@contextmanager
+def _worker(case: Case) -> Iterator[subprocess.Popen]:
+    command = [sys.executable, '-m', __name__, json.dumps(asdict(case))]
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with subprocess.Popen(command, text=True, **pipes) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def build_backbone(cfg: dict[str, Any]) -> nn.Module:
+    """A backbone from the registry of the package that its type names.
+
+    Raises:
+        InputError: There is no such type.
+    """
+    from mmengine.registry import MODELS, init_default_scope
+
+    import mmrest  # noqa: F401  (registers)
+
+    scope = cfg['type'].rpartition('.')[0]
+    if scope in ('mmdet', 'mmseg'):
+        init_default_scope(scope)
+    if MODELS.get(cfg['type']) is None:
+        raise InputError(
+            f"no backbone {cfg['type']} is registered; mmdet's and mmseg's are written "
+            'mmdet.ResNet or mmseg.ResNet'
+        )
+    return MODELS.build(cfg)
+
+
+def take_step(model: nn.Module, images: Tensor, case: Case) -> None:
+    """A forward pass, for training also a backward pass from every output."""
+    autocast = torch.autocast(
+        case.device, getattr(torch, case.dtype), enabled=case.dtype != 'float32'
+    )
+    if case.mode == 'infer':
+        with torch.inference_mode(), autocast:
+            model(images)
+    else:
+        with autocast:
+            outputs = model(images)
+        sum(level.float().mean() for level in outputs).backward()
+        model.zero_grad(set_to_none=True)
+    if case.device == 'cuda':
+        torch.cuda.synchronize()
+
+
+def _serve(case: Case) -> None:
+    """The worker: a line of JSON for each line that it reads."""
+    if case.threads:
+        torch.set_num_threads(case.threads)
+    torch.manual_seed(0)
+    model = build_backbone(case.model).to(case.device)
+    model.train(case.mode == 'train')
+    images = torch.randn(case.batch_size, 3, *case.shape, device=case.device)
+    memory = _CudaMemory() if case.device == 'cuda' else _ProcessMemory()
+    base_bytes = memory.reset()
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        take_step(model, images, case)
+        seconds = time.perf_counter() - start
+        answer = dict(seconds=seconds, peak_bytes=memory.peak(), base_bytes=base_bytes)
+        print(json.dumps(answer), flush=True)
+
+
+class _CudaMemory:
+    def reset(self) -> int:
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated()
+
+    def peak(self) -> int:
+        return torch.cuda.max_memory_allocated()
+
+
+class _ProcessMemory:
+    """Resident memory of this process, as Linux counts it."""
+
+    def reset(self) -> int:
+        with open('/proc/self/clear_refs', 'w') as file:
+            file.write('5')  # the peak begins anew
+        return self._read('VmRSS')
+
+    def peak(self) -> int:
+        return self._read('VmHWM')
+
+    def _read(self, name: str) -> int:
+        with open('/proc/self/status') as file:
+            line = next(line for line in file if line.startswith(f'{name}:'))
+        return int(line.split()[1]) * 1024
+
+
+if __name__ == '__main__':
+    given = json.loads(sys.argv[1])
+    _serve(Case(**{**given, 'shape': tuple(given['shape'])}))

@@ -1,0 +1,28 @@
+"""Parameters and multiply-adds of a model."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn, no_grad
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def count_parameters(model: nn.Module) -> float:
+    """In millions."""
+    return sum(p.numel() for p in model.parameters()) / 1e6
+
+
+def count_macs(model: nn.Module, images: Tensor) -> float:
+    """Multiply-adds of a forward pass, in billions.
+
+    Counted by torch's ``FlopCounterMode``: convolutions, matrix products and attention. Norms,
+    activations, softmax and other elementwise work are not counted. With model and images on the
+    meta device nothing is computed.
+
+    Args:
+        model: Takes ``images``.
+        images: (B, C, H, W).
+    """
+    counter = FlopCounterMode(display=False)
+    with counter, no_grad():
+        model(images)
+    return counter.get_total_flops() / 2e9

@@ -1,0 +1,94 @@
+"""A detector tells its backbone which part of a padded batch is image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
+from torch import Tensor, nn
+
+from mmrest.engine import load_config, move_data_root
+from mmrest.engine.valid_sizes import use_valid_sizes
+from tests.conftest import ROOT
+from tests.test_configs import build
+
+CONFIG = str(ROOT / 'configs/retinanet_rest_lite_shapes.py')
+
+
+def detector() -> nn.Module:
+    return build(load_config(CONFIG)).eval()
+
+
+def backbone_maps(model: nn.Module, images: list[Tensor]) -> tuple[Tensor, ...]:
+    """The backbone's maps while the detector predicts images of different sizes."""
+    from mmdet.structures import DetDataSample
+
+    samples = [
+        DetDataSample(
+            metainfo=dict(
+                img_shape=image.shape[-2:], ori_shape=image.shape[-2:], scale_factor=(1.0, 1.0)
+            )
+        )
+        for image in images
+    ]
+    seen = []
+    handle = model.backbone.register_forward_hook(lambda *args: seen.append(args[-1]))
+    with DefaultScope.overwrite_default_scope('mmdet'), torch.no_grad():
+        model.test_step(dict(inputs=images, data_samples=samples))
+    handle.remove()
+    return seen[0]
+
+
+def test_a_neighbour_in_the_batch_changes_nothing() -> None:
+    model = detector()
+    small, large = (torch.randint(256, (3, *size)).byte() for size in ((50, 60), (70, 64)))
+    alone = backbone_maps(model, [small])
+    leaking = backbone_maps(model, [small, large])
+    use_valid_sizes(model)
+    use_valid_sizes(model)
+    together = backbone_maps(model, [small, large])
+    for expected, level, other in zip(alone, together, leaking, strict=True):
+        part = (slice(0, 1), slice(None), *(slice(side) for side in expected.shape[-2:]))
+        torch.testing.assert_close(level[part], expected, rtol=1e-4, atol=1e-4)
+        assert not torch.allclose(other[part], expected, rtol=1e-2, atol=1e-2)
+    # an image that is not padded takes the ordinary way, and the sizes are forgotten afterwards
+    for level, expected in zip(backbone_maps(model, [small]), alone, strict=True):
+        assert torch.equal(level, expected)
+    assert model.backbone(torch.randn(1, 3, 32, 32))[0][..., -1].any()
+
+
+def test_an_error_on_the_way_forgets_the_sizes() -> None:
+    model = detector()
+    use_valid_sizes(model)
+    model.bbox_head = None
+    images = [torch.zeros(3, size, 32, dtype=torch.uint8) for size in (20, 32)]
+    with pytest.raises(AttributeError):
+        backbone_maps(model, images)
+    assert model.backbone._valid_sizes is None
+
+
+def test_a_runner_does_it_by_a_hook(shapes_root: Path, tmp_path: Path) -> None:
+    cfg = load_config(CONFIG)
+    move_data_root(cfg, str(shapes_root))
+    cfg.work_dir = str(tmp_path)
+    cfg.custom_hooks = [dict(type='ValidSizesHook')]
+    cfg.train_dataloader.dataset.indices = 4
+    cfg.train_cfg.update(max_epochs=1, val_interval=2)
+    runner = Runner.from_cfg(cfg)
+    seen = []
+    backbone = runner.model.backbone
+    backbone.register_forward_hook(lambda module, *_: seen.append(module._valid_sizes))
+    runner.train()
+    assert any(sizes is not None for sizes in seen)
+    assert backbone._valid_sizes is None
+    assert hasattr(runner.model, '_valid_sizes_contexts')
+
+
+def test_other_backbones_are_refused() -> None:
+    model = nn.Module()
+    model.backbone = nn.Conv2d(3, 3, 1)
+    with pytest.raises(ValueError, match='backbones of mmrest'):
+        use_valid_sizes(model)
