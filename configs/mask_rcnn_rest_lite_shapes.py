@@ -52,8 +52,8 @@ model = dict(
         rcnn=dict(nms=dict(class_agnostic=True)),
     ),
 )
-train_cfg = dict(max_epochs=8, val_interval=4)
+train_cfg = dict(max_epochs=6, val_interval=3)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=100),
-    dict(type='CosineAnnealingLR', by_epoch=True, begin=0, end=8, convert_to_iter_based=True),
+    dict(type='CosineAnnealingLR', by_epoch=True, begin=0, end=6, convert_to_iter_based=True),
 ]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from mmrest.backbones.layers import Block, LayerNorm2d, initialize, stochastic_d
 from mmrest.backbones.pyramid import PyramidBackbone
 from mmrest.checkpoints import RenamedCheckpoint
 from mmrest.errors import InputError
+from mmrest.ops import attend_in_windows
 
 PATCH = 16
 Grid = tuple[int, int]
@@ -105,10 +106,8 @@ class Attention(nn.Module):
     kernel per channel of a head for all heads, is added to what was attended. It sees the whole
     map, whatever the windows, so that windows leave no seams. The class token has none.
 
-    In windows (ViTDet, Section 3) a token attends to the tokens of its window and to the class
-    token, the class token to itself and to the whole map, at a cost linear in the tokens. Windows
-    begin at the top left; those that would stick out at the right and the bottom are smaller
-    instead, so nothing is padded.
+    Windows are those of :func:`mmrest.ops.attend_in_windows`: they never see padding, and the class
+    token is in all of them.
 
     Args:
         channels: Channels of the tokens.
@@ -145,63 +144,6 @@ class Attention(nn.Module):
         bias = self.pos.bias.repeat(self.num_heads)
         maps = values.permute(0, 3, 1, 2)
         return F.conv2d(maps, weight, bias, padding=1, groups=len(weight)).permute(0, 2, 3, 1)
-
-
-def attend_in_windows(q: Tensor, k: Tensor, v: Tensor, grid: Grid, window_size: int) -> Tensor:
-    """Attention of each token to its window and the class token; see :class:`Attention`.
-
-    Args:
-        q: Queries (B, heads, 1 + rows columns, head_dim), the class token's first.
-        k: Keys of the same shape.
-        v: Values of the same shape.
-        grid: (rows, columns).
-        window_size: In tokens; less at the right and the bottom if it does not divide the grid.
-
-    Returns:
-        (B, heads, 1 + rows columns, head_dim).
-    """
-    batch, heads, _, head_dim = q.shape
-    cls_token = F.scaled_dot_product_attention(q[:, :, :1], k, v)
-    maps = [t[:, :, 1:].reshape(batch, heads, *grid, head_dim) for t in (q, k, v)]
-    cls_keys = [None, k[:, :, :1], v[:, :, :1]]
-    bands = []
-    for rows, height in spans(grid[0], window_size):
-        strips = []
-        for columns, width in spans(grid[1], window_size):
-            shape = (rows.stop - rows.start) // height, (columns.stop - columns.start) // width
-            windows = [
-                _to_windows(part[:, :, rows, columns], (height, width), extra)
-                for part, extra in zip(maps, cls_keys, strict=True)
-            ]
-            attended = F.scaled_dot_product_attention(*windows)
-            attended = attended.view(batch, *shape, heads, height, width, head_dim)
-            attended = attended.permute(0, 3, 1, 4, 2, 5, 6)
-            strips.append(attended.reshape(batch, heads, shape[0] * height, -1, head_dim))
-        bands.append(torch.cat(strips, dim=3))
-    tokens = torch.cat(bands, dim=2).flatten(2, 3)
-    return torch.cat([cls_token, tokens], dim=2)
-
-
-def spans(length: int, window_size: int) -> Iterator[tuple[slice, int]]:
-    """The part of a side that whole windows cover and the rest, each with its windows' size."""
-    whole = length // window_size * window_size
-    if whole:
-        yield slice(0, whole), window_size
-    if whole < length:
-        yield slice(whole, length), length - whole
-
-
-def _to_windows(part: Tensor, size: Grid, extra: Tensor | None) -> Tensor:
-    """(B, heads, H, W, d) -> (B windows, heads, [1 +] height width, d), ``extra`` first."""
-    batch, heads, rows, columns, head_dim = part.shape
-    height, width = size
-    count = rows // height, columns // width
-    windows = part.reshape(batch, heads, count[0], height, count[1], width, head_dim)
-    windows = windows.permute(0, 2, 4, 1, 3, 5, 6).reshape(-1, heads, height * width, head_dim)
-    if extra is None:
-        return windows
-    extra = extra.repeat_interleave(count[0] * count[1], dim=0)
-    return torch.cat([extra, windows], dim=2)
 
 
 def rescale(stride: int, channels: int, learned: bool) -> nn.Module:
@@ -281,18 +223,11 @@ class ResFormer(PyramidBackbone):
     ) -> None:
         fields = self.resolve_arch(arch)
         depth, channels = fields['depth'], fields['embed_dims']
-        if pyramid not in ('simple', 'taps', None):
-            raise InputError(f"ResFormer: pyramid={pyramid!r} must be 'simple', 'taps' or None")
-        quarters = sorted({max(depth * (i + 1) // 4 - 1, 0) for i in range(4)})
-        taps = self._blocks('taps', quarters if taps is None else taps, depth)
-        if pyramid == 'taps' and len(taps) != 4:
-            raise InputError(f"ResFormer: pyramid='taps' needs four taps, got {taps}")
-        if pyramid == 'simple':
-            taps = (depth - 1,) * 4
+        level_blocks = self._level_blocks(pyramid, taps, depth)
         super().__init__(
             in_channels=in_channels,
             out_indices=out_indices,
-            num_levels=len(taps),
+            num_levels=len(level_blocks),
             num_stages=depth,
             frozen_stages=frozen_stages,
             drop_path_rate=drop_path_rate,
@@ -303,18 +238,17 @@ class ResFormer(PyramidBackbone):
             raise InputError(f"ResFormer: out_norm={out_norm!r} must be 'none' or 'branch'")
         if type(window_size) is not int or window_size < 0:
             raise InputError(f'ResFormer: window_size={window_size!r} must be 0 or more tokens')
-        everywhere = quarters if global_blocks is None else global_blocks
-        everywhere = self._blocks('global_blocks', everywhere, depth)
+        unconfined = self._block_indices('global_blocks', global_blocks, depth)
         self.depth = depth
         self.pyramid_kind = pyramid
         self.out_norm = out_norm
         # the block that each output level is made from
-        self.level_blocks = tuple(taps[i] for i in self.out_indices)
+        self.level_blocks = tuple(level_blocks[i] for i in self.out_indices)
         self.embed = Embed(in_channels, channels)
         drop_paths = stochastic_depth_rates(drop_path_rate, (depth,))[0]
         self.blocks = nn.ModuleList()
         for i in range(self.level_blocks[-1] + 1):
-            attn = Attention(channels, fields['num_heads'], 0 if i in everywhere else window_size)
+            attn = Attention(channels, fields['num_heads'], 0 if i in unconfined else window_size)
             self.blocks.append(
                 Block(channels, attn, fields['mlp_ratio'], drop_paths[i], self.norm_eps)
             )
@@ -451,7 +385,25 @@ class ResFormer(PyramidBackbone):
             return None if unused or self.pyramid_kind is None else key
         return key
 
-    def _blocks(self, name: str, indices: Iterable[int], depth: int) -> tuple[int, ...]:
+    def _level_blocks(
+        self, pyramid: str | None, taps: Sequence[int] | None, depth: int
+    ) -> tuple[int, ...]:
+        """The block that each level of the whole pyramid is made from."""
+        if pyramid not in ('simple', 'taps', None):
+            raise InputError(f"ResFormer: pyramid={pyramid!r} must be 'simple', 'taps' or None")
+        blocks = self._block_indices('taps', taps, depth)
+        if pyramid == 'simple':
+            return (depth - 1,) * 4
+        if pyramid == 'taps' and len(blocks) != 4:
+            raise InputError(f"ResFormer: pyramid='taps' needs four taps, got {blocks}")
+        return blocks
+
+    def _block_indices(
+        self, name: str, indices: Iterable[int] | None, depth: int
+    ) -> tuple[int, ...]:
+        """``indices``, checked; by default the blocks that end each quarter of the depth."""
+        if indices is None:
+            return tuple(sorted({max(depth * (i + 1) // 4 - 1, 0) for i in range(4)}))
         indices = tuple(indices) if isinstance(indices, Iterable) else (indices,)
         if any(type(i) is not int for i in indices) or not (
             list(indices) == sorted(set(indices)) and all(0 <= i < depth for i in indices)

@@ -8,12 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from mmengine.logging import MMLogger
-from torch import Tensor
 
 from mmrest import ResFormer
-from mmrest.backbones.resformer import PATCH, Attention, attend_in_windows
+from mmrest.backbones.resformer import PATCH, Attention
 from mmrest.checkpoints import CheckpointError, load_pretrained
 from tests.backbones.test_pyramid import PLAIN, randomize
 from tests.parity import recorded
@@ -23,36 +21,14 @@ def build(**options: Any) -> ResFormer:
     return ResFormer(**{'arch': PLAIN, 'drop_path_rate': 0.0, **options})
 
 
-def queries_keys_values(grid: tuple[int, int]) -> Tensor:
-    return torch.randn(3, 2, 4, 1 + grid[0] * grid[1], 8, dtype=torch.float64)
-
-
 @pytest.mark.parametrize('grid', [(1, 1), (3, 5), (6, 4)], ids=str)
 def test_a_window_that_covers_the_map_is_global_attention(grid: tuple[int, int]) -> None:
-    qkv = queries_keys_values(grid)
-    windowed = attend_in_windows(*qkv, grid, max(grid))
-    torch.testing.assert_close(windowed, F.scaled_dot_product_attention(*qkv))
     model = randomize(build()).double().eval()
     images = torch.randn(1, 3, grid[0] * PATCH, grid[1] * PATCH, dtype=torch.float64)
     covered = build(window_size=max(grid), global_blocks=()).double().eval()
     covered.load_state_dict(model.state_dict())
     for level, other in zip(model(images), covered(images), strict=True):
         assert torch.equal(level, other)
-
-
-@pytest.mark.parametrize('window_size', [1, 2, 3, 4, 5])
-@pytest.mark.parametrize('grid', [(1, 6), (4, 4), (5, 7), (8, 3)], ids=str)
-def test_tokens_attend_to_their_window_and_the_class_token(
-    grid: tuple[int, int], window_size: int
-) -> None:
-    # the literal form: one mask over all pairs of tokens, and no padding anywhere
-    rows, columns = torch.meshgrid(*(torch.arange(n) // window_size for n in grid), indexing='ij')
-    window = (rows * 1000 + columns).flatten()
-    allowed = torch.ones(1 + len(window), 1 + len(window), dtype=torch.bool)
-    allowed[1:, 1:] = window[:, None] == window
-    q, k, v = queries_keys_values(grid)
-    expected = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
-    torch.testing.assert_close(attend_in_windows(q, k, v, grid, window_size), expected)
 
 
 def test_windows_leave_no_seams_in_the_local_embedding() -> None:
@@ -66,15 +42,11 @@ def test_windows_leave_no_seams_in_the_local_embedding() -> None:
         torch.testing.assert_close(local[..., part], expected)
 
 
-def test_windows_that_do_not_divide_the_map_do_not_see_padding() -> None:
+def test_windows_need_not_divide_the_map() -> None:
     model = randomize(build(window_size=2, global_blocks=(1,))).eval()
     images = torch.randn(1, 3, 5 * PATCH, 3 * PATCH)
     maps = model(images)
     assert all(level.isfinite().all() for level in maps)
-    # constant tokens: attention to them is the value itself, unless a zero key joins the softmax
-    q = torch.randn(1, 4, 1 + 15, 8)
-    constant = torch.ones_like(q)
-    torch.testing.assert_close(attend_in_windows(q, constant, constant, (5, 3), 2), constant)
 
 
 def test_global_blocks_are_global_and_default_to_the_ends_of_quarters() -> None:

@@ -7,7 +7,6 @@ import pickle
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,58 +28,9 @@ SMALL_DATA = [
 ]
 Run = Callable[..., subprocess.CompletedProcess]
 
-SEGMENTOR = f"""
-_base_ = ['{ROOT}/configs/_base_/default_runtime.py']
-default_scope = 'mmseg'
-default_hooks = dict(
-    visualization=dict(type='SegVisualizationHook'),
-    logger=dict(interval=1),
-    checkpoint=dict(by_epoch=False, interval=2))
-visualizer = dict(
-    type='SegLocalVisualizer', vis_backends=[dict(type='LocalVisBackend')], name='visualizer')
-log_processor = dict(by_epoch=False)
-model = dict(
-    type='EncoderDecoder',
-    data_preprocessor=dict(
-        type='SegDataPreProcessor', mean=[120.0] * 3, std=[60.0] * 3, bgr_to_rgb=True,
-        size=(64, 64), pad_val=0, seg_pad_val=255),
-    backbone=dict(type='ResT', arch='lite'),
-    decode_head=dict(
-        type='FCNHead', in_channels=512, in_index=3, channels=16, num_convs=1, num_classes=6,
-        norm_cfg=dict(type='BN'), align_corners=False),
-    train_cfg=dict(), test_cfg=dict(mode='whole'))
-classes = ('background', 'disc', 'ring', 'triangle', 'bar', 'star')
-palette = [[0, 0, 0], [255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0], [255, 0, 255]]
-load = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', reduce_zero_label=True)]
-resize = dict(type='Resize', scale=(64, 64), keep_ratio=True)
-dataset = dict(
-    type='BaseSegDataset', data_root='data/shapes', reduce_zero_label=True,
-    metainfo=dict(classes=classes, palette=palette))
-train_dataloader = dict(
-    batch_size=4, num_workers=0, sampler=dict(type='InfiniteSampler', shuffle=True),
-    dataset=dict(
-        data_prefix=dict(img_path='images/training', seg_map_path='annotations/training'),
-        pipeline=[*load, resize, dict(type='PackSegInputs')], **dataset))
-val_dataloader = dict(
-    batch_size=1, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(
-        data_prefix=dict(img_path='images/validation', seg_map_path='annotations/validation'),
-        pipeline=[load[0], resize, load[1], dict(type='PackSegInputs')], **dataset))
-test_dataloader = val_dataloader
-val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
-test_evaluator = val_evaluator
-tta_model = dict(type='SegTTAModel')
-tta_pipeline = [
-    load[0],
-    dict(type='TestTimeAug', transforms=[
-        [resize],
-        [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],
-        [load[1]], [dict(type='PackSegInputs')]])]
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=2, val_interval=2)
-val_cfg = dict(type='ValLoop')
-test_cfg = dict(type='TestLoop')
-optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-4))
-"""
+SEGMENTOR = 'configs/upernet_rest_lite_shapes.py'
+# each picture at its own size, which is odd as often as not
+OWN_SIZE = [f'test_dataloader.dataset.pipeline.1.{o}' for o in ('scale=None', 'scale_factor=1.0')]
 
 
 def start_training(*arguments: str) -> subprocess.Popen:
@@ -196,22 +146,28 @@ def test_converting_keeps_a_checkpoint_usable(
 
 
 def test_a_segmentor_goes_the_same_way(shapes_root: Path, run_tool: Run, tmp_path: Path) -> None:
-    config = tmp_path / 'segmentor.py'
-    config.write_text(textwrap.dedent(SEGMENTOR))
     common = ['--data-root', shapes_root, '--work-dir', tmp_path / 'work']
-    result = run_tool('train.py', config, *common)
+    data = ['--cfg-options', *SMALL_DATA[:2]]
+    schedule = ['train_cfg.max_iters=2', 'train_cfg.val_interval=2']
+    schedule.append('default_hooks.checkpoint.interval=2')
+    result = run_tool('train.py', SEGMENTOR, *common, *data, *schedule)
     assert result.returncode == 0, result.stderr
     assert 'mIoU' in result.stdout + result.stderr
     checkpoint = tmp_path / 'work/iter_2.pth'
     show = ['--tta', '--show-dir', tmp_path / 'vis', '--out', tmp_path / 'maps']
-    result = run_tool('test.py', config, checkpoint, *common, *show)
+    result = run_tool('test.py', SEGMENTOR, checkpoint, *common, *show, *data)
     assert result.returncode == 0, result.stderr
     assert 'mIoU' in result.stdout + result.stderr
     assert len(list((tmp_path / 'maps').glob('*.png'))) == 4
     assert len(list((tmp_path / 'vis').rglob('*.png'))) == 4
+    slide = [f'model.test_cfg.{o}' for o in ('mode=slide', 'crop_size=(48,64)', 'stride=(31,47)')]
+    for options in (OWN_SIZE, [*OWN_SIZE, *slide]):
+        result = run_tool('test.py', SEGMENTOR, checkpoint, *common, *data, *options)
+        assert result.returncode == 0, result.stderr
+        assert 'mIoU' in result.stdout + result.stderr
     images = sorted((shapes_root / 'val2017').glob('*.jpg'))[:2]
     out_dir = tmp_path / 'drawn'
-    result = run_tool('predict.py', config, checkpoint, *images, '--out-dir', out_dir)
+    result = run_tool('predict.py', SEGMENTOR, checkpoint, *images, '--out-dir', out_dir)
     assert result.returncode == 0, result.stderr
     for image in images:
         assert cv2.imread(str(out_dir / image.name)).shape == cv2.imread(str(image)).shape

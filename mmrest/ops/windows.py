@@ -1,0 +1,72 @@
+"""Attention in windows, for plain vision transformers (ViTDet, arXiv 2203.16527, Section 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Grid = tuple[int, int]
+
+
+def attend_in_windows(q: Tensor, k: Tensor, v: Tensor, grid: Grid, window_size: int) -> Tensor:
+    """Attention of each token to its window and the class token.
+
+    The class token attends to itself and to the whole map, at a cost linear in the tokens. Windows
+    begin at the top left; those that would stick out at the right and the bottom are smaller
+    instead, so nothing is padded and nothing needs a mask.
+
+    Args:
+        q: Queries (B, heads, 1 + rows columns, head_dim), the class token's first.
+        k: Keys of the same shape.
+        v: Values of the same shape.
+        grid: (rows, columns).
+        window_size: In tokens; less at the right and the bottom if it does not divide the grid.
+
+    Returns:
+        (B, heads, 1 + rows columns, head_dim).
+    """
+    batch, heads, _, head_dim = q.shape
+    cls_token = F.scaled_dot_product_attention(q[:, :, :1], k, v)
+    maps = [t[:, :, 1:].reshape(batch, heads, *grid, head_dim) for t in (q, k, v)]
+    cls_keys = [None, k[:, :, :1], v[:, :, :1]]
+    bands = []
+    for rows, height in spans(grid[0], window_size):
+        strips = []
+        for columns, width in spans(grid[1], window_size):
+            shape = (rows.stop - rows.start) // height, (columns.stop - columns.start) // width
+            windows = [
+                _to_windows(part[:, :, rows, columns], (height, width), extra)
+                for part, extra in zip(maps, cls_keys, strict=True)
+            ]
+            attended = F.scaled_dot_product_attention(*windows)
+            attended = attended.view(batch, *shape, heads, height, width, head_dim)
+            attended = attended.permute(0, 3, 1, 4, 2, 5, 6)
+            strips.append(attended.reshape(batch, heads, shape[0] * height, -1, head_dim))
+        bands.append(torch.cat(strips, dim=3))
+    tokens = torch.cat(bands, dim=2).flatten(2, 3)
+    return torch.cat([cls_token, tokens], dim=2)
+
+
+def spans(length: int, window_size: int) -> Iterator[tuple[slice, int]]:
+    """The part of a side that whole windows cover and the rest, each with its windows' size."""
+    whole = length // window_size * window_size
+    if whole:
+        yield slice(0, whole), window_size
+    if whole < length:
+        yield slice(whole, length), length - whole
+
+
+def _to_windows(part: Tensor, size: Grid, extra: Tensor | None) -> Tensor:
+    """(B, heads, H, W, d) -> (B windows, heads, [1 +] height width, d), ``extra`` first."""
+    batch, heads, rows, columns, head_dim = part.shape
+    height, width = size
+    count = rows // height, columns // width
+    windows = part.reshape(batch, heads, count[0], height, count[1], width, head_dim)
+    windows = windows.permute(0, 2, 4, 1, 3, 5, 6).reshape(-1, heads, height * width, head_dim)
+    if extra is None:
+        return windows
+    extra = extra.repeat_interleave(count[0] * count[1], dim=0)
+    return torch.cat([extra, windows], dim=2)

@@ -1,0 +1,43 @@
+"""Window attention against its literal form."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmrest.ops import attend_in_windows
+
+
+def queries_keys_values(grid: tuple[int, int]) -> Tensor:
+    return torch.randn(3, 2, 4, 1 + grid[0] * grid[1], 8, dtype=torch.float64)
+
+
+@pytest.mark.parametrize('grid', [(1, 1), (3, 5), (6, 4)], ids=str)
+def test_a_window_that_covers_the_map_is_global_attention(grid: tuple[int, int]) -> None:
+    qkv = queries_keys_values(grid)
+    windowed = attend_in_windows(*qkv, grid, max(grid))
+    torch.testing.assert_close(windowed, F.scaled_dot_product_attention(*qkv))
+
+
+@pytest.mark.parametrize('window_size', [1, 2, 3, 4, 5])
+@pytest.mark.parametrize('grid', [(1, 6), (4, 4), (5, 7), (8, 3)], ids=str)
+def test_tokens_attend_to_their_window_and_the_class_token(
+    grid: tuple[int, int], window_size: int
+) -> None:
+    # the literal form: one mask over all pairs of tokens, and no padding anywhere
+    rows, columns = torch.meshgrid(*(torch.arange(n) // window_size for n in grid), indexing='ij')
+    window = (rows * 1000 + columns).flatten()
+    allowed = torch.ones(1 + len(window), 1 + len(window), dtype=torch.bool)
+    allowed[1:, 1:] = window[:, None] == window
+    q, k, v = queries_keys_values(grid)
+    expected = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
+    torch.testing.assert_close(attend_in_windows(q, k, v, grid, window_size), expected)
+
+
+def test_windows_that_do_not_divide_the_map_do_not_see_padding() -> None:
+    # constant tokens: attention to them is the value itself, unless a zero key joins the softmax
+    q = torch.randn(1, 4, 1 + 15, 8)
+    constant = torch.ones_like(q)
+    torch.testing.assert_close(attend_in_windows(q, constant, constant, (5, 3), 2), constant)
