@@ -25,12 +25,12 @@ import torch
 from filelock import FileLock
 from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.logging import MMLogger
-from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
 from mmrest.errors import InputError
 from mmrest.plain_pickle import allowed_globals, settle
+from mmrest.wrappers import unwrap_model
 
 _WRAPPERS = ('module.', '_orig_mod.')  # DistributedDataParallel, torch.compile
 _NESTING = ('state_dict', 'model')
@@ -139,8 +139,7 @@ def require_fit(model: nn.Module, checkpoint: str, partly: bool = False) -> None
         CheckpointNotFoundError: There is no such file.
         CheckpointError: It does not fit; the message names the keys.
     """
-    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-        model = model.module
+    model = unwrap_model(model)
     state = model_state(read_checkpoint(checkpoint), checkpoint)
     own = model.state_dict()
     if partly and any(k in own and own[k].shape == v.shape for k, v in state.items()):
@@ -254,6 +253,11 @@ def read_checkpoint(
             return settle(torch.load(path, map_location=map_location, weights_only=True))
     except Exception as error:  # torch raises many kinds for a damaged file
         text = str(error)
+        if 'Attempting to deserialize object on' in text:
+            raise CheckpointError(
+                f'{source} cannot be put on {map_location!r} here: torch has no such device '
+                "(map_location='cpu' reads it anywhere)"
+            ) from None
         needs = re.findall(r'GLOBAL ([\w.]+)', text) or _unsafe_globals(path)
         if needs or 'Can only build' in text or 'Trying to call reduce' in text:
             raise CheckpointError(

@@ -39,6 +39,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--threads', type=int, default=0, help='of the processor; 0: all')
     parser.add_argument('--steps', type=int, default=5, help='of each model, after a warm-up')
     parser.add_argument('--csv', metavar='FILE', help='write the table here too, with the machine')
+    parser.add_argument('--force', action='store_true', help='replace the file of --csv')
     return parser.parse_args()
 
 
@@ -46,18 +47,23 @@ def parse_model(text: str) -> dict:
     """A registry's config from ``TYPE:key=value,key=value``.
 
     Raises:
-        InputError: An argument has no ``=``.
+        InputError: It is not of that form.
     """
     kind, _, arguments = text.partition(':')
     cfg = dict(type=kind)
-    for argument in filter(None, arguments.split(',')):
-        key, equals, value = argument.partition('=')
-        if not equals:
-            raise InputError(f'{text}: write TYPE:key=value,key=value')
-        try:
-            cfg[key] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            cfg[key] = value
+    try:
+        call = ast.parse(f'model({arguments})', mode='eval').body
+        if call.args:
+            raise ValueError('an argument without a name')
+        for keyword in call.keywords:
+            # a bare word is a string, so that a shell needs no quotes
+            word = isinstance(keyword.value, ast.Name)
+            cfg[keyword.arg] = keyword.value.id if word else ast.literal_eval(keyword.value)
+    except (ValueError, SyntaxError) as error:
+        raise InputError(
+            f"{text}: write TYPE:key=value,key=value, for example 'ResFormer:arch=base,"
+            "window_size=14,global_blocks=(2,5)'"
+        ) from error
     return cfg
 
 
@@ -66,16 +72,16 @@ def main() -> None:
     with clear_errors():
         configs = [parse_model(text) for text in args.models]
         shapes = [parse_shape(text) for text in args.shapes]
-        if args.steps < 1 or args.batch_size < 1:
-            raise InputError('--steps and --batch-size must be at least 1')
+        if args.steps < 1 or args.batch_size < 1 or args.threads < 0:
+            raise InputError('--steps and --batch-size must be at least 1, --threads at least 0')
         if args.device == 'cuda' and not torch.cuda.is_available():
             raise InputError('--device cuda: torch sees no GPU here')
         if args.csv:
-            os.makedirs(os.path.dirname(os.path.abspath(args.csv)), exist_ok=True)
+            require_new_file(args.csv, args.force)
         for cfg in configs:
             with torch.device('meta'):
                 build_backbone(cfg)
-        rows = []
+        rows, failed = [], False
         print(f'| {" | ".join(COLUMNS)} |\n|{"---|" * len(COLUMNS)}')
         for mode in args.mode:
             for shape in shapes:
@@ -85,11 +91,27 @@ def main() -> None:
                 ]
                 results = measure_in_turn(cases, args.steps)
                 for name, result in zip(args.models, results, strict=True):
+                    failed |= result.error is not None
                     rows.append(describe(name, result, results[0]))
                     print(f'| {" | ".join(rows[-1])} |', flush=True)
         if args.csv:
             write_csv(args.csv, rows, args)
             print(f'written to {args.csv}')
+        if failed:
+            raise InputError('not every model could be measured; the table has the reasons')
+
+
+def require_new_file(path: str, replace: bool) -> None:
+    """Check that a file can be written, before anything is measured.
+
+    Raises:
+        InputError: It exists and may not be replaced, is a folder, or its folder is missing.
+    """
+    folder = os.path.dirname(os.path.abspath(path))
+    if os.path.isdir(path) or not os.path.isdir(folder) or not os.access(folder, os.W_OK):
+        raise InputError(f'--csv {path} cannot be written: it or its folder is no place for a file')
+    if os.path.exists(path) and not replace:
+        raise InputError(f'{path} exists; --force replaces it')
 
 
 def describe(name: str, result: Result, first: Result) -> list[str]:
@@ -101,7 +123,8 @@ def describe(name: str, result: Result, first: Result) -> list[str]:
     if result.error:
         return [*row, result.error, *[''] * (len(COLUMNS) - len(row) - 1)]
     with torch.device('meta'):
-        model = build_backbone(case.model).eval()
+        model = build_backbone(case.model)
+        model.eval()  # mmdet's return None from it
         images = torch.empty(case.batch_size, 3, *case.shape)
     row += [f'{count_parameters(model):.2f}', f'{count_macs(model, images):.2f}']
     pairs = list(zip(first.seconds, result.seconds, strict=False))

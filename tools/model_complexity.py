@@ -26,9 +26,10 @@ def main() -> None:
     args = parser.parse_args()
     with clear_errors():
         if args.configs:
+            rows = [describe_config(path) for path in args.configs]
             print_row(['config', 'parameters (M)', 'backbone', 'rest'], header=True)
-            for path in args.configs:
-                print_row(describe_config(path))
+            for row in rows:
+                print_row(row)
             return
         shapes = [parse_shape(shape) for shape in args.shapes]
         columns = ['backbone', 'parameters (M)', *(f'GMACs at {h}x{w}' for h, w in shapes)]

@@ -41,22 +41,28 @@ def main() -> None:
             raise InputError(f'--padded must not be smaller than the picture, {args.shape}')
         if args.checkpoint and len(args.models) != 1:
             raise InputError('--checkpoint is for one model; name it with --models')
+        models = {name: build(name, args.checkpoint) for name in args.models}
         picture = make_picture(shape)
         print(
             '| backbone | padded to | change of the levels | with valid sizes |\n|---|---|---|---|'
         )
-        for name in args.models:
-            torch.manual_seed(0)
-            family, options = MODELS[name]
-            model = family(**options).eval()
-            if args.checkpoint:
-                load_pretrained(model, args.checkpoint)
+        for name, model in models.items():
             for size in padded:
                 blind, told = compare(model, picture, size)
                 print(
                     f'| {name} | {size[0]}x{size[1]} | {", ".join(f"{c:.1%}" for c in blind)} '
                     f'| {max(told):.1e} |'
                 )
+
+
+def build(name: str, checkpoint: str | None) -> PyramidBackbone:
+    """One of ``MODELS``, with random weights or those of a checkpoint."""
+    torch.manual_seed(0)
+    family, options = MODELS[name]
+    model = family(**options).eval()
+    if checkpoint:
+        load_pretrained(model, checkpoint)
+    return model
 
 
 def make_picture(shape: tuple[int, int]) -> Tensor:

@@ -57,7 +57,8 @@ class PyramidBackbone(BaseModule, metaclass=ABCMeta):
     ) -> None:
         super().__init__(init_cfg)
         name = type(self).__name__
-        out_indices = tuple(out_indices) if isinstance(out_indices, Iterable) else ()
+        given = out_indices
+        out_indices = tuple(given) if isinstance(given, Iterable) else ()
         if (
             not out_indices
             or any(type(i) is not int for i in out_indices)
@@ -66,16 +67,23 @@ class PyramidBackbone(BaseModule, metaclass=ABCMeta):
         ):
             raise InputError(
                 f'{name}: out_indices must be one or more ascending level indices '
-                f'from 0 to {num_levels - 1}, got {out_indices}'
+                f'from 0 to {num_levels - 1}, got {given}'
             )
-        if not -1 <= frozen_stages <= num_stages:
+        if type(in_channels) is not int or in_channels < 1:
+            raise InputError(f'{name}: in_channels={in_channels!r} must be 1 or more')
+        if type(frozen_stages) is not int or not -1 <= frozen_stages <= num_stages:
             raise InputError(
-                f'{name}: frozen_stages={frozen_stages} must be -1 (nothing frozen), 0 (the stem) '
-                f'or a number of stages up to {num_stages}'
+                f'{name}: frozen_stages={frozen_stages!r} must be -1 (nothing frozen), 0 (the '
+                f'stem) or a number of stages up to {num_stages}'
             )
-        if not 0 <= drop_path_rate < 1:
-            raise InputError(f'{name}: drop_path_rate={drop_path_rate} must be from 0 to below 1')
+        if not isinstance(drop_path_rate, int | float) or not 0 <= drop_path_rate < 1:
+            raise InputError(f'{name}: drop_path_rate={drop_path_rate!r} must be from 0 to below 1')
         for entry in _entries(init_cfg):
+            if 'type' not in entry:
+                raise InputError(
+                    f'{name}: init_cfg={dict(entry)} has no type; write init_cfg=dict(type='
+                    "'Pretrained', checkpoint=...)"
+                )
             unknown = entry.keys() - {'type', 'checkpoint', 'sha256', 'prefix', 'map_location'}
             if _is_pretrained(entry) and (unknown or 'checkpoint' not in entry):
                 raise InputError(
@@ -101,10 +109,16 @@ class PyramidBackbone(BaseModule, metaclass=ABCMeta):
         Raises:
             InputError: ``images`` is not of that shape, or smaller than :meth:`valid_sizes` says.
         """
-        if images.ndim != 4 or images.shape[1] != self.in_channels or 0 in images.shape:
+        shape = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+        if (
+            not isinstance(images, Tensor)
+            or images.ndim != 4
+            or images.shape[1] != self.in_channels
+            or 0 in images.shape
+        ):
             raise InputError(
                 f'{type(self).__name__} takes images of shape (B, {self.in_channels}, H, W) with '
-                f'B, H, W >= 1, got {tuple(images.shape)}'
+                f'B, H, W >= 1, got {shape}'
             )
         if self._valid_sizes is None:
             return self.compute_maps(images)
@@ -127,11 +141,15 @@ class PyramidBackbone(BaseModule, metaclass=ABCMeta):
                 images that are not padded.
         """
         before = self._valid_sizes
-        self._valid_sizes = None if sizes is None else tuple((int(h), int(w)) for h, w in sizes)
+        self.set_valid_sizes(sizes)
         try:
             yield
         finally:
             self._valid_sizes = before
+
+    def set_valid_sizes(self, sizes: Sequence[Size] | None) -> None:
+        """As :meth:`valid_sizes`, until it is called again."""
+        self._valid_sizes = None if sizes is None else tuple((int(h), int(w)) for h, w in sizes)
 
     def _compute_maps_of_valid_parts(
         self, images: Tensor, sizes: tuple[Size, ...]

@@ -188,7 +188,7 @@ class ResFormer(PyramidBackbone):
             each quarter of the depth, (2, 5, 8, 11) of 12.
         window_size: Side of the attention's windows in tokens; 0 is global attention everywhere.
         global_blocks: Blocks with global attention in spite of ``window_size``; by default those
-            that end each quarter of the depth.
+            that end each quarter of the depth. Only with a ``window_size``.
         out_norm: ``'branch'``: a LayerNorm on the map of each block that is used, the last block's
             being the one before the authors' classifier; ``'none'``.
         frozen_stages: 0 freezes the embeddings, i also the first i blocks; -1 nothing.
@@ -238,6 +238,8 @@ class ResFormer(PyramidBackbone):
             raise InputError(f"ResFormer: out_norm={out_norm!r} must be 'none' or 'branch'")
         if type(window_size) is not int or window_size < 0:
             raise InputError(f'ResFormer: window_size={window_size!r} must be 0 or more tokens')
+        if global_blocks is not None and not window_size:
+            raise InputError('ResFormer: global_blocks need a window_size for the other blocks')
         unconfined = self._block_indices('global_blocks', global_blocks, depth)
         self.depth = depth
         self.pyramid_kind = pyramid
@@ -278,13 +280,16 @@ class ResFormer(PyramidBackbone):
     def resolve_arch(cls, arch: str | Mapping[str, Any]) -> dict[str, Any]:
         """See :meth:`PyramidBackbone.resolve_arch`; also checks that the fields fit together."""
         fields = super().resolve_arch(arch)
+        for name in ('embed_dims', 'depth', 'num_heads'):
+            if type(fields[name]) is not int or fields[name] < 1:
+                raise InputError(f'ResFormer: {name}={fields[name]!r} must be 1 or more')
         channels, heads = fields['embed_dims'], fields['num_heads']
-        if heads < 1 or channels % heads or channels % 4:
+        if int(channels * fields['mlp_ratio']) < 1:
+            raise InputError(f'ResFormer: mlp_ratio={fields["mlp_ratio"]} leaves no channels')
+        if channels % heads or channels % 4:
             raise InputError(
                 f'ResFormer: embed_dims {channels} must be a multiple of 4 and of num_heads {heads}'
             )
-        if fields['depth'] < 1:
-            raise InputError(f'ResFormer: depth={fields["depth"]} must be 1 or more')
         return fields
 
     def encode(self, images: Tensor) -> tuple[dict[int, Tensor], Grid]:
@@ -393,9 +398,15 @@ class ResFormer(PyramidBackbone):
             raise InputError(f"ResFormer: pyramid={pyramid!r} must be 'simple', 'taps' or None")
         blocks = self._block_indices('taps', taps, depth)
         if pyramid == 'simple':
+            if taps is not None:
+                raise InputError(
+                    "ResFormer: pyramid='simple' is made from the last block alone; taps are for "
+                    "'taps' and None"
+                )
             return (depth - 1,) * 4
-        if pyramid == 'taps' and len(blocks) != 4:
-            raise InputError(f"ResFormer: pyramid='taps' needs four taps, got {blocks}")
+        if (pyramid == 'taps' and len(blocks) != 4) or not blocks:
+            needed = 'four taps' if pyramid == 'taps' else 'at least one tap'
+            raise InputError(f'ResFormer: pyramid={pyramid!r} needs {needed}, got {blocks}')
         return blocks
 
     def _block_indices(
@@ -404,12 +415,14 @@ class ResFormer(PyramidBackbone):
         """``indices``, checked; by default the blocks that end each quarter of the depth."""
         if indices is None:
             return tuple(sorted({max(depth * (i + 1) // 4 - 1, 0) for i in range(4)}))
-        indices = tuple(indices) if isinstance(indices, Iterable) else (indices,)
-        if any(type(i) is not int for i in indices) or not (
-            list(indices) == sorted(set(indices)) and all(0 <= i < depth for i in indices)
+        blocks = tuple(indices) if isinstance(indices, Iterable) else None
+        if (
+            blocks is None
+            or any(type(i) is not int for i in blocks)
+            or not (list(blocks) == sorted(set(blocks)) and all(0 <= i < depth for i in blocks))
         ):
             raise InputError(
                 f'ResFormer: {name} must be ascending block indices from 0 to {depth - 1}, '
-                f'got {indices}'
+                f'got {indices!r}'
             )
-        return indices
+        return blocks

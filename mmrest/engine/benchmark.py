@@ -126,7 +126,7 @@ def build_backbone(cfg: dict[str, Any]) -> nn.Module:
     """A backbone from the registry of the package that its type names.
 
     Raises:
-        InputError: There is no such type.
+        InputError: There is no such backbone, or it does not take these arguments.
     """
     from mmengine.registry import MODELS, init_default_scope
 
@@ -140,7 +140,10 @@ def build_backbone(cfg: dict[str, Any]) -> nn.Module:
             f"no backbone {cfg['type']} is registered; mmdet's and mmseg's are written "
             'mmdet.ResNet or mmseg.ResNet'
         )
-    return MODELS.build(cfg)
+    try:
+        return MODELS.build(cfg)
+    except TypeError as error:
+        raise InputError(f'{cfg}: {error}') from error
 
 
 def take_step(model: nn.Module, images: Tensor, case: Case) -> None:

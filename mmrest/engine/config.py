@@ -39,7 +39,8 @@ def load_config(
         names = [str(f) for f in file.parent.glob('*.py')] if file.parent.is_dir() else []
         close = difflib.get_close_matches(str(file), names)
         hint = f'; did you mean {" or ".join(close)}?' if close else ''
-        raise InputError(f'there is no config {path}{hint}')
+        found = 'is a folder, not a config' if file.is_dir() else 'is not there'
+        raise InputError(f'config {path} {found}{hint}')
     try:
         cfg = Config.fromfile(path)
     except (OSError, SyntaxError, KeyError) as error:

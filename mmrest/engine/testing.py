@@ -28,6 +28,8 @@ def show_results(cfg: Config, folder: str | None, window: bool, wait_time: float
     hook.draw = True
     if window:
         hook.update(show=True, wait_time=wait_time)
+    if folder and os.path.exists(folder) and not os.path.isdir(folder):
+        raise InputError(f'--show-dir {folder} is no folder')
     if folder and hook.type.endswith('DetVisualizationHook'):
         hook.test_out_dir = os.path.abspath(folder)
     elif folder:
@@ -40,8 +42,12 @@ def use_tta(cfg: Config) -> None:
     """Test with the config's ``tta_model`` and ``tta_pipeline``; detectors have defaults (flip).
 
     Raises:
-        InputError: A segmentor's config has none.
+        InputError: A segmentor's config has none, or the detector predicts masks.
     """
+    if (cfg.model.get('roi_head') or {}).get('mask_head'):
+        raise InputError(
+            '--tta: mmdet cannot merge masks over test-time augmentations; test without it'
+        )
     dataset = cfg.test_dataloader.dataset
     while 'dataset' in dataset:
         dataset = dataset.dataset
@@ -74,7 +80,8 @@ def dump_results(cfg: Config, out: str) -> None:
         out: A ``.pkl`` file for all predictions, or for a segmentor a folder of label maps.
 
     Raises:
-        InputError: ``out`` cannot be written, or is no pickle for a detector.
+        InputError: ``out`` cannot be written, would overwrite something, or is no pickle for a
+            detector.
     """
     folder = os.path.dirname(os.path.abspath(out)) if out.endswith(('.pkl', '.pickle')) else out
     try:
@@ -83,6 +90,10 @@ def dump_results(cfg: Config, out: str) -> None:
         raise InputError(f'--out {out} cannot be written: {error}') from error
     if not os.access(folder, os.W_OK):
         raise InputError(f'--out {out} cannot be written')
+    if out.endswith(('.pkl', '.pickle')) and os.path.exists(out):
+        raise InputError(f'--out {out} exists; name another file')
+    if folder == out and any(name.endswith('.png') for name in os.listdir(folder)):
+        raise InputError(f'--out {out} holds label maps already; name another folder')
     is_detector = cfg.get('default_scope') == 'mmdet'
     evaluators = cfg.test_evaluator
     evaluators = evaluators if isinstance(evaluators, list | tuple) else [evaluators]

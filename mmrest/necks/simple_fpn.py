@@ -31,7 +31,7 @@ class SimpleFPN(BaseModule):
         init_cfg: As mmengine's ``BaseModule``.
 
     Raises:
-        InputError: Fewer outputs than inputs.
+        InputError: No levels, or fewer outputs than levels.
     """
 
     def __init__(
@@ -43,7 +43,11 @@ class SimpleFPN(BaseModule):
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         super().__init__(init_cfg or dict(type='Xavier', layer='Conv2d', distribution='uniform'))
-        if num_outs < len(in_channels):
+        if not isinstance(in_channels, Sequence) or not in_channels:
+            raise InputError(
+                f'SimpleFPN: in_channels={in_channels!r} must be the channels of each level'
+            )
+        if type(num_outs) is not int or num_outs < len(in_channels):
             raise InputError(
                 f'SimpleFPN: num_outs={num_outs} is less than the {len(in_channels)} levels of '
                 f'in_channels={list(in_channels)}'

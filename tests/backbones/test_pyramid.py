@@ -305,6 +305,10 @@ def test_other_channels_and_stages(family: type[PyramidBackbone]) -> None:
         (dict(out_indices=(True,)), 'out_indices'),
         (dict(drop_path_rate=1.0), 'drop_path_rate'),
         (dict(init_cfg='x.pth'), 'init_cfg'),
+        (dict(init_cfg=dict(checkpoint='x.pth')), 'has no type'),
+        (dict(in_channels='3'), 'in_channels'),
+        (dict(frozen_stages='1'), 'frozen_stages'),
+        (dict(drop_path_rate='0.1'), 'drop_path_rate'),
         (dict(init_cfg=dict(type='Pretrained', chekpoint='x.pth')), 'chekpoint'),
         (dict(out_indices=(1, 0)), 'out_indices'),
         (dict(out_indices=(0, 99)), 'out_indices'),
@@ -327,6 +331,8 @@ def test_bad_arguments_are_named(
 def test_bad_images_are_named(family: type[PyramidBackbone], shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r'takes images of shape \(B, 3, H, W\)'):
         build(family)(torch.zeros(shape))
+    with pytest.raises(ValueError, match='got NoneType'):
+        build(family)(None)
 
 
 @families

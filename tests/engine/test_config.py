@@ -15,7 +15,7 @@ RETINANET = str(ROOT / 'configs/retinanet_rest_small_coco.py')
 def test_a_wrong_path_suggests_the_right_one() -> None:
     with pytest.raises(InputError, match=r'did you mean .*retinanet_rest_small_coco\.py'):
         load_config(RETINANET.replace('small_coco', 'smal_coco'))
-    with pytest.raises(InputError, match=r'there is no config nowhere/a\.py'):
+    with pytest.raises(InputError, match=r'config nowhere/a\.py is not there'):
         load_config('nowhere/a.py')
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
 import torch
-from mmengine.registry import DefaultScope
+from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
@@ -84,7 +85,40 @@ def test_a_runner_does_it_by_a_hook(shapes_root: Path, tmp_path: Path) -> None:
     runner.train()
     assert any(sizes is not None for sizes in seen)
     assert backbone._valid_sizes is None
-    assert hasattr(runner.model, '_valid_sizes_contexts')
+
+
+def test_test_time_augmentation_is_looked_through() -> None:
+    model = detector()
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        use_valid_sizes(MODELS.build(dict(type='DetTTAModel', module=model)))
+    assert model._forward_pre_hooks
+
+
+def test_copies_and_files_of_a_model_keep_it(tmp_path: Path) -> None:
+    model = detector()
+    use_valid_sizes(model)
+    small, large = (torch.randint(256, (3, *size)).byte() for size in ((50, 60), (70, 64)))
+    expected = backbone_maps(model, [small, large])
+    torch.save(model, tmp_path / 'model.pth')
+    saved = torch.load(tmp_path / 'model.pth', weights_only=False)
+    for other in (copy.deepcopy(model), saved):
+        for level, same in zip(backbone_maps(other, [small, large]), expected, strict=True):
+            torch.testing.assert_close(level, same)
+
+
+def test_windows_that_slide_are_taken_as_they_are() -> None:
+    from mmseg.structures import SegDataSample
+
+    cfg = load_config(str(ROOT / 'configs/upernet_rest_lite_shapes.py'))
+    cfg.model.test_cfg = dict(mode='slide', crop_size=(40, 40), stride=(24, 24))
+    cfg.model.data_preprocessor.test_cfg = dict(size_divisor=32)
+    model = build(cfg).eval()
+    use_valid_sizes(model)
+    samples = [SegDataSample(metainfo=dict(img_shape=(50, 60), ori_shape=(50, 60)))]
+    images = [torch.randint(256, (3, 50, 60)).byte()]
+    with torch.no_grad():
+        predicted = model.test_step(dict(inputs=images, data_samples=samples))
+    assert predicted[0].pred_sem_seg.data.shape[-2:] == (50, 60)
 
 
 def test_other_backbones_are_refused() -> None:

@@ -53,5 +53,7 @@ def test_registered_in_every_scope_and_takes_other_norms() -> None:
 def test_bad_arguments_are_named() -> None:
     with pytest.raises(ValueError, match='num_outs=1 is less than the 2 levels'):
         SimpleFPN([8, 8], 8, num_outs=1)
+    with pytest.raises(ValueError, match='must be the channels of each level'):
+        SimpleFPN([], 8, num_outs=1)
     with pytest.raises(ValueError, match='takes 1 maps, got 2'):
         SimpleFPN([8], 8, num_outs=1)([torch.zeros(1, 8, 2, 2)] * 2)

@@ -13,7 +13,7 @@ Run = Callable[..., subprocess.CompletedProcess]
 
 
 def test_writes_a_table(run_tool: Run, tmp_path: Path) -> None:
-    file = tmp_path / 'new' / 'table.csv'
+    file = tmp_path / 'table.csv'
     models = ['ResT:arch=lite', 'mmdet.ResNet:depth=18']
     result = run_tool(
         'benchmark.py', *models, '--shapes', '32x40', '64x64', '--mode', 'infer', 'train',
@@ -32,6 +32,9 @@ def test_writes_a_table(run_tool: Run, tmp_path: Path) -> None:
         assert (row['ratio'] == '1.00') == (row['model'] == models[0])
     parameters = {row['model']: row['parameters (M)'] for row in rows}
     assert parameters['ResT:arch=lite'] == '10.00'
+    again = run_tool('benchmark.py', 'ResT', '--csv', file)
+    assert again.returncode != 0
+    assert '--force replaces it' in again.stderr
 
 
 @pytest.mark.parametrize(
@@ -42,6 +45,10 @@ def test_writes_a_table(run_tool: Run, tmp_path: Path) -> None:
         (['ResT:arch=huge'], "unknown arch 'huge'"),
         (['ResT', '--shapes', '32'], '32 is no image size'),
         (['ResT', '--steps', '0'], 'must be at least 1'),
+        (['ResT', '--threads', '-1'], 'at least 0'),
+        (['ResT:bar=3'], "unexpected keyword argument 'bar'"),
+        (['ResFormer:taps=(0,1),pyramid=taps'], 'needs four taps'),
+        (['ResT', '--csv', '/nowhere/table.csv'], 'cannot be written'),
     ],
     ids=str,
 )
@@ -56,5 +63,6 @@ def test_a_model_that_fails_is_a_row_with_the_reason(run_tool: Run) -> None:
     result = run_tool(
         'benchmark.py', 'ResT:arch=lite,in_channels=4', '--shapes', '32x32', '--steps', 1
     )
-    assert result.returncode == 0
+    assert result.returncode != 0
+    assert 'not every model could be measured' in result.stderr
     assert 'takes images of shape (B, 4, H, W)' in result.stdout
