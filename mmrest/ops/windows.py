@@ -42,7 +42,7 @@ def attend_in_windows(q: Tensor, k: Tensor, v: Tensor, grid: Grid, window_size: 
                 for part, extra in zip(maps, cls_keys, strict=True)
             ]
             attended = F.scaled_dot_product_attention(*windows)
-            attended = attended.view(batch, *shape, heads, height, width, head_dim)
+            attended = attended.reshape(batch, *shape, heads, height, width, head_dim)
             attended = attended.permute(0, 3, 1, 4, 2, 5, 6)
             strips.append(attended.reshape(batch, heads, shape[0] * height, -1, head_dim))
         bands.append(torch.cat(strips, dim=3))
