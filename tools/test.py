@@ -9,6 +9,7 @@ from mmrest.engine.cli import (
     add_launch_arguments,
     build_runner,
     config_from_arguments,
+    leave_process_group,
     require_files,
 )
 from mmrest.engine.testing import dump_results, show_results, use_tta
@@ -53,6 +54,7 @@ def main() -> None:
         runner = build_runner(cfg)
         require_fit(runner.model, args.checkpoint)
         runner.test()
+        leave_process_group()
 
 
 if __name__ == '__main__':

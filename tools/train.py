@@ -8,6 +8,7 @@ from mmrest.engine.cli import (
     add_launch_arguments,
     build_runner,
     config_from_arguments,
+    leave_process_group,
     require_files,
     require_gpu_for_amp,
     require_resumable,
@@ -58,6 +59,7 @@ def main() -> None:
         runner = build_runner(cfg)
         require_resumable(runner, cfg)
         runner.train()
+        leave_process_group()
 
 
 if __name__ == '__main__':

@@ -80,6 +80,13 @@ def build_runner(cfg: Config) -> Runner:
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 
+def leave_process_group() -> None:
+    """End a run of several processes together; without it one may crash while another works on."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
 def _distribute_on_cpu(cfg: Config) -> None:
     """Set up what mmengine itself sets up for GPUs alone: the process group and the wrapper."""
     torch.distributed.init_process_group('gloo')
