@@ -165,23 +165,11 @@ class PyramidBackbone(BaseModule, metaclass=ABCMeta):
         members: dict[Size, list[int]] = {}
         for i, size in enumerate(sizes):
             members.setdefault(size, []).append(i)
+        level_sizes = [tuple(-(-side // s) for side in padded) for s in self.out_strides]
         parts = []
         for (height, width), indices in members.items():
             maps = self.compute_maps(images[indices, :, :height, :width])
-            parts.append(
-                [
-                    F.pad(
-                        level,
-                        (
-                            0,
-                            -(-padded[1] // s) - level.shape[-1],
-                            0,
-                            -(-padded[0] // s) - level.shape[-2],
-                        ),
-                    )
-                    for level, s in zip(maps, self.out_strides, strict=True)
-                ]
-            )
+            parts.append([_pad(level, s) for level, s in zip(maps, level_sizes, strict=True)])
         order = torch.tensor([i for indices in members.values() for i in indices]).argsort()
         return tuple(torch.cat(levels)[order] for levels in zip(*parts, strict=True))
 
@@ -309,6 +297,12 @@ class PyramidBackbone(BaseModule, metaclass=ABCMeta):
                 scores[f'{family.__name__} {name}'] = len(same) / len(own.keys() | renamed.state)
         best = max(scores, key=scores.get)
         return best if scores[best] > 0.8 else None
+
+
+def _pad(level: Tensor, size: Size) -> Tensor:
+    """(B, C, h, w) -> (B, C, *size), with zeros at the right and the bottom."""
+    height, width = level.shape[-2:]
+    return F.pad(level, (0, size[1] - width, 0, size[0] - height))
 
 
 def _entries(init_cfg: dict | list[dict] | None) -> list[Mapping[str, Any]]:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from statistics import median
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from torch import Tensor, nn
@@ -90,20 +91,21 @@ def measure_in_turn(cases: Sequence[Case], steps: int) -> list[Result]:
     with ExitStack() as stack:
         workers = [stack.enter_context(_worker(case)) for case in cases]
         for step in range(steps + 1):
-            for worker, result in zip(workers, results, strict=True):
+            for (worker, errors), result in zip(workers, results, strict=True):
                 if result.error is None:
-                    _take_step(worker, result, counts=step > 0)
+                    _take_step(worker, errors, result, counts=step > 0)
     return results
 
 
-def _take_step(worker: subprocess.Popen, result: Result, counts: bool) -> None:
+def _take_step(worker: subprocess.Popen, errors: TextIO, result: Result, counts: bool) -> None:
     try:
         worker.stdin.write('step\n')
         worker.stdin.flush()
         answer = json.loads(worker.stdout.readline())
     except (OSError, ValueError):
         worker.wait()
-        lines = worker.stderr.read().strip().splitlines()
+        errors.seek(0)
+        lines = errors.read().strip().splitlines()
         result.error = lines[-1] if lines else f'the process ended with {worker.returncode}'
         return
     result.peak_bytes, result.base_bytes = answer['peak_bytes'], answer['base_bytes']
@@ -112,12 +114,17 @@ def _take_step(worker: subprocess.Popen, result: Result, counts: bool) -> None:
 
 
 @contextmanager
-def _worker(case: Case) -> Iterator[subprocess.Popen]:
+def _worker(case: Case) -> Iterator[tuple[subprocess.Popen, TextIO]]:
+    """A process that measures a case, and the file of what it complains about."""
     command = [sys.executable, '-m', __name__, json.dumps(asdict(case))]
-    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    with subprocess.Popen(command, text=True, **pipes) as process:
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    # not a pipe: a worker with many warnings would fill it and wait for ever
+    with (
+        tempfile.TemporaryFile('w+') as errors,
+        subprocess.Popen(command, text=True, stderr=errors, **pipes) as process,
+    ):
         try:
-            yield process
+            yield process, errors
         finally:
             process.kill()
 
