@@ -4,9 +4,41 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from mmcv.cnn.bricks.drop import DropPath
 from mmengine.registry import MODELS
 from torch import Tensor, nn
+
+from mmrest.ops import MLPWeights, add_norm_mlp_, linear, norm_mlp
+
+
+def as_map(x: Tensor) -> Tensor:
+    """(B, H, W, C) -> (B, C, H, W) in channels-last layout, a view where that is possible."""
+    maps = x.permute(0, 3, 1, 2)
+    if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+        # inductor (torch 2.13) fails to tell that the strides of a view are in order where they
+        # are expressions of a size that varies
+        return maps.contiguous()
+    return maps
+
+
+def crop(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """The top left (B, C, *size) of (B, C, H, W), contiguous."""
+    height, width = size
+    if torch.compiler.is_exporting():
+        # a view would make the program depend on whether anything is cut off
+        for dim, length in ((2, height), (3, width)):
+            maps = maps.index_select(dim, torch.arange(length, device=maps.device))
+        return maps.contiguous()
+    return maps[:, :, :height, :width].contiguous()
+
+
+class Linear(nn.Linear):
+    """``nn.Linear``, by the faster of a processor's two libraries."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in_features) -> (..., out_features)."""
+        return linear(x, self.weight, self.bias)
 
 
 class PixelAttention(nn.Module):
@@ -28,7 +60,7 @@ class PixelAttention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two linear layers with a GELU between them, on the last axis.
+    """Weights of two linear layers with a GELU between them; the block applies them.
 
     Args:
         channels: Input and output channels.
@@ -38,12 +70,7 @@ class MLP(nn.Module):
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
         self.fc1 = nn.Linear(channels, hidden)
-        self.act = nn.GELU()
         self.fc2 = nn.Linear(hidden, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., channels) -> (..., channels)."""
-        return self.fc2(self.act(self.fc1(x)))
 
 
 @MODELS.register_module('LN2d')
@@ -72,9 +99,9 @@ class SpatialReductionAttention(nn.Module):
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.q = nn.Linear(channels, channels)
-        self.kv = nn.Linear(channels, 2 * channels)
-        self.proj = nn.Linear(channels, channels)
+        self.q = Linear(channels, channels)
+        self.kv = Linear(channels, 2 * channels)
+        self.proj = Linear(channels, channels)
         self.sr = self.sr_norm = None
         if sr_ratio > 1:
             self.sr = nn.Conv2d(
@@ -95,7 +122,7 @@ class SpatialReductionAttention(nn.Module):
         batch, height, width, channels = x.shape
         reduced = x
         if self.sr is not None:
-            reduced = self.sr_norm(self.sr(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+            reduced = self.sr_norm(self.sr(as_map(x)).permute(0, 2, 3, 1))
         q = self.q(x).view(batch, height * width, self.num_heads, -1).transpose(1, 2)
         kv = self.kv(reduced).reshape(batch, -1, 2, self.num_heads, channels // self.num_heads)
         k, v = kv.permute(2, 0, 3, 1, 4)
@@ -126,7 +153,11 @@ class Block(nn.Module):
     def forward(self, x: Tensor, *context: Any) -> Tensor:
         """(B, ..., channels) -> (B, ..., channels); ``context`` goes to ``attn`` behind ``x``."""
         x = x + self.drop_path(self.attn(self.norm1(x), *context))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        norm, fc1, fc2 = self.norm2, self.mlp.fc1, self.mlp.fc2
+        weights = MLPWeights(norm.weight, norm.bias, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
+        if self.training:
+            return x + self.drop_path(norm_mlp(x, weights, norm.eps))
+        return add_norm_mlp_(x, weights, norm.eps)
 
 
 def stochastic_depth_rates(final: float, depths: tuple[int, ...]) -> list[list[float]]:

@@ -19,11 +19,18 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mmrest.backbones.layers import Block, LayerNorm2d, initialize, stochastic_depth_rates
+from mmrest.backbones.layers import (
+    Block,
+    LayerNorm2d,
+    Linear,
+    crop,
+    initialize,
+    stochastic_depth_rates,
+)
 from mmrest.backbones.pyramid import PyramidBackbone
 from mmrest.checkpoints import RenamedCheckpoint
 from mmrest.errors import InputError
-from mmrest.ops import attend_in_windows
+from mmrest.ops import attend_in_windows, attention
 
 PATCH = 16
 Grid = tuple[int, int]
@@ -92,10 +99,11 @@ class Embed(nn.Module):
         at least one pixel of the image.
         """
         height, width = images.shape[-2:]
-        patches = self.proj(F.pad(images, (0, -width % PATCH, 0, -height % PATCH)))
+        right, bottom = ((side + PATCH - 1) // PATCH * PATCH - side for side in (width, height))
+        patches = self.proj(F.pad(images, (0, right, 0, bottom)))
         grid = tuple(patches.shape[-2:])
         tokens = (patches + self.pos(grid)).flatten(2).transpose(1, 2)
-        cls_token = self.cls_token.to(tokens.dtype).expand(len(tokens), -1, -1)
+        cls_token = self.cls_token.to(tokens.dtype).expand(tokens.shape[0], -1, -1)
         return torch.cat([cls_token, tokens], dim=1), grid
 
 
@@ -119,10 +127,10 @@ class Attention(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.window_size = window_size
-        self.qkv = nn.Linear(channels, 3 * channels)
+        self.qkv = Linear(channels, 3 * channels)
         head_channels = channels // num_heads
         self.pos = nn.Conv2d(head_channels, head_channels, 3, padding=1, groups=head_channels)
-        self.proj = nn.Linear(channels, channels)
+        self.proj = Linear(channels, channels)
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         """(B, 1 + rows columns, channels) -> the same shape."""
@@ -132,7 +140,7 @@ class Attention(nn.Module):
         if self.window_size and max(grid) > self.window_size:
             attended = attend_in_windows(*parts, grid, self.window_size)
         else:
-            attended = F.scaled_dot_product_attention(*parts)
+            attended = attention(*parts)
         attended = attended.transpose(1, 2).reshape(batch, length, channels)
         values = qkv[:, 1:, 2 * channels :].reshape(batch, *grid, channels)
         local = F.pad(self._embed_locally(values).flatten(1, 2), (0, 0, 1, 0))
@@ -316,14 +324,16 @@ class ResFormer(PyramidBackbone):
     def compute_maps(self, images: Tensor) -> tuple[Tensor, ...]:
         """See :meth:`PyramidBackbone.compute_maps`."""
         tokens, grid = self.encode(images)
-        maps = {i: x[:, 1:].transpose(1, 2).reshape(len(x), -1, *grid) for i, x in tokens.items()}
+        maps = {
+            i: x[:, 1:].transpose(1, 2).reshape(x.shape[0], -1, *grid) for i, x in tokens.items()
+        }
         levels = []
         for rescaled, block, stride in zip(
             self.pyramid.values(), self.level_blocks, self.out_strides, strict=True
         ):
-            height, width = (-(-side // stride) for side in images.shape[-2:])
+            size = tuple((side + stride - 1) // stride for side in images.shape[-2:])
             # images are padded to whole patches, of which finer levels have a part
-            levels.append(rescaled(maps[block])[:, :, :height, :width].contiguous())
+            levels.append(crop(rescaled(maps[block]), size))
         return tuple(levels)
 
     def stage_modules(self, stage: int) -> Iterable[nn.Module]:

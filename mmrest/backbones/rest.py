@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mmrest.backbones.layers import Block, PixelAttention, SpatialReductionAttention
 from mmrest.backbones.staged import StagedBackbone
 from mmrest.checkpoints import RenamedCheckpoint
-from mmrest.ops import emsa
+from mmrest.ops import attention, emsa
 
 
 class Stem(nn.Module):
@@ -87,7 +87,7 @@ class EMSA(SpatialReductionAttention):
         """(B, H, W, channels) -> (B, H, W, channels)."""
         q, k, v, _ = self.project(x)
         mix = self.transform_conv
-        out = emsa(q, k, v) if mix is None else emsa(q, k, v, mix.weight[:, :, 0, 0], mix.bias)
+        out = attention(q, k, v) if mix is None else emsa(q, k, v, mix.weight[:, :, 0, 0], mix.bias)
         return self.proj(out.transpose(1, 2).reshape(x.shape))
 
 

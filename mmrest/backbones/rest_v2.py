@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from mmrest.backbones.layers import Block, PixelAttention, SpatialReductionAttention
+from mmrest.backbones.layers import Block, PixelAttention, SpatialReductionAttention, crop
 from mmrest.backbones.staged import StagedBackbone
 from mmrest.checkpoints import RenamedCheckpoint
+from mmrest.ops import attention
 
 
 class Embed(nn.Module):
@@ -80,9 +80,9 @@ class EMSAV2(SpatialReductionAttention):
         """(B, H, W, channels) -> (B, H, W, channels)."""
         batch, height, width, channels = x.shape
         q, k, v, reduced_size = self.project(x)
-        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(x.shape)
+        attended = attention(q, k, v).transpose(1, 2).reshape(x.shape)
         values = v.transpose(-2, -1).reshape(batch, channels, *reduced_size)
-        restored = self.up(values)[:, :, :height, :width].permute(0, 2, 3, 1)
+        restored = crop(self.up(values), (height, width)).permute(0, 2, 3, 1)
         return self.proj(attended + self.up_norm(restored))
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mmrest.backbones.layers import initialize, stochastic_depth_rates
+from mmrest.backbones.layers import as_map, initialize, stochastic_depth_rates
 from mmrest.backbones.pyramid import PyramidBackbone
 from mmrest.checkpoints import RenamedCheckpoint
 from mmrest.errors import InputError
@@ -139,7 +139,7 @@ class StagedBackbone(PyramidBackbone):
     def compute_maps(self, images: Tensor) -> tuple[Tensor, ...]:
         """See :meth:`PyramidBackbone.compute_maps`."""
         outputs = []
-        x = images
+        x = images.contiguous(memory_format=torch.channels_last)
         for i, stage in enumerate(self.stages):
             x = stage(x)
             if i in self.out_indices:
@@ -147,7 +147,7 @@ class StagedBackbone(PyramidBackbone):
                     x = self.trunk_norms[str(i)](x)
                 out = self.branch_norms[str(i)](x) if self.out_norm == 'branch' else x
                 outputs.append(out.permute(0, 3, 1, 2).contiguous())
-            x = x.permute(0, 3, 1, 2)
+            x = as_map(x)
         return tuple(outputs)
 
     @classmethod

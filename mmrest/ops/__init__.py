@@ -1,6 +1,18 @@
-"""Attention operators. This package knows torch and nothing else of mmrest."""
+"""Attention and MLP. This package knows torch, Triton if it is there, and the errors of mmrest."""
 
-from mmrest.ops.attention import emsa
+from mmrest.ops.attention import attention, emsa
+from mmrest.ops.mlp import MLPWeights, add_norm_mlp_, norm_mlp
+from mmrest.ops.products import linear
+from mmrest.ops.ways import attention_way
 from mmrest.ops.windows import attend_in_windows
 
-__all__ = ['attend_in_windows', 'emsa']
+__all__ = [
+    'MLPWeights',
+    'add_norm_mlp_',
+    'attend_in_windows',
+    'attention',
+    'attention_way',
+    'emsa',
+    'linear',
+    'norm_mlp',
+]

@@ -1,42 +1,74 @@
-"""Efficient multi-head self-attention of ResT (arXiv 2105.13677, Section 3.1, Eq. 4).
+"""Attention of the backbones: plain, and that of ResT, each in several ways that agree.
 
-ResT mixes the attention logits across heads before the softmax and instance-normalises every
-head's whole (queries x keys) map after it. With P one head's map after the softmax, every row of
-P sums to one, so its mean is exactly 1 / M for M keys, and with N queries and D = P - 1 / M
+=============  =====================================================================================
+way            what it is
+=============  =====================================================================================
+``reference``  the papers' equations, literally: every attention map is stored (linear layers are
+               torch's own, and the MLP is computed at once, too)
+``blockwise``  exact in memory linear in the tokens, any device and dtype (:mod:`.blockwise`)
+``triton``     the same as one kernel a pass, for GPUs (:mod:`.triton_emsa`); ResT's attention alone
+``fused``      torch's ``scaled_dot_product_attention``; plain attention alone
+=============  =====================================================================================
 
-    InstanceNorm(P) V = D V / sqrt(sum(D^2) / (N M) + eps)
-
-needs two sums over the map, never the whole map at once. They are taken here over blocks of
-queries, which are recomputed in the backward pass. (Subtracting 1 / M before squaring, not after,
-keeps float32 exact where few keys make 1 / M^2 much larger than the variance.)
+Without a request the fastest that can serve is taken. A request is the argument ``way``, else the
+environment variable ``MMREST_ATTENTION``: ``reference``, ``blockwise``, ``triton`` or ``auto``.
 """
 
 from __future__ import annotations
 
-import math
+import warnings
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
-# Queries of a block are chosen so that a block's map has about this many elements: small enough
-# to stay in a processor's outer cache, large enough that launching it costs little.
-_BLOCK_ELEMENTS = 2**20
+from mmrest.errors import InputError
+from mmrest.ops.blockwise import attend_blockwise
+from mmrest.ops.products import prefers_onednn
+from mmrest.ops.triton_emsa import attend_by_triton, is_fast, why_not_triton
+from mmrest.ops.ways import requested_way
+
+# Maps with fewer elements a head are better left to torch's fused attention.
+_SMALLEST_BLOCKWISE_MAP = 2**18
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, way: str | None = None) -> Tensor:
+    """Plain scaled dot-product attention; the logits are scaled by ``head_dim ** -0.5``.
+
+    Args:
+        q: Queries (B, heads, N, head_dim).
+        k: Keys (B, heads, M, head_dim).
+        v: Values (B, heads, M, head_dim).
+        way: See the module's table; ``'triton'`` is ``fused`` here.
+
+    Returns:
+        (B, heads, N, head_dim).
+
+    Raises:
+        InputError: There is no such way.
+    """
+    way = requested_way(way)
+    if way == 'reference':
+        return ((q @ k.mT) * q.shape[-1] ** -0.5).softmax(dim=-1) @ v
+    if way == 'blockwise' or (way == 'auto' and _blockwise_beats_fused(q, k)):
+        return attend_blockwise(q, k, v)
+    return F.scaled_dot_product_attention(q, k, v)
 
 
 def emsa(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    mix_weight: Tensor | None = None,
+    mix_weight: Tensor,
     mix_bias: Tensor | None = None,
     eps: float = 1e-5,
+    dropout: float = 0.0,
+    way: str | None = None,
 ) -> Tensor:
-    """Attention with heads mixed before the softmax and the map normalised after it.
+    """Efficient multi-head self-attention of ResT (arXiv 2105.13677, Section 3.1, Eq. 4).
 
-    Without ``mix_weight`` this is plain scaled dot-product attention, as ResT uses where a stage
-    has a single head. The logits are scaled by ``head_dim ** -0.5``.
+    Logits, scaled by ``head_dim ** -0.5``, are mixed across heads before the softmax, and every
+    head's whole map is instance-normalised (without affine parameters) after it.
 
     Args:
         q: Queries (B, heads, N, head_dim).
@@ -46,39 +78,56 @@ def emsa(
         mix_bias: Its bias (heads,). It is constant along a row of the map and therefore has no
             effect after the softmax; it is accepted so that its gradient exists (and is zero).
         eps: Added to the variance of the map.
+        dropout: Probability that an element of the normalised map is zeroed. Then the map has to
+            be stored: ``reference`` is used, with a warning.
+        way: See the module's table.
 
     Returns:
         (B, heads, N, head_dim), in the dtype of ``v``.
+
+    Raises:
+        InputError: There is no such way, or ``triton`` is asked for and cannot serve; the message
+            says why.
     """
-    if mix_weight is None:
-        return F.scaled_dot_product_attention(q, k, v)
-
-    queries, keys = q.shape[2], k.shape[2]
-    block = max(1, _BLOCK_ELEMENTS // (q.shape[0] * q.shape[1] * keys))
-    recompute = torch.is_grad_enabled() and block < queries
-    attended, squares = [], []
-    for q_block in q.split(block, dim=2):
-        if recompute:
-            out, square = checkpoint(
-                *(_attend, q_block, k, v, mix_weight, mix_bias),
-                use_reentrant=False,
-                preserve_rng_state=False,
+    way = requested_way(way)
+    if dropout:
+        if way != 'reference':
+            warnings.warn(
+                f'attention dropout {dropout} needs the stored attention map: computing it the '
+                'reference way',
+                stacklevel=2,
             )
-        else:
-            out, square = _attend(q_block, k, v, mix_weight, mix_bias)
-        attended.append(out)
-        squares.append(square)
-    variance = torch.stack(squares).sum(0) / (queries * keys)
-    return (torch.cat(attended, dim=2) * (variance + eps).rsqrt()).to(v.dtype)
+        return _emsa_reference(q, k, v, mix_weight, mix_bias, eps, dropout)
+    if way == 'reference':
+        return _emsa_reference(q, k, v, mix_weight, mix_bias, eps)
+    obstacle = why_not_triton(q, v) if way in ('auto', 'triton') else ''
+    if way == 'triton' and obstacle:
+        raise InputError(f"attention the way 'triton': {obstacle}; take 'blockwise' or 'auto'")
+    by_triton = way == 'triton' or (way == 'auto' and not obstacle and is_fast(q))
+    attend = attend_by_triton if by_triton else attend_blockwise
+    return attend(q, k, v, mix_weight, mix_bias, eps)
 
 
-def _attend(
-    q: Tensor, k: Tensor, v: Tensor, mix_weight: Tensor, mix_bias: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Of n queries: D V (B, heads, n, head_dim) and sum(D^2) (B, heads, 1, 1), D = P - 1 / M."""
-    logits = (q / math.sqrt(q.shape[-1])) @ k.transpose(-2, -1)
-    mixed = F.conv2d(logits, mix_weight[:, :, None, None].to(logits.dtype), mix_bias)
-    # An explicit dtype keeps the softmax in float32 under autocast and in half precision.
+def _emsa_reference(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mix_weight: Tensor,
+    mix_bias: Tensor | None,
+    eps: float,
+    dropout: float = 0.0,
+) -> Tensor:
+    logits = (q @ k.mT) * q.shape[-1] ** -0.5
+    weight, bias = (t if t is None else t.to(logits.dtype) for t in (mix_weight, mix_bias))
+    mixed = F.conv2d(logits, weight[:, :, None, None], bias)
+    # An explicit dtype keeps the statistics in float32 under autocast and in half precision.
     probs = mixed.softmax(dim=-1, dtype=torch.promote_types(mixed.dtype, torch.float32))
-    deviation = probs - 1 / k.shape[2]
-    return deviation.to(v.dtype) @ v, deviation.square().sum(dim=(-2, -1), keepdim=True)
+    if probs.shape[2] * probs.shape[3] > 1:
+        normalised = F.instance_norm(probs, eps=eps)
+    else:  # F.instance_norm refuses it
+        normalised = probs * 0
+    return F.dropout(normalised, dropout).to(v.dtype) @ v
+
+
+def _blockwise_beats_fused(q: Tensor, k: Tensor) -> bool:
+    return prefers_onednn(q) and q.shape[2] * k.shape[2] >= _SMALLEST_BLOCKWISE_MAP

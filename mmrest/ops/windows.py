@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from mmrest.ops.attention import attention
 
 Grid = tuple[int, int]
 
@@ -29,7 +30,7 @@ def attend_in_windows(q: Tensor, k: Tensor, v: Tensor, grid: Grid, window_size: 
         (B, heads, 1 + rows columns, head_dim).
     """
     batch, heads, _, head_dim = q.shape
-    cls_token = F.scaled_dot_product_attention(q[:, :, :1], k, v)
+    cls_token = attention(q[:, :, :1], k, v)
     maps = [t[:, :, 1:].reshape(batch, heads, *grid, head_dim) for t in (q, k, v)]
     cls_keys = [None, k[:, :, :1], v[:, :, :1]]
     bands = []
@@ -41,7 +42,7 @@ def attend_in_windows(q: Tensor, k: Tensor, v: Tensor, grid: Grid, window_size: 
                 _to_windows(part[:, :, rows, columns], (height, width), extra)
                 for part, extra in zip(maps, cls_keys, strict=True)
             ]
-            attended = F.scaled_dot_product_attention(*windows)
+            attended = attention(*windows)
             attended = attended.reshape(batch, *shape, heads, height, width, head_dim)
             attended = attended.permute(0, 3, 1, 4, 2, 5, 6)
             strips.append(attended.reshape(batch, heads, shape[0] * height, -1, head_dim))

@@ -1,0 +1,186 @@
+"""Exact attention in memory that is linear in the tokens, forward and backward.
+
+No map of queries times keys is kept: both passes go through it in blocks of queries that stay in a
+processor's cache, and the backward pass computes each block anew.
+
+ResT (arXiv 2105.13677, Section 3.1, Eq. 4) mixes the logits across heads before the softmax and
+instance-normalises every head's whole map P after it. Every row of P sums to one, so its mean is
+exactly 1 / M for M keys, and with N queries, D = P - 1 / M and r = (sum(D^2) / (N M) + eps)^-1/2
+
+    InstanceNorm(P) V = r D V
+
+needs two sums over the map. (Subtracting 1 / M before squaring, not after, keeps float32 exact
+where few keys make 1 / M^2 much larger than the variance.) With Y = r D V and dY its gradient,
+
+    dD = r (dY V^T + a D),   a = -r sum(dY Y) / (N M),   dV = r D^T dY,
+
+then the backward passes of a softmax (which a constant along a row does not change, so that a P
+serves for a D), of the mix of heads and of the products. The factor r is applied to the mix.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from mmrest.ops.operators import empty_tokens, register_attention
+from mmrest.ops.products import add_products, multiply
+
+# Elements of a block's map: it stays in a processor's cache, and launching it costs little.
+_BLOCK_ELEMENTS = 2**20
+_BLOCK_ELEMENTS_ON_DEVICE = 2**25
+
+
+def attend_blockwise(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mix_weight: Tensor | None = None,
+    mix_bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Attention, or with ``mix_weight`` that of ResT; see :func:`mmrest.ops.emsa`."""
+    return torch.ops.mmrest.attend_blockwise(q, k, v, mix_weight, mix_bias, eps)[0]
+
+
+def _forward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mix_weight: Tensor | None,
+    mix_bias: Tensor | None,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    """The output (B, heads, N, head_dim) and the factor r of each map (B, heads)."""
+    with torch.autocast(q.device.type, enabled=False):
+        maps = _Maps(q, k, mix_weight)
+        out = empty_tokens(q)
+        v_t = v.mT.contiguous()
+        scale = maps.statistics.new_zeros(q.shape[:2])
+        for maps_of, part in maps.blocks():
+            probs = maps.softmax(part)[1]
+            if mix_weight is not None:
+                probs.sub_(1 / maps.keys)
+                scale[maps_of] += torch.linalg.vector_norm(probs, dim=(2, 3)).square()
+            out[part] = multiply(maps.narrow(probs), v_t[maps_of])
+        if mix_weight is not None:
+            scale.div_(maps.queries * maps.keys).add_(eps).rsqrt_()
+            out.mul_((scale / maps.range)[..., None, None])
+    return out, scale
+
+
+def _backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mix_weight: Tensor | None,
+    out: Tensor | None,
+    scale: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of q, k, v and of the mix (of no elements without one)."""
+    with torch.autocast(q.device.type, enabled=False):
+        maps = _Maps(q, k, mix_weight)
+        mixed = mix_weight is not None
+        dq = empty_tokens(q)
+        # (B, heads, head_dim, M)
+        dk_t, dv_t = (maps.statistics.new_zeros(t.mT.shape) for t in (k, v))
+        k_t, v = k.mT.contiguous(), v.contiguous()
+        softmax_backward = torch.ops.aten._softmax_backward_data.out
+        mix_grad = maps.statistics.new_zeros(mix_weight.shape if mixed else 0)
+        if mixed:
+            pull = torch.linalg.vecdot(grad.flatten(2), out.flatten(2)).to(scale.dtype)
+            pull = (pull * scale / -(maps.queries * maps.keys))[..., None, None]
+            mix_back = (maps.mix * scale[..., None]).mT
+        for maps_of, part in maps.blocks():
+            logits, probs = maps.softmax(part)
+            grad_rows = grad[part].contiguous()
+            dmap = multiply(grad_rows, v[maps_of], maps.take(2, part))
+            if mixed:
+                dmap.addcmul_(probs, pull[maps_of])
+            softmax_backward(dmap, probs, -1, dmap.dtype, grad_input=dmap)
+            if mixed:
+                probs.sub_(1 / maps.keys)
+            add_products(dv_t[maps_of], maps.narrow(probs), grad_rows)
+            if mixed:
+                pairs = (dmap.flatten(2) @ logits.flatten(2).mT) * scale[part[0], :, None]
+                mix_grad.add_(pairs.sum(0), alpha=maps.scale)
+                torch.matmul(mix_back[part[0]], dmap.flatten(2), out=probs.flatten(2))
+                dmap = probs
+            dmap = dmap.to(k.dtype)
+            dq[part] = multiply(dmap, k_t[maps_of])
+            add_products(dk_t[maps_of], dmap, q[part])
+        if mixed:
+            dv_t.mul_((scale / maps.range)[..., None, None])
+            mix_grad = mix_grad.to(mix_weight.dtype)
+        else:
+            dq.mul_(maps.scale)
+            dk_t.mul_(maps.scale)
+    dk, dv = (t.mT.contiguous().to(q.dtype) for t in (dk_t, dv_t))
+    return dq, dk, dv, mix_grad
+
+
+class _Maps:
+    """The blocks of the attention maps, and memory for one of them at a time.
+
+    Statistics and softmax are in float32 at least, whatever the tensors are.
+    """
+
+    def __init__(self, q: Tensor, k: Tensor, mix_weight: Tensor | None) -> None:
+        self.q, self.k = q, k.contiguous()
+        self.batch, self.heads, self.queries, head_dim = q.shape
+        self.keys = k.shape[2]
+        self.scale = head_dim**-0.5
+        self.statistics = q.new_empty(0, dtype=torch.promote_types(q.dtype, torch.float32))
+        # half precision has too small a range for D, whose elements are mostly below 1 / M
+        half = self.statistics.dtype != q.dtype
+        self.range = 2.0 ** round(math.log2(self.keys) / 2) if half else 1.0
+        self.mix = None
+        mixed = mix_weight is not None
+        if mixed:
+            self.mix = mix_weight.to(self.statistics.dtype) * self.scale
+        limit = _BLOCK_ELEMENTS if q.device.type == 'cpu' else _BLOCK_ELEMENTS_ON_DEVICE
+        # heads that are mixed must be in a block together; others get more queries each
+        self.rows = min(self.queries, max(1, limit // ((self.heads if mixed else 1) * self.keys)))
+        taken = self.rows * self.keys
+        self.heads_together = self.heads if mixed else min(self.heads, max(1, limit // taken))
+        taken *= self.heads_together
+        self.images = min(self.batch, max(1, limit // taken))
+        taken *= self.images
+        self.memory = [self.statistics.new_empty(taken) for _ in range(3)]
+
+    def blocks(self) -> Iterator[tuple[tuple[slice, slice], tuple[slice, slice, slice]]]:
+        """Of each block its images and heads, and these with its queries."""
+        for images in _slices(self.batch, self.images):
+            for heads in _slices(self.heads, self.heads_together):
+                for rows in _slices(self.queries, self.rows):
+                    yield (images, heads), (images, heads, rows)
+
+    def take(self, index: int, part: tuple[slice, slice, slice]) -> Tensor:
+        """Memory for a block's map (images, heads, rows, keys); what it held is lost."""
+        shape = *(s.stop - s.start for s in part), self.keys
+        return self.memory[index][: math.prod(shape)].view(shape)
+
+    def softmax(self, part: tuple[slice, slice, slice]) -> tuple[Tensor, Tensor]:
+        """The logits before the mix of heads, and the rows' softmax after it."""
+        logits, probs, mixed = (self.take(i, part) for i in range(3))
+        if self.mix is None:
+            mixed = multiply(self.q[part] * self.scale, self.k[part[:2]], logits)
+        else:
+            logits = multiply(self.q[part], self.k[part[:2]], logits)
+            torch.matmul(self.mix, logits.flatten(2), out=mixed.flatten(2))
+        return logits, torch.softmax(mixed, dim=-1, out=probs)
+
+    def narrow(self, probs: Tensor) -> Tensor:
+        """A block's map in the dtype of the tensors, times ``range``."""
+        return probs if probs.dtype == self.q.dtype else (probs * self.range).to(self.q.dtype)
+
+
+def _slices(length: int, step: int) -> list[slice]:
+    return [slice(start, min(start + step, length)) for start in range(0, length, step)]
+
+
+register_attention('attend_blockwise', _forward, _backward, row_statistics=0)

@@ -1,0 +1,197 @@
+"""Matrix products, by the faster of torch's two processor libraries.
+
+torch computes float32 products on a processor by MKL, and convolutions by oneDNN. On AMD's
+processors with AVX-512, oneDNN is twice as fast (`docs/benchmarks.md` has the measurement).
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from mmrest.ops.ways import requested_way
+
+_ONEDNN = platform.machine() in ('x86_64', 'AMD64') and torch.backends.mkldnn.is_available()
+# Below, copying oneDNN's results together costs more than its speed gains.
+_FEWEST_ROWS = 400
+
+
+def prefers_onednn(x: Tensor) -> bool:
+    """Whether oneDNN should multiply ``x``.
+
+    Not while exporting: other runtimes expect a linear layer to be one.
+    """
+    return (
+        _ONEDNN
+        and x.device.type == 'cpu'
+        and x.dtype == torch.float32
+        and requested_way() != 'reference'
+        and not torch.is_autocast_enabled('cpu')
+        and not torch.compiler.is_exporting()
+    )
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> Tensor:
+    """``F.linear``, and a GELU behind it if asked for.
+
+    Args:
+        x: (..., in_channels).
+        weight: (out_channels, in_channels).
+        bias: (out_channels,).
+        gelu: Apply ``F.gelu`` to the result.
+
+    Returns:
+        (..., out_channels).
+    """
+    if not prefers_onednn(x):
+        out = F.linear(x, weight, bias)
+        return F.gelu(out) if gelu else out
+    fused = gelu and not torch.is_grad_enabled()
+    out = torch.ops.mmrest.linear(x.reshape(-1, x.shape[-1]), weight, bias, fused)
+    out = out.view(*x.shape[:-1], weight.shape[0])
+    return F.gelu(out) if gelu and not fused else out
+
+
+def multiply_by_onednn(
+    a: Tensor, b: Tensor, bias: Tensor | None = None, gelu: bool = False
+) -> Tensor:
+    """``a @ b^T + bias`` of (n, c), (m, c) and (m,), of any strides; then perhaps a GELU."""
+    # what torch.compile makes of a linear layer
+    activation = ('gelu', [], 'none') if gelu else ('none', [], '')
+    return torch.ops.mkldnn._linear_pointwise(a, b, bias, *activation)
+
+
+def _linear_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, for_x: bool, for_weight: bool
+) -> tuple[Tensor, Tensor]:
+    """Gradients of x and of the weight; those not asked for have no elements."""
+    grad = grad.contiguous()
+    dx, dweight = grad.new_empty(0), grad.new_empty(0)
+    if for_x:
+        dx = multiply_by_onednn(grad, weight.t())
+    if for_weight:
+        dweight = torch.zeros_like(weight)
+        add_weight_gradient(dweight, grad, x)
+    return dx, dweight
+
+
+def add_weight_gradient(total: Tensor, grad: Tensor, x: Tensor) -> None:
+    """``total += grad^T @ x`` of (m, c), (n, m) and (n, c), with many rows, by oneDNN."""
+    # a convolution's weight gradient; four times slower where the rows do not come in eights
+    even = len(x) // 8 * 8
+    if even:
+        total += torch.ops.aten.convolution_backward(
+            *(_as_map(grad[:even]), _as_map(x[:even]), total[:, :, None, None]),
+            *(None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [False, True, False]),
+        )[1][:, :, 0, 0]
+    if even < len(x):
+        total.addmm_(grad[even:].t(), x[even:])
+
+
+def _as_map(rows: Tensor) -> Tensor:
+    """(n, c) -> (1, c, n, 1), a view in channels-last layout."""
+    return rows[None, :, None].permute(0, 3, 1, 2)
+
+
+def multiply(a: Tensor, b: Tensor, memory: Tensor | None = None) -> Tensor:
+    """``a @ b^T`` for every matrix of a batch; without gradients.
+
+    Args:
+        a: (B, heads, n, c).
+        b: (B, heads, m, c).
+        memory: (B, heads, n, m), of the dtype that the result shall have; may be written to.
+
+    Returns:
+        (B, heads, n, m), ``memory`` or another tensor.
+    """
+    batch, heads, rows, _ = a.shape
+    if prefers_onednn(a):
+        if batch * heads == 1:
+            return multiply_by_onednn(a[0, 0], b[0, 0])[None, None]
+        if memory is None or rows >= _FEWEST_ROWS:
+            memory = a.new_empty(batch, heads, rows, b.shape[2]) if memory is None else memory
+            for target, left, right in zip(*map(_matrices, (memory, a, b)), strict=True):
+                target.copy_(multiply_by_onednn(left, right))
+            return memory
+    if memory is None:
+        return a @ b.mT
+    return torch.matmul(a, b.mT, out=memory) if memory.dtype == a.dtype else memory.copy_(a @ b.mT)
+
+
+def add_products(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """``total += b^T @ a`` for every matrix of a batch; without gradients.
+
+    Args:
+        total: (B, heads, c, m).
+        a: (B, heads, n, m).
+        b: (B, heads, n, c).
+    """
+    if not prefers_onednn(a):
+        total += b.mT @ a
+        return
+    for target, left, right in zip(*map(_matrices, (total, a, b)), strict=True):
+        target += multiply_by_onednn(right.mT, left.mT)
+
+
+def _matrices(batch: Tensor) -> list[Tensor]:
+    """(B, heads, n, m) -> B heads views (n, m)."""
+    return [matrix for group in batch.unbind() for matrix in group.unbind()]
+
+
+def _save(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    x, weight, *_ = inputs
+    ctx.save_for_backward(x, weight)
+
+
+def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    for_x, for_weight, for_bias, _ = ctx.needs_input_grad
+    dx, dweight = torch.ops.mmrest.linear_backward(grad, *ctx.saved_tensors, for_x, for_weight)
+    return (
+        dx if for_x else None,
+        dweight if for_weight else None,
+        grad.sum(0) if for_bias else None,
+        None,
+    )
+
+
+_linear_operator = torch.library.custom_op(
+    'mmrest::linear',
+    multiply_by_onednn,
+    mutates_args=(),
+    schema='(Tensor x, Tensor weight, Tensor? bias, bool gelu) -> Tensor',
+)
+_linear_operator.register_fake(
+    lambda x, weight, bias, gelu: x.new_empty(x.shape[0], weight.shape[0])
+)
+_linear_operator.register_autograd(_differentiate, setup_context=_save)
+_backward_operator = torch.library.custom_op(
+    'mmrest::linear_backward',
+    _linear_backward,
+    mutates_args=(),
+    schema='(Tensor grad, Tensor x, Tensor weight, bool for_x, bool for_weight) -> '
+    '(Tensor, Tensor)',
+)
+_backward_operator.register_fake(
+    lambda grad, x, weight, for_x, for_weight: (
+        x.new_empty(x.shape if for_x else 0),
+        weight.new_empty(weight.shape if for_weight else 0),
+    )
+)
+
+
+@register_flop_formula(torch.ops.mmrest.linear)
+def _count(x: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) -> int:
+    return 2 * x[0] * weight[0] * weight[1]
+
+
+@register_flop_formula(torch.ops.mmrest.linear_backward)
+def _count_backward(
+    grad: Any, x: Sequence[int], weight: Any, for_x: bool, for_weight: bool, **_: Any
+) -> int:
+    return (for_x + for_weight) * _count(x, weight)
