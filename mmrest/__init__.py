@@ -6,7 +6,7 @@ from mmrest.version import __version__
 check_stack()
 
 from mmrest.backbones import ResFormer, ResT, ResTV2  # noqa: E402  (the check comes first)
-from mmrest.engine import layer_decay, valid_sizes  # noqa: E402, F401  (registers them)
+from mmrest.engine import compiling, layer_decay, valid_sizes  # noqa: E402, F401  (registers)
 from mmrest.necks import SimpleFPN  # noqa: E402
 
 __all__ = ['ResFormer', 'ResT', 'ResTV2', 'SimpleFPN', '__version__']

@@ -1,10 +1,14 @@
-"""Time and peak memory of backbones: ``python tools/benchmark.py MODEL [MODEL ...]``.
+"""Time and peak memory of backbones and models: ``python tools/benchmark.py MODEL [MODEL ...]``.
 
-A MODEL is a registered type with its arguments, for example ``ResT:arch=small``,
-``ResFormer:arch=base,window_size=14`` or ``mmdet.ResNet:depth=50``. Every model runs in a process
-of its own; all take their steps in turn, and ratios are medians over pairs of steps of the same
-round. Memory is the most that the process (CPU: resident memory, libraries included) or the device
-(CUDA) held; "work" is what the steps added to what was held before them.
+A MODEL is a registered backbone with its arguments, for example ``ResT:arch=small``,
+``ResFormer:arch=base,window_size=14`` or ``mmdet.ResNet:depth=50``, or the config of a whole
+detector or segmentor. With several ``--impl``, each MODEL is measured in each way of attention.
+Every row of the table is a process of its own; all take their steps in turn, and "time / first" is
+the median of this row's time over the first row's of the same shape, pair by pair. Memory is the
+most that the process (CPU: resident memory, libraries included) or the device (CUDA) held; "work"
+is what the steps added to what was held before them. "% of peak" is the counted arithmetic (GMACs,
+three times for a training step) against the fastest matrix product of this machine; norms,
+activations and softmax are not counted, nor what a backward pass computes anew.
 """
 
 import argparse
@@ -17,20 +21,32 @@ from statistics import median
 
 import torch
 
-from mmrest.engine.benchmark import Case, Result, build_backbone, measure_in_turn
+from mmrest.engine.benchmark import Case, Result, measure_in_turn, measure_peak
+from mmrest.engine.benchmark_model import build_backbone, build_whole
 from mmrest.engine.cli import parse_shape
+from mmrest.engine.compiling import require_compiler
 from mmrest.engine.complexity import count_macs, count_parameters
 from mmrest.errors import InputError, clear_errors
+from mmrest.ops.ways import WAYS
 
 COLUMNS = (
-    'model', 'shape', 'mode', 'batch', 'dtype', 'parameters (M)', 'GMACs', 'ms', 'ratio', 'peak MB',
-    'work MB',
+    'model', 'impl', 'shape', 'mode', 'batch', 'dtype', 'parameters (M)', 'GMACs', 'ms',
+    'time / first', '% of peak', 'peak MB', 'peak / first', 'work MB',
 )  # fmt: skip
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('models', nargs='+', metavar='MODEL', help='TYPE[:key=value,...]')
+    parser.add_argument(
+        'models', nargs='+', metavar='MODEL', help='TYPE[:key=value,...] or CONFIG.py'
+    )
+    parser.add_argument(
+        '--against', nargs='+', default=[], metavar='MODEL', help='peers, measured once each'
+    )
+    parser.add_argument(
+        '--impl', nargs='+', choices=WAYS, default=['auto'], help='ways of attention'
+    )
+    parser.add_argument('--compile', action='store_true', help='torch.compile the backbones')
     parser.add_argument('--shapes', nargs='+', default=['800x1344'], metavar='HxW')
     parser.add_argument('--mode', nargs='+', choices=['infer', 'train'], default=['infer'])
     parser.add_argument('--batch-size', type=int, default=1)
@@ -39,16 +55,19 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--threads', type=int, default=0, help='of the processor; 0: all')
     parser.add_argument('--steps', type=int, default=5, help='of each model, after a warm-up')
     parser.add_argument('--csv', metavar='FILE', help='write the table here too, with the machine')
-    parser.add_argument('--force', action='store_true', help='replace the file of --csv')
+    parser.add_argument('--plot', metavar='FILE', help='draw time and memory into a picture')
+    parser.add_argument('--force', action='store_true', help='replace the files')
     return parser.parse_args()
 
 
-def parse_model(text: str) -> dict:
-    """A registry's config from ``TYPE:key=value,key=value``.
+def parse_model(text: str) -> dict | str:
+    """A registry's config from ``TYPE:key=value,key=value``; the path of a config as it is.
 
     Raises:
-        InputError: It is not of that form.
+        InputError: It is neither.
     """
+    if text.endswith('.py'):
+        return text
     kind, _, arguments = text.partition(':')
     cfg = dict(type=kind)
     try:
@@ -62,46 +81,64 @@ def parse_model(text: str) -> dict:
     except (ValueError, SyntaxError) as error:
         raise InputError(
             f"{text}: write TYPE:key=value,key=value, for example 'ResFormer:arch=base,"
-            "window_size=14,global_blocks=(2,5)'"
+            "window_size=14,global_blocks=(2,5)', or the path of a config"
         ) from error
     return cfg
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuse what cannot be measured, before anything is."""
+    if args.steps < 1 or args.batch_size < 1 or args.threads < 0:
+        raise InputError('--steps and --batch-size must be at least 1, --threads at least 0')
+    if args.device == 'cuda' and not torch.cuda.is_available():
+        raise InputError('--device cuda: torch sees no GPU here')
+    if args.compile:
+        require_compiler()
+    for option, path in (('--csv', args.csv), ('--plot', args.plot)):
+        if path:
+            require_new_file(option, path, args.force)
 
 
 def main() -> None:
     args = parse_args()
     with clear_errors():
-        configs = [parse_model(text) for text in args.models]
+        rows = [(text, parse_model(text), impl) for text in args.models for impl in args.impl]
+        rows += [(text, parse_model(text), 'auto') for text in args.against]
         shapes = [parse_shape(text) for text in args.shapes]
-        if args.steps < 1 or args.batch_size < 1 or args.threads < 0:
-            raise InputError('--steps and --batch-size must be at least 1, --threads at least 0')
-        if args.device == 'cuda' and not torch.cuda.is_available():
-            raise InputError('--device cuda: torch sees no GPU here')
-        if args.csv:
-            require_new_file(args.csv, args.force)
-        for cfg in configs:
-            with torch.device('meta'):
-                build_backbone(cfg)
-        rows, failed = [], False
+        check(args)
+        # building them now shows what is wrong with them
+        models = {text: _on_meta(model) for text, model, _ in rows}
+        peak = measure_peak(args.device, args.dtype, args.threads)
+        table, failed = [], False
         print(f'| {" | ".join(COLUMNS)} |\n|{"---|" * len(COLUMNS)}')
         for mode in args.mode:
             for shape in shapes:
-                cases = [
-                    Case(cfg, shape, mode, args.batch_size, args.dtype, args.device, args.threads)
-                    for cfg in configs
-                ]
+                common = (shape, mode, args.batch_size, args.dtype, args.device, args.threads)
+                cases = [Case(model, *common, impl, args.compile) for _, model, impl in rows]
                 results = measure_in_turn(cases, args.steps)
-                for name, result in zip(args.models, results, strict=True):
+                for (text, _, impl), result in zip(rows, results, strict=True):
                     failed |= result.error is not None
-                    rows.append(describe(name, result, results[0]))
-                    print(f'| {" | ".join(rows[-1])} |', flush=True)
+                    shown = '' if text in args.against else impl
+                    shown += ' compiled' if args.compile else ''
+                    table.append(describe(text, shown, models[text], result, results[0], peak))
+                    print(f'| {" | ".join(table[-1])} |', flush=True)
         if args.csv:
-            write_csv(args.csv, rows, args)
+            write_csv(args.csv, table, args, peak)
             print(f'written to {args.csv}')
+        if args.plot:
+            draw(args.plot, table)
+            print(f'drawn into {args.plot}')
         if failed:
             raise InputError('not every model could be measured; the table has the reasons')
 
 
-def require_new_file(path: str, replace: bool) -> None:
+def _on_meta(model: dict | str) -> torch.nn.Module:
+    built = build_whole(model) if isinstance(model, str) else build_backbone(model)
+    built.eval()  # mmdet's return None from it
+    return built.to('meta')
+
+
+def require_new_file(option: str, path: str, replace: bool) -> None:
     """Check that a file can be written, before anything is measured.
 
     Raises:
@@ -109,45 +146,95 @@ def require_new_file(path: str, replace: bool) -> None:
     """
     folder = os.path.dirname(os.path.abspath(path))
     if os.path.isdir(path) or not os.path.isdir(folder) or not os.access(folder, os.W_OK):
-        raise InputError(f'--csv {path} cannot be written: it or its folder is no place for a file')
+        raise InputError(
+            f'{option} {path} cannot be written: it or its folder is no place for a file'
+        )
     if os.path.exists(path) and not replace:
         raise InputError(f'{path} exists; --force replaces it')
 
 
-def describe(name: str, result: Result, first: Result) -> list[str]:
-    """A row of the table; ``ratio`` is the first model's time over this one's."""
+def describe(
+    name: str, impl: str, model: torch.nn.Module, result: Result, first: Result, peak: float
+) -> list[str]:
+    """A row of the table."""
     case = result.case
-    row = [
-        name, f'{case.shape[0]}x{case.shape[1]}', case.mode, str(case.batch_size), case.dtype,
-    ]  # fmt: skip
+    row = [name, impl, f'{case.shape[0]}x{case.shape[1]}', case.mode, str(case.batch_size)]
+    row.append(case.dtype)
     if result.error:
         return [*row, result.error, *[''] * (len(COLUMNS) - len(row) - 1)]
-    with torch.device('meta'):
-        model = build_backbone(case.model)
-        model.eval()  # mmdet's return None from it
-        images = torch.empty(case.batch_size, 3, *case.shape)
-    row += [f'{count_parameters(model):.2f}', f'{count_macs(model, images):.2f}']
+    row.append(f'{count_parameters(model):.2f}')
+    macs = None
+    if isinstance(case.model, dict):
+        images = torch.empty(case.batch_size, 3, *case.shape, device='meta')
+        macs = count_macs(model, images)
+    seconds = result.median_seconds
+    rate = '' if macs is None else 2e9 * macs * (3 if case.mode == 'train' else 1) / seconds / peak
     pairs = list(zip(first.seconds, result.seconds, strict=False))
-    ratio = f'{median(a / b for a, b in pairs):.2f}' if pairs else ''
-    memory = [f'{size / 1e6:.0f}' for size in (result.peak_bytes, result.work_bytes)]
-    return [*row, f'{result.median_seconds * 1e3:.1f}', ratio, *memory]
+    return [
+        *row,
+        '' if macs is None else f'{macs:.2f}',
+        f'{seconds * 1e3:.1f}',
+        f'{median(b / a for a, b in pairs):.2f}' if pairs else '',
+        '' if macs is None else f'{100 * rate:.0f}',
+        f'{result.peak_bytes / 1e6:.0f}',
+        f'{result.peak_bytes / first.peak_bytes:.2f}' if first.peak_bytes else '',
+        f'{result.work_bytes / 1e6:.0f}',
+    ]
 
 
-def write_csv(path: str, rows: list[list[str]], args: argparse.Namespace) -> None:
+def write_csv(path: str, rows: list[list[str]], args: argparse.Namespace, peak: float) -> None:
     """The table, with a column for each fact about the machine."""
-    device = torch.cuda.get_device_name() if args.device == 'cuda' else platform.machine()
-    environment = dict(
-        date=date.today().isoformat(),
-        device=device,
-        cores=str(os.cpu_count()),
-        threads=str(args.threads or torch.get_num_threads()),
-        torch=torch.__version__,
-        python=platform.python_version(),
-    )
+    device = torch.cuda.get_device_name() if args.device == 'cuda' else _processor()
+    environment = {
+        'date': date.today().isoformat(),
+        'device': device,
+        'cores': str(os.cpu_count()),
+        'threads': str(args.threads or torch.get_num_threads()),
+        'peak GFLOP/s': f'{peak / 1e9:.0f}',
+        'steps': str(args.steps),
+        'torch': torch.__version__,
+        'python': platform.python_version(),
+    }
     with open(path, 'w', newline='') as file:
         writer = csv.writer(file)
         writer.writerow([*COLUMNS, *environment])
         writer.writerows([*row, *environment.values()] for row in rows)
+
+
+def _processor() -> str:
+    try:
+        with open('/proc/cpuinfo') as file:
+            name = next(line.split(':')[1].strip() for line in file if 'model name' in line)
+    except (OSError, StopIteration):
+        name = ''
+    return f'{platform.machine()} {name}'.strip()
+
+
+def draw(path: str, rows: list[list[str]]) -> None:
+    """Time and memory of every model against the megapixels of a step."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4.5), layout='constrained')
+    panels = figure.subplots(1, 2)
+    series: dict[str, list[dict[str, str]]] = {}
+    for row in rows:
+        cells = dict(zip(COLUMNS, row, strict=True))
+        if cells['ms']:
+            label = f'{cells["model"]} {cells["impl"]} {cells["mode"]}'
+            series.setdefault(label.replace(' auto ', ' '), []).append(cells)
+    for panel, column in zip(panels, ('ms', 'peak MB'), strict=True):
+        for label, points in series.items():
+            sizes = [_megapixels(cells) for cells in points]
+            panel.plot(sizes, [float(cells[column]) for cells in points], 'o-', label=label)
+        panel.set(xscale='log', yscale='log', xlabel='megapixels a step', ylabel=column)
+        panel.grid(alpha=0.3)
+    panels[0].legend(fontsize='small')
+    figure.savefig(path)
+
+
+def _megapixels(cells: dict[str, str]) -> float:
+    height, width = cells['shape'].split('x')
+    return int(cells['batch']) * int(height) * int(width) / 1e6
 
 
 if __name__ == '__main__':

@@ -7,9 +7,11 @@ from typing import Any
 import torch
 from mmcv.cnn.bricks.drop import DropPath
 from mmengine.registry import MODELS
+from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import Tensor, nn
 
 from mmrest.ops import MLPWeights, add_norm_mlp_, linear, norm_mlp
+from mmrest.ops.ways import requested_way
 
 
 def as_map(x: Tensor) -> Tensor:
@@ -31,6 +33,24 @@ def crop(maps: Tensor, size: tuple[int, int]) -> Tensor:
             maps = maps.index_select(dim, torch.arange(length, device=maps.device))
         return maps.contiguous()
     return maps[:, :, :height, :width].contiguous()
+
+
+def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
+    """``norm(conv(x))``; a BatchNorm in evaluation becomes part of the convolution.
+
+    Args:
+        conv: A convolution.
+        norm: What follows it.
+        x: (B, C, H, W).
+    """
+    tracked = isinstance(norm, _BatchNorm) and norm.track_running_stats and norm.affine
+    folds = tracked and not norm.training and not torch.is_grad_enabled()
+    if not folds or torch.compiler.is_compiling() or requested_way() == 'reference':
+        return norm(conv(x))
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    shift = norm.bias - norm.running_mean * scale
+    bias = shift if conv.bias is None else shift + conv.bias * scale
+    return conv._conv_forward(x, conv.weight * scale[:, None, None, None], bias)
 
 
 class Linear(nn.Linear):
@@ -152,7 +172,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, *context: Any) -> Tensor:
         """(B, ..., channels) -> (B, ..., channels); ``context`` goes to ``attn`` behind ``x``."""
-        x = x + self.drop_path(self.attn(self.norm1(x), *context))
+        branch = self.drop_path(self.attn(self.norm1(x), *context))
+        x = x + branch if torch.is_grad_enabled() else branch.add_(x)
         norm, fc1, fc2 = self.norm2, self.mlp.fc1, self.mlp.fc2
         weights = MLPWeights(norm.weight, norm.bias, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
         if self.training:

@@ -23,6 +23,7 @@ from mmrest.backbones.layers import (
     Block,
     LayerNorm2d,
     Linear,
+    as_map,
     crop,
     initialize,
     stochastic_depth_rates,
@@ -61,11 +62,12 @@ class GlobalPositionEmbedding(nn.Module):
         height, width = grid
         position = torch.cat(
             [
-                rows[:, :, None].expand(-1, height, width),
-                columns[:, None, :].expand(-1, height, width),
-            ]
+                rows[None, :, :, None].expand(1, -1, height, width),
+                columns[None, :, None, :].expand(1, -1, height, width),
+            ],
+            dim=1,
         )
-        return self.conv(position[None].to(weight.dtype))
+        return self.conv(position.to(weight.dtype))
 
     def _encode(self, length: int, device: torch.device, dtype: torch.dtype) -> Tensor:
         """Sines and cosines in turn, (channels / 2, length)."""
@@ -150,7 +152,7 @@ class Attention(nn.Module):
         """(B, rows, columns, channels) -> the same shape."""
         weight = self.pos.weight.repeat(self.num_heads, 1, 1, 1)
         bias = self.pos.bias.repeat(self.num_heads)
-        maps = values.permute(0, 3, 1, 2)
+        maps = as_map(values)
         return F.conv2d(maps, weight, bias, padding=1, groups=len(weight)).permute(0, 2, 3, 1)
 
 

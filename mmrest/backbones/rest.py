@@ -14,7 +14,7 @@ from mmcv.cnn import build_norm_layer
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from mmrest.backbones.layers import Block, PixelAttention, SpatialReductionAttention
+from mmrest.backbones.layers import Block, PixelAttention, SpatialReductionAttention, conv_norm
 from mmrest.backbones.staged import StagedBackbone
 from mmrest.checkpoints import RenamedCheckpoint
 from mmrest.ops import attention, emsa
@@ -42,8 +42,8 @@ class Stem(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, channels, ceil(H / 4), ceil(W / 4))."""
-        x = self.act(self.norm1(self.conv1(images)))
-        x = self.act(self.norm2(self.conv2(x)))
+        x = self.act(conv_norm(self.conv1, self.norm1, images))
+        x = self.act(conv_norm(self.conv2, self.norm2, x))
         return self.pos(self.conv3(x))
 
 
@@ -64,7 +64,7 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, channels, ceil(H / 2), ceil(W / 2))."""
-        return self.pos(self.norm(self.conv(x)))
+        return self.pos(conv_norm(self.conv, self.norm, x))
 
 
 class EMSA(SpatialReductionAttention):

@@ -14,7 +14,13 @@ from mmcv.cnn import build_norm_layer
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from mmrest.backbones.layers import Block, PixelAttention, SpatialReductionAttention, crop
+from mmrest.backbones.layers import (
+    Block,
+    PixelAttention,
+    SpatialReductionAttention,
+    conv_norm,
+    crop,
+)
 from mmrest.backbones.staged import StagedBackbone
 from mmrest.checkpoints import RenamedCheckpoint
 from mmrest.ops import attention
@@ -41,18 +47,32 @@ class Embed(nn.Module):
         return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
-def stem_projection(in_channels: int, channels: int, norm_cfg: dict) -> nn.Sequential:
-    """Two strided convolutions and a 1x1 convolution, to a quarter of the image's size."""
-    hidden = channels // 2
-    return nn.Sequential(
-        nn.Conv2d(in_channels, hidden, 3, stride=2, padding=1, bias=False),
-        build_norm_layer(norm_cfg, hidden)[1],
-        nn.ReLU(inplace=True),
-        nn.Conv2d(hidden, channels, 3, stride=2, padding=1, bias=False),
-        build_norm_layer(norm_cfg, channels)[1],
-        nn.ReLU(inplace=True),
-        nn.Conv2d(channels, channels, 1),
-    )
+class StemProjection(nn.Sequential):
+    """Two strided convolutions and a 1x1 convolution, to a quarter of the image's size.
+
+    Args:
+        in_channels: Channels of the image.
+        channels: Channels of the map.
+        norm_cfg: Norm of the first two convolutions, as mmcv's ``build_norm_layer`` takes it.
+    """
+
+    def __init__(self, in_channels: int, channels: int, norm_cfg: dict) -> None:
+        hidden = channels // 2
+        super().__init__(
+            nn.Conv2d(in_channels, hidden, 3, stride=2, padding=1, bias=False),
+            build_norm_layer(norm_cfg, hidden)[1],
+            nn.ReLU(inplace=True),
+            nn.Conv2d(hidden, channels, 3, stride=2, padding=1, bias=False),
+            build_norm_layer(norm_cfg, channels)[1],
+            nn.ReLU(inplace=True),
+            nn.Conv2d(channels, channels, 1),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, channels, ceil(H / 4), ceil(W / 4))."""
+        conv1, norm1, act1, conv2, norm2, act2, conv3 = self
+        x = act1(conv_norm(conv1, norm1, images))
+        return conv3(act2(conv_norm(conv2, norm2, x)))
 
 
 class EMSAV2(SpatialReductionAttention):
@@ -119,7 +139,7 @@ class ResTV2(StagedBackbone):
         if stage:
             proj = nn.Conv2d(in_channels, channels, 3, stride=2, padding=1)
         else:
-            proj = stem_projection(in_channels, channels, norm_cfg or dict(type='BN'))
+            proj = StemProjection(in_channels, channels, norm_cfg or dict(type='BN'))
         return Embed(proj, channels, self.norm_eps)
 
     def make_block(

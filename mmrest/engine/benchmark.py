@@ -1,12 +1,14 @@
-"""Time and peak memory of models, each in a process of its own.
+"""Time and peak memory of backbones and whole models, each in a process of its own.
 
-A model's worker process builds it, and then takes one step for each line that it is sent, so that
-several models can take their steps in turn and what else the machine does meets all of them alike.
+A worker is this module run as a script. It builds its model and then takes one step for each line
+that it is sent, so that several models can take their steps in turn and what else the machine does
+meets all of them alike.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -20,7 +22,10 @@ from typing import Any, TextIO
 import torch
 from torch import Tensor, nn
 
-from mmrest.errors import InputError
+from mmrest.engine.benchmark_model import Step, build_step
+from mmrest.engine.compiling import compile_backbone
+from mmrest.ops import linear
+from mmrest.ops.ways import VARIABLE
 
 
 @dataclass(frozen=True)
@@ -28,8 +33,8 @@ class Case:
     """What a worker measures.
 
     Attributes:
-        model: Config of a backbone, for mmengine's registry; mmdet's are found by ``mmdet.`` or
-            ``mmseg.`` before the type.
+        model: Config of a backbone, for mmengine's registry (mmdet's are found by ``mmdet.`` or
+            ``mmseg.`` before the type), or the path of a whole model's config.
         shape: (height, width) of the images.
         mode: ``'infer'``, or ``'train'`` for a forward and a backward pass.
         batch_size: Images of a step.
@@ -37,15 +42,19 @@ class Case:
             others are autocast.
         device: ``'cpu'`` or ``'cuda'``.
         threads: Processor threads; 0 leaves torch's choice.
+        impl: The way of attention, see :mod:`mmrest.ops.attention`.
+        compiled: Whether torch.compile compiles the backbone.
     """
 
-    model: dict[str, Any]
+    model: dict[str, Any] | str
     shape: tuple[int, int]
     mode: str = 'infer'
     batch_size: int = 1
     dtype: str = 'float32'
     device: str = 'cpu'
     threads: int = 0
+    impl: str = 'auto'
+    compiled: bool = False
 
 
 @dataclass
@@ -103,6 +112,7 @@ def _take_step(worker: subprocess.Popen, errors: TextIO, result: Result, counts:
         worker.stdin.flush()
         answer = json.loads(worker.stdout.readline())
     except (OSError, ValueError):
+        worker.stdin.close()
         worker.wait()
         errors.seek(0)
         lines = errors.read().strip().splitlines()
@@ -118,10 +128,11 @@ def _worker(case: Case) -> Iterator[tuple[subprocess.Popen, TextIO]]:
     """A process that measures a case, and the file of what it complains about."""
     command = [sys.executable, '-m', __name__, json.dumps(asdict(case))]
     pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    environment = {**os.environ, VARIABLE: case.impl}
     # not a pipe: a worker with many warnings would fill it and wait for ever
     with (
         tempfile.TemporaryFile('w+') as errors,
-        subprocess.Popen(command, text=True, stderr=errors, **pipes) as process,
+        subprocess.Popen(command, text=True, stderr=errors, env=environment, **pipes) as process,
     ):
         try:
             yield process, errors
@@ -129,63 +140,65 @@ def _worker(case: Case) -> Iterator[tuple[subprocess.Popen, TextIO]]:
             process.kill()
 
 
-def build_backbone(cfg: dict[str, Any]) -> nn.Module:
-    """A backbone from the registry of the package that its type names.
-
-    Raises:
-        InputError: There is no such backbone, or it does not take these arguments.
-    """
-    from mmengine.registry import MODELS, init_default_scope
-
-    import mmrest  # noqa: F401  (registers)
-
-    scope = cfg['type'].rpartition('.')[0]
-    if scope in ('mmdet', 'mmseg'):
-        init_default_scope(scope)
-    if MODELS.get(cfg['type']) is None:
-        raise InputError(
-            f"no backbone {cfg['type']} is registered; mmdet's and mmseg's are written "
-            'mmdet.ResNet or mmseg.ResNet'
-        )
-    try:
-        return MODELS.build(cfg)
-    except TypeError as error:
-        raise InputError(f'{cfg}: {error}') from error
-
-
-def take_step(model: nn.Module, images: Tensor, case: Case) -> None:
-    """A forward pass, for training also a backward pass from every output."""
+def take_step(model: nn.Module, step: Step, images: Tensor, case: Case) -> None:
+    """A forward pass, for training also a backward pass."""
     autocast = torch.autocast(
         case.device, getattr(torch, case.dtype), enabled=case.dtype != 'float32'
     )
     if case.mode == 'infer':
-        with torch.inference_mode(), autocast:
-            model(images)
+        with torch.no_grad(), autocast:
+            step(model, images)
     else:
         with autocast:
-            outputs = model(images)
-        sum(level.float().mean() for level in outputs).backward()
+            loss = step(model, images)
+        loss.backward()
         model.zero_grad(set_to_none=True)
     if case.device == 'cuda':
         torch.cuda.synchronize()
+
+
+def measure_peak(device: str, dtype: str, threads: int, side: int = 2048) -> float:
+    """Most arithmetic that matrix products reach here, in operations a second.
+
+    The fastest of several products of ``side`` cubed, by torch's ``@`` and, where this package
+    takes products by oneDNN, by that.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    a, b = (torch.randn(side, side, device=device, dtype=getattr(torch, dtype)) for _ in range(2))
+    fastest = float('inf')
+    with torch.inference_mode():
+        for product in (lambda: a @ b, lambda: linear(a, b, None)):
+            for _ in range(8):
+                start = time.perf_counter()
+                product()
+                if device == 'cuda':
+                    torch.cuda.synchronize()
+                fastest = min(fastest, time.perf_counter() - start)
+    torch.set_num_threads(before)
+    return 2 * side**3 / fastest
 
 
 def _serve(case: Case) -> None:
     """The worker: a line of JSON for each line that it reads."""
     if case.threads:
         torch.set_num_threads(case.threads)
+    answers, sys.stdout = sys.stdout, sys.stderr  # libraries print
     torch.manual_seed(0)
-    model = build_backbone(case.model).to(case.device)
+    model, step = build_step(case.model, case.shape, case.mode, case.batch_size)
+    model = model.to(case.device)
     model.train(case.mode == 'train')
+    if case.compiled:
+        compile_backbone(model)
     images = torch.randn(case.batch_size, 3, *case.shape, device=case.device)
     memory = _CudaMemory() if case.device == 'cuda' else _ProcessMemory()
     base_bytes = memory.reset()
     for _ in sys.stdin:
         start = time.perf_counter()
-        take_step(model, images, case)
+        take_step(model, step, images, case)
         seconds = time.perf_counter() - start
         answer = dict(seconds=seconds, peak_bytes=memory.peak(), base_bytes=base_bytes)
-        print(json.dumps(answer), flush=True)
+        print(json.dumps(answer), file=answers, flush=True)
 
 
 class _CudaMemory:

@@ -11,6 +11,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 
 from mmrest.checkpoints import require_fit, require_training_state, use_safe_reader
+from mmrest.engine.compiling import use_compiled_backbone
 from mmrest.engine.config import iterate_dicts, load_config
 from mmrest.errors import InputError
 
@@ -30,8 +31,11 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
-    """``--work-dir`` and ``--launcher``, of the commands that start a Runner."""
+    """``--work-dir``, ``--compile`` and ``--launcher``, of the commands that start a Runner."""
     parser.add_argument('--work-dir', metavar='DIR', help='where logs and checkpoints go')
+    parser.add_argument(
+        '--compile', action='store_true', help='torch.compile the backbone, for any image size'
+    )
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     # torch.distributed.launch passes it, torchrun sets LOCAL_RANK
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
@@ -53,13 +57,16 @@ def config_from_arguments(args: argparse.Namespace) -> Config:
     """The config that the arguments describe; ``InputError`` if they cannot be met."""
     if hasattr(args, 'local_rank'):
         os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    return load_config(
+    cfg = load_config(
         args.config,
         args.cfg_options,
         args.data_root,
         getattr(args, 'work_dir', None),
         getattr(args, 'launcher', 'none'),
     )
+    if getattr(args, 'compile', False):
+        use_compiled_backbone(cfg)
+    return cfg
 
 
 def build_runner(cfg: Config) -> Runner:

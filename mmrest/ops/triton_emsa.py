@@ -140,9 +140,10 @@ def _backward(
     batch, heads, queries, head_dim = q.shape
     keys = k.shape[2]
     # of each row the sum that a softmax's gradient subtracts, by what the output already says
-    product = torch.linalg.vecdot(grad.float(), out.float())
+    rows = grad.float()
+    product = torch.linalg.vecdot(rows, out.float())
     pull = product.sum(2) * scale / -(queries * keys)
-    along_mean = (grad @ v.mean(2)[..., None]).squeeze(-1)
+    along_mean = torch.linalg.vecdot(rows, v.mean(2, keepdim=True, dtype=torch.float32))
     delta = product / scale[..., None] + along_mean + pull[..., None] * squares
     mix = _scaled_mix(mix_weight, head_dim)
     common = (
@@ -172,7 +173,7 @@ def _backward(
 
 def shared_memory(q: Tensor) -> int:
     """Bytes that a program takes at most; the tests compile the kernels and compare."""
-    return max(70_000, 69 * _row_bytes(q))
+    return max(76_000, 69 * _row_bytes(q))
 
 
 @cache

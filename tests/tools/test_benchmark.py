@@ -17,9 +17,10 @@ def test_writes_a_table(run_tool: Run, tmp_path: Path) -> None:
     models = ['ResT:arch=lite', 'mmdet.ResNet:depth=18']
     result = run_tool(
         'benchmark.py', *models, '--shapes', '32x40', '64x64', '--mode', 'infer', 'train',
-        '--steps', 2, '--threads', 1, '--csv', file,
+        '--steps', 2, '--threads', 1, '--csv', file, '--plot', tmp_path / 'plot.png',
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
+    assert (tmp_path / 'plot.png').stat().st_size > 1000
     with open(file, newline='') as table:
         rows = list(csv.DictReader(table))
     assert len(rows) == 8
@@ -29,13 +30,35 @@ def test_writes_a_table(run_tool: Run, tmp_path: Path) -> None:
         assert float(row['peak MB']) > float(row['work MB']) >= 0
         assert row['torch']
         assert row['threads'] == '1'
-        assert float(row['ratio']) > 0
-        assert row['ratio'] == '1.00' or row['model'] != models[0]
+        assert float(row['time / first']) > 0
+        assert float(row['% of peak']) >= 0
+        assert float(row['peak GFLOP/s']) > 1
+        assert row['time / first'] == '1.00' or row['model'] != models[0]
     parameters = {row['model']: row['parameters (M)'] for row in rows}
     assert parameters['ResT:arch=lite'] == '10.00'
     again = run_tool('benchmark.py', 'ResT', '--csv', file)
     assert again.returncode != 0
     assert '--force replaces it' in again.stderr
+
+
+def test_compares_ways_peers_and_whole_models(run_tool: Run, tmp_path: Path) -> None:
+    file = tmp_path / 'table.csv'
+    result = run_tool(
+        'benchmark.py', 'ResT:arch=lite', '--impl', 'auto', 'reference', '--against',
+        'mmdet.SwinTransformer:depths=(1,1,1,1)', '--shapes', '64x64', '--steps', 1, '--csv', file,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    with open(file, newline='') as table:
+        rows = list(csv.DictReader(table))
+    assert [row['impl'] for row in rows] == ['auto', 'reference', '']
+    assert rows[0]['GMACs'] == rows[1]['GMACs']
+    configs = ['configs/mask_rcnn_rest_lite_shapes.py', 'configs/upernet_rest_lite_shapes.py']
+    result = run_tool(
+        'benchmark.py', *configs, '--shapes', '96x128', '--mode', 'infer', 'train', '--steps', 1,
+        '--batch-size', 2,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr + result.stdout
+    assert result.stdout.count('.py | auto | 96x128 | ') == 4
 
 
 @pytest.mark.parametrize(
@@ -50,6 +73,9 @@ def test_writes_a_table(run_tool: Run, tmp_path: Path) -> None:
         (['ResT:bar=3'], "unexpected keyword argument 'bar'"),
         (['ResFormer:taps=(0,1),pyramid=taps'], 'needs four taps'),
         (['ResT', '--csv', '/nowhere/table.csv'], 'cannot be written'),
+        (['ResT', '--plot', '/nowhere/plot.png'], 'cannot be written'),
+        (['configs/no_such_model.py'], 'configs/no_such_model.py cannot be read'),
+        (['ResT', '--against', 'NoSuchNet'], 'no backbone NoSuchNet is registered'),
     ],
     ids=str,
 )

@@ -1,0 +1,62 @@
+"""torch.compile for the backbone of a detector or segmentor."""
+
+from __future__ import annotations
+
+import shutil
+
+import torch
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from torch import nn
+
+from mmrest.backbones.pyramid import PyramidBackbone
+from mmrest.errors import InputError
+from mmrest.wrappers import unwrap_model
+
+
+def compile_backbone(model: nn.Module) -> None:
+    """Compile the backbone for images of any size.
+
+    A backbone of mmrest becomes one graph; of another one, what torch makes of it. Names of
+    parameters, and so checkpoints, stay as they are.
+
+    Args:
+        model: A backbone, or a detector or segmentor, also in its wrappers; changed in place.
+
+    Raises:
+        InputError: torch cannot compile here.
+    """
+    require_compiler()
+    model = unwrap_model(model)
+    backbone = getattr(model, 'backbone', model)
+    backbone.compile(dynamic=True, fullgraph=isinstance(backbone, PyramidBackbone))
+
+
+def require_compiler() -> None:
+    """Check for what torch.compile needs, before anything long begins.
+
+    Raises:
+        InputError: It is missing; the message says what to install.
+    """
+    if not torch.cuda.is_available() and not (shutil.which('g++') or shutil.which('clang++')):
+        raise InputError(
+            '--compile: torch.compile needs a C++ compiler on a processor and finds none; install '
+            'g++, or leave --compile out'
+        )
+
+
+def use_compiled_backbone(cfg: Config) -> None:
+    """Make a config's runner compile the backbone."""
+    require_compiler()
+    cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), dict(type='CompileBackboneHook')]
+
+
+@HOOKS.register_module()
+class CompileBackboneHook(Hook):
+    """``custom_hooks=[dict(type='CompileBackboneHook')]``: :func:`compile_backbone`."""
+
+    def before_run(self, runner: Runner) -> None:
+        """Called by the runner before training, validation or testing."""
+        compile_backbone(runner.model)

@@ -1,0 +1,194 @@
+"""Write docs/benchmarks.md from the files that tools/benchmark.py wrote into docs/benchmarks/.
+
+``python tools/write_benchmarks.py --measure`` first measures what has no file there yet (20 minutes
+on 2 cores with nothing else running); ``--device cuda`` measures the GPU's table instead.
+"""
+
+import argparse
+import csv
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mmrest.errors import InputError, clear_errors
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / 'docs/benchmarks'
+FEATURED = ('model', 'impl', 'mode', 'ms', 'time / first', '% of peak', 'peak MB', 'peak / first')
+PEERS = (
+    'mmdet.ResNet:depth=50 mmdet.SwinTransformer '
+    'mmdet.PyramidVisionTransformerV2:embed_dims=64,num_layers=[2,2,2,2]'
+)
+
+
+@dataclass(frozen=True)
+class Study:
+    """Some runs of the benchmark, a file each.
+
+    Attributes:
+        title: Of the section.
+        text: Below the title.
+        runs: Name of a file and arguments of ``tools/benchmark.py``.
+        growth: Whether time and memory are to be fitted against the pixels.
+        device: ``'cpu'`` or ``'cuda'``.
+    """
+
+    title: str
+    text: str
+    runs: dict[str, str]
+    growth: bool = False
+    device: str = 'cpu'
+
+
+def _compared(model: str, steps: int, more: str = '', shape: str = '800x1344') -> str:
+    return (
+        f'{model} --impl auto reference {more}--shapes {shape} --mode infer train --steps {steps}'
+    )
+
+
+STUDIES = (
+    Study(
+        'ResT against the literal form and other backbones',
+        'One image of 800x1344. `reference` is the paper literally, with every attention map '
+        "stored and torch's own linear layers. The peers are mmdet's.",
+        {
+            'rest_small': _compared('ResT:arch=small', 3, f'--against {PEERS} '),
+            'rest_base': _compared('ResT:arch=base', 2),
+            'rest_large': _compared('ResT:arch=large', 1),
+        },
+    ),
+    Study(
+        'ResTv2 and ResFormer against their literal forms',
+        'ResTv2-tiny at 800x1344; ResFormer-small with global attention and its pyramid at '
+        '1024x1024.',
+        {
+            'restv2_tiny': _compared('ResTV2:arch=tiny', 3),
+            'resformer_small': _compared('ResFormer:arch=small', 2, shape='1024x1024'),
+        },
+    ),
+    Study(
+        'Growth with the image',
+        'ResT-small in its own way, from 0.25 to 16 megapixels in inference and to 4 in training; '
+        'ResFormer-base, global attention, in training. "work" is what a step added to the model '
+        'and the libraries. The exponents are those of a straight line through the logarithms: 1 '
+        'is linear in the pixels. Memory is linear; time cannot be, since the number of keys grows '
+        'with the number of queries.',
+        {
+            'growth_infer': 'ResT:arch=small --shapes 512x512 1024x1024 2048x2048 4096x4096 '
+            '--mode infer --steps 1',
+            'growth_train': 'ResT:arch=small --shapes 512x512 1024x1024 2048x2048 --mode train '
+            '--steps 1',
+            'growth_resformer': 'ResFormer:arch=base --shapes 512x512 768x768 1024x1024 '
+            '--mode train --steps 1',
+        },
+        growth=True,
+    ),
+    Study(
+        'On a GPU',
+        'ResT-small and its peers at 800x1344.',
+        {
+            f'gpu_{dtype}_{batch}': _compared('ResT:arch=small', 20, f'--against {PEERS} ')
+            + f' --device cuda --dtype {dtype} --batch-size {batch}'
+            for dtype in ('bfloat16', 'float32')
+            for batch in (1, 8)
+        },
+        device='cuda',
+    ),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--measure', action='store_true', help='measure what has no file yet')
+    parser.add_argument('--device', choices=['cpu', 'cuda'], default='cpu', help='of --measure')
+    parser.add_argument('--out', type=Path, default=ROOT / 'docs/benchmarks.md')
+    args = parser.parse_args()
+    with clear_errors():
+        for study in STUDIES if args.measure else ():
+            for name, arguments in study.runs.items():
+                if study.device == args.device and not (FOLDER / f'{name}.csv').exists():
+                    measure(name, arguments)
+        args.out.write_text(write())
+        print(f'written to {args.out}')
+
+
+def measure(name: str, arguments: str) -> None:
+    """Run the benchmark into a new file of that name."""
+    command = f'{arguments} --csv {FOLDER / name}.csv --plot {FOLDER / name}.png --force'
+    tool = [sys.executable, str(ROOT / 'tools/benchmark.py')]
+    if subprocess.run([*tool, *shlex.split(command)]).returncode:
+        raise InputError(f'{name} could not be measured: see above')
+
+
+def write() -> str:
+    """The document."""
+    parts = [(ROOT / 'docs/benchmarks/introduction.md').read_text().rstrip()]
+    for study in STUDIES:
+        parts.append(f'## {study.title}\n\n{study.text}')
+        for name, arguments in study.runs.items():
+            command = f'```bash\npython tools/benchmark.py {arguments}\n```'
+            file = FOLDER / f'{name}.csv'
+            if not file.exists():
+                parts.append(f'{command}\n\nNot measured yet.')
+                continue
+            with open(file, newline='') as opened:
+                rows = list(csv.DictReader(opened))
+            table = growth_table(rows) if study.growth else comparison_table(rows)
+            parts.append(f'{command}\n\n{table}\n\n{environment(rows[0])}')
+            if study.growth:
+                parts.append(f'![time and memory](benchmarks/{name}.png)')
+    return '\n\n'.join(parts) + '\n'
+
+
+def comparison_table(rows: list[dict[str, str]]) -> str:
+    """Every row, with what is compared."""
+    return _table(FEATURED, [[row[name] for name in FEATURED] for row in rows])
+
+
+def growth_table(rows: list[dict[str, str]]) -> str:
+    """Time and memory by megapixel, and the exponents that fit them."""
+    lines = []
+    for row in rows:
+        pixels = _megapixels(row)
+        per_pixel = float(row['work MB']) / pixels
+        shown = [row['shape'], f'{pixels:.2f}', row['ms'], row['peak MB'], row['work MB']]
+        lines.append([*shown, f'{per_pixel:.0f}'])
+    table = _table(('image', 'megapixels', 'ms', 'peak MB', 'work MB', 'work MB / MP'), lines)
+    time, memory = (_exponent(rows, column) for column in ('ms', 'work MB'))
+    model, mode = rows[0]['model'], rows[0]['mode']
+    return (
+        f'{table}\n\n{model}, {mode}: time ~ pixels^{time:.2f}, work memory ~ pixels^{memory:.2f}.'
+    )
+
+
+def environment(row: dict[str, str]) -> str:
+    """Where and when a file was measured."""
+    return (
+        f'Measured on {row["date"]}: {row["device"]}, {row["threads"]} threads, torch '
+        f'{row["torch"]}, Python {row["python"]}, {row["dtype"]}, batch {row["batch"]}, '
+        f'medians of {row["steps"]} steps after a warm-up; matrix products reach '
+        f'{row["peak GFLOP/s"]} GFLOP/s.'
+    )
+
+
+def _exponent(rows: list[dict[str, str]], column: str) -> float:
+    sizes = np.log([_megapixels(row) for row in rows])
+    return np.polyfit(sizes, np.log([float(row[column]) for row in rows]), 1)[0]
+
+
+def _megapixels(row: dict[str, str]) -> float:
+    height, width = map(int, row['shape'].split('x'))
+    return int(row['batch']) * height * width / 1e6
+
+
+def _table(header: tuple[str, ...], rows: list[list[str]]) -> str:
+    lines = [header, ['---'] * len(header), *rows]
+    return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+
+
+if __name__ == '__main__':
+    main()
