@@ -111,14 +111,15 @@ def main() -> None:
         for study in STUDIES if args.measure else ():
             for name, arguments in study.runs.items():
                 if study.device == args.device and not (FOLDER / f'{name}.csv').exists():
-                    measure(name, arguments)
+                    measure(name, arguments, study.growth)
         args.out.write_text(write())
         print(f'written to {args.out}')
 
 
-def measure(name: str, arguments: str) -> None:
-    """Run the benchmark into a new file of that name."""
-    command = f'{arguments} --csv {FOLDER / name}.csv --plot {FOLDER / name}.png --force'
+def measure(name: str, arguments: str, plot: bool) -> None:
+    """Run the benchmark into a new file of that name, and perhaps a picture."""
+    command = f'{arguments} --csv {FOLDER / name}.csv --force'
+    command += f' --plot {FOLDER / name}.png' if plot else ''
     tool = [sys.executable, str(ROOT / 'tools/benchmark.py')]
     if subprocess.run([*tool, *shlex.split(command)]).returncode:
         raise InputError(f'{name} could not be measured: see above')

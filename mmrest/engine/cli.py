@@ -14,6 +14,7 @@ from mmrest.checkpoints import require_fit, require_training_state, use_safe_rea
 from mmrest.engine.compiling import use_compiled_backbone
 from mmrest.engine.config import iterate_dicts, load_config
 from mmrest.errors import InputError
+from mmrest.ops.ways import requested_way
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,6 +56,7 @@ def parse_shape(text: str) -> tuple[int, int]:
 
 def config_from_arguments(args: argparse.Namespace) -> Config:
     """The config that the arguments describe; ``InputError`` if they cannot be met."""
+    requested_way()  # what the environment asks for exists
     if hasattr(args, 'local_rank'):
         os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = load_config(

@@ -275,3 +275,14 @@ def test_wrong_input_gets_one_clear_error(
     for message in messages:
         assert message in result.stderr
     assert sorted(p.name for p in tmp_path.iterdir()) == ['empty', 'weights.pth']
+
+
+def test_an_unknown_way_of_attention_is_named_before_anything_is_built(
+    run_tool: Callable[..., subprocess.CompletedProcess], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv('MMREST_ATTENTION', 'fastest')
+    result = run_tool('train.py', DETECTOR)
+    assert result.returncode != 0
+    assert "'fastest'" in result.stderr
+    assert 'it is one of auto, reference, blockwise, triton' in result.stderr
+    assert 'Traceback' not in result.stderr
