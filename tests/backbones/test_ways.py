@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -106,6 +107,7 @@ def test_compiled_as_one_graph_for_all_sizes(case: str, training: bool) -> None:
     assert counter.frame_count <= 3
 
 
+@pytest.mark.skipif(not shutil.which('g++'), reason='torch.compile needs a C++ compiler')
 def test_compiled_to_machine_code() -> None:
     model = build('ResT').eval()
     compiled = torch.compile(model, fullgraph=True, dynamic=True)
