@@ -15,7 +15,7 @@ from mmrest.ops.ways import requested_way
 
 
 def as_map(x: Tensor) -> Tensor:
-    """(B, H, W, C) -> (B, C, H, W) in channels-last layout, a view where that is possible."""
+    """(B, H, W, C) -> (B, C, H, W): a view, in channels-last layout; a copy while compiling."""
     maps = x.permute(0, 3, 1, 2)
     if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
         # inductor (torch 2.13) fails to tell that the strides of a view are in order where they

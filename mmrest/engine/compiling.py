@@ -12,6 +12,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mmrest.backbones.pyramid import PyramidBackbone
+from mmrest.engine.valid_sizes import ValidSizesHook
 from mmrest.errors import InputError
 from mmrest.wrappers import unwrap_model
 
@@ -58,5 +59,14 @@ class CompileBackboneHook(Hook):
     """``custom_hooks=[dict(type='CompileBackboneHook')]``: :func:`compile_backbone`."""
 
     def before_run(self, runner: Runner) -> None:
-        """Called by the runner before training, validation or testing."""
+        """Called by the runner before training, validation or testing.
+
+        Raises:
+            InputError: The run tells the backbone valid sizes, too, of which a graph holds for one.
+        """
+        if any(isinstance(hook, ValidSizesHook) for hook in runner.hooks):
+            raise InputError(
+                'a compiled backbone (--compile, CompileBackboneHook) takes no valid sizes; leave '
+                'it or ValidSizesHook out'
+            )
         compile_backbone(runner.model)

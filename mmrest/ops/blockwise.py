@@ -60,12 +60,12 @@ def _forward(
         out = empty_tokens(q)
         v_t = v.mT.contiguous()
         scale = maps.statistics.new_zeros(q.shape[:2])
-        for maps_of, part in maps.blocks():
+        for which_maps, part in maps.blocks():
             probs = maps.softmax(part)[1]
             if mix_weight is not None:
                 probs.sub_(1 / maps.keys)
-                scale[maps_of] += torch.linalg.vector_norm(probs, dim=(2, 3)).square()
-            out[part] = multiply(maps.narrow(probs), v_t[maps_of])
+                scale[which_maps] += torch.linalg.vector_norm(probs, dim=(2, 3)).square()
+            out[part] = multiply(maps.narrow(probs), v_t[which_maps])
         if mix_weight is not None:
             scale.div_(maps.queries * maps.keys).add_(eps).rsqrt_()
             out.mul_((scale / maps.range)[..., None, None])
@@ -92,27 +92,27 @@ def _backward(
         softmax_backward = torch.ops.aten._softmax_backward_data.out
         mix_grad = maps.statistics.new_zeros(mix_weight.shape if mixed else 0)
         if mixed:
-            pull = torch.linalg.vecdot(grad.flatten(2), out.flatten(2)).to(scale.dtype)
+            pull = torch.linalg.vecdot(*(t.flatten(2).to(scale.dtype) for t in (grad, out)))
             pull = (pull * scale / -(maps.queries * maps.keys))[..., None, None]
             mix_back = (maps.mix * scale[..., None]).mT
-        for maps_of, part in maps.blocks():
+        for which_maps, part in maps.blocks():
             logits, probs = maps.softmax(part)
             grad_rows = grad[part].contiguous()
-            dmap = multiply(grad_rows, v[maps_of], maps.take(2, part))
+            dmap = multiply(grad_rows, v[which_maps], maps.take(2, part))
             if mixed:
-                dmap.addcmul_(probs, pull[maps_of])
+                dmap.addcmul_(probs, pull[which_maps])
             softmax_backward(dmap, probs, -1, dmap.dtype, grad_input=dmap)
             if mixed:
                 probs.sub_(1 / maps.keys)
-            add_products(dv_t[maps_of], maps.narrow(probs), grad_rows)
+            add_products(dv_t[which_maps], maps.narrow(probs), grad_rows)
             if mixed:
                 pairs = (dmap.flatten(2) @ logits.flatten(2).mT) * scale[part[0], :, None]
                 mix_grad.add_(pairs.sum(0), alpha=maps.scale)
                 torch.matmul(mix_back[part[0]], dmap.flatten(2), out=probs.flatten(2))
                 dmap = probs
             dmap = dmap.to(k.dtype)
-            dq[part] = multiply(dmap, k_t[maps_of])
-            add_products(dk_t[maps_of], dmap, q[part])
+            dq[part] = multiply(dmap, k_t[which_maps])
+            add_products(dk_t[which_maps], dmap, q[part])
         if mixed:
             dv_t.mul_((scale / maps.range)[..., None, None])
             mix_grad = mix_grad.to(mix_weight.dtype)
@@ -134,12 +134,12 @@ class _Maps:
         self.batch, self.heads, self.queries, head_dim = q.shape
         self.keys = k.shape[2]
         self.scale = head_dim**-0.5
+        # makes tensors of the dtype that statistics have
         self.statistics = q.new_empty(0, dtype=torch.promote_types(q.dtype, torch.float32))
         # half precision has too small a range for D, whose elements are mostly below 1 / M
-        half = self.statistics.dtype != q.dtype
-        self.range = 2.0 ** round(math.log2(self.keys) / 2) if half else 1.0
+        mixed, half = mix_weight is not None, self.statistics.dtype != q.dtype
+        self.range = 2.0 ** round(math.log2(self.keys) / 2) if mixed and half else 1.0
         self.mix = None
-        mixed = mix_weight is not None
         if mixed:
             self.mix = mix_weight.to(self.statistics.dtype) * self.scale
         limit = _BLOCK_ELEMENTS if q.device.type == 'cpu' else _BLOCK_ELEMENTS_ON_DEVICE

@@ -1,7 +1,7 @@
 """Matrix products, by the faster of torch's two processor libraries.
 
-torch computes float32 products on a processor by MKL, and convolutions by oneDNN. On AMD's
-processors with AVX-512, oneDNN is twice as fast (`docs/benchmarks.md` has the measurement).
+torch computes float32 products on a processor by MKL, and convolutions by oneDNN. Which is
+faster depends on the processor; MKL does not use AVX-512 on AMD's, and oneDNN does.
 """
 
 from __future__ import annotations
@@ -17,7 +17,11 @@ from torch.utils.flop_counter import register_flop_formula
 
 from mmrest.ops.ways import requested_way
 
-_ONEDNN = platform.machine() in ('x86_64', 'AMD64') and torch.backends.mkldnn.is_available()
+_ONEDNN = (
+    platform.machine() in ('x86_64', 'AMD64')
+    and torch.backends.mkldnn.is_available()
+    and hasattr(torch.ops.mkldnn, '_linear_pointwise')
+)
 # Below, copying oneDNN's results together costs more than its speed gains.
 _FEWEST_ROWS = 400
 
@@ -83,7 +87,7 @@ def _linear_backward(
 
 def add_weight_gradient(total: Tensor, grad: Tensor, x: Tensor) -> None:
     """``total += grad^T @ x`` of (m, c), (n, m) and (n, c), with many rows, by oneDNN."""
-    # a convolution's weight gradient; four times slower where the rows do not come in eights
+    # a convolution's weight gradient; much slower where the rows do not come in eights
     even = len(x) // 8 * 8
     if even:
         total += torch.ops.aten.convolution_backward(

@@ -30,7 +30,7 @@ try:
 
     # what the kernels were compiled for when they were imported
     _INTERPRETED = triton.knobs.runtime.interpret
-except ImportError:
+except (ImportError, AttributeError):  # none, or an old one
     triton = None
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -49,7 +49,7 @@ _PROGRAMS = 264
 def why_not_triton(q: Tensor, v: Tensor) -> str:
     """Why the kernels cannot take these tensors; empty if they can."""
     if triton is None:
-        return 'Triton is not installed'
+        return 'no Triton, or one without triton.knobs, is installed'
     if not (q.is_cuda or _INTERPRETED):
         return f'the tensors are on {q.device.type}, not on a GPU'
     if _INTERPRETED and q.dtype == torch.bfloat16:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from mmengine.config import Config
@@ -8,6 +10,7 @@ from torch import nn
 
 from mmrest import ResT
 from mmrest.engine import compiling
+from mmrest.engine.valid_sizes import ValidSizesHook
 from tests.backbones.test_ways import SMALL
 
 
@@ -44,3 +47,9 @@ def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     with pytest.raises(ValueError, match='needs a C\\+\\+ compiler'):
         compiling.require_compiler()
+
+
+def test_a_compiled_backbone_takes_no_valid_sizes() -> None:
+    runner = SimpleNamespace(hooks=[ValidSizesHook()], model=None)
+    with pytest.raises(ValueError, match='takes no valid sizes'):
+        compiling.CompileBackboneHook().before_run(runner)

@@ -127,6 +127,21 @@ def test_half_precision_stays_close_with_all_gradients(
         assert (rounded.double() - precise).abs().max() / precise.abs().max() < 0.05
 
 
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize('way', [*WAYS, 'auto'])
+def test_plain_attention_in_half_precision_stays_close_with_all_gradients(
+    way: str, dtype: torch.dtype
+) -> None:
+    exact_args = [t.detach().to(dtype).double().requires_grad_() for t in inputs(200, 150)[:3]]
+    half_args = [t.detach().to(dtype).requires_grad_() for t in exact_args]
+    exact, out = literal_plain(*exact_args), attention(*half_args, way=way)
+    direction = torch.randn_like(out)
+    grads = torch.autograd.grad(out, half_args, direction)
+    exact_grads = torch.autograd.grad(exact, exact_args, direction.double())
+    for rounded, precise in zip([out, *grads], [exact, *exact_grads], strict=True):
+        assert (rounded.double() - precise).abs().max() / precise.abs().max() < 0.05
+
+
 def test_statistics_stay_in_float32_under_autocast() -> None:
     q, k, v, weight, bias = (t.detach().float() for t in inputs(64, 9))
     args = (*(t.bfloat16() for t in (q, k, v)), weight, bias)
