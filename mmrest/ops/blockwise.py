@@ -88,7 +88,7 @@ def _backward(
         dq = empty_tokens(q)
         # (B, heads, head_dim, M)
         dk_t, dv_t = (maps.statistics.new_zeros(t.mT.shape) for t in (k, v))
-        k_t, v = k.mT.contiguous(), v.contiguous()
+        k_t, v = maps.k.mT.contiguous(), v.contiguous()
         softmax_backward = torch.ops.aten._softmax_backward_data.out
         mix_grad = maps.statistics.new_zeros(mix_weight.shape if mixed else 0)
         if mixed:
@@ -117,7 +117,6 @@ def _backward(
             dv_t.mul_((scale / maps.range)[..., None, None])
             mix_grad = mix_grad.to(mix_weight.dtype)
         else:
-            dq.mul_(maps.scale)
             dk_t.mul_(maps.scale)
     dk, dv = (t.mT.contiguous().to(q.dtype) for t in (dk_t, dv_t))
     return dq, dk, dv, mix_grad
@@ -130,7 +129,7 @@ class _Maps:
     """
 
     def __init__(self, q: Tensor, k: Tensor, mix_weight: Tensor | None) -> None:
-        self.q, self.k = q, k.contiguous()
+        self.q = q
         self.batch, self.heads, self.queries, head_dim = q.shape
         self.keys = k.shape[2]
         self.scale = head_dim**-0.5
@@ -139,9 +138,9 @@ class _Maps:
         # half precision has too small a range for D, whose elements are mostly below 1 / M
         mixed, half = mix_weight is not None, self.statistics.dtype != q.dtype
         self.range = 2.0 ** round(math.log2(self.keys) / 2) if mixed and half else 1.0
-        self.mix = None
-        if mixed:
-            self.mix = mix_weight.to(self.statistics.dtype) * self.scale
+        # the logits are scaled where that is least work
+        self.mix = mix_weight.to(self.statistics.dtype) * self.scale if mixed else None
+        self.k = k.contiguous() if mixed else (k * self.scale).contiguous()
         limit = _BLOCK_ELEMENTS if q.device.type == 'cpu' else _BLOCK_ELEMENTS_ON_DEVICE
         # heads that are mixed must be in a block together; others get more queries each
         self.rows = min(self.queries, max(1, limit // ((self.heads if mixed else 1) * self.keys)))
@@ -167,10 +166,10 @@ class _Maps:
     def softmax(self, part: tuple[slice, slice, slice]) -> tuple[Tensor, Tensor]:
         """The logits before the mix of heads, and the rows' softmax after it."""
         logits, probs, mixed = (self.take(i, part) for i in range(3))
+        logits = multiply(self.q[part], self.k[part[:2]], logits)
         if self.mix is None:
-            mixed = multiply(self.q[part] * self.scale, self.k[part[:2]], logits)
+            mixed = logits
         else:
-            logits = multiply(self.q[part], self.k[part[:2]], logits)
             torch.matmul(self.mix, logits.flatten(2), out=mixed.flatten(2))
         return logits, torch.softmax(mixed, dim=-1, out=probs)
 

@@ -17,8 +17,10 @@ from torch.utils.flop_counter import register_flop_formula
 
 from mmrest.ops.products import add_weight_gradient, linear, multiply_by_onednn, prefers_onednn
 
-# Of a chunk's hidden layer.
+# A chunk's hidden layer stays in the cache, unless that leaves too few tokens to make up for going
+# through the weights and their gradients once a chunk.
 _CHUNK_ELEMENTS = 2**20
+_FEWEST_TOKENS = 1024
 
 
 class MLPWeights(NamedTuple):
@@ -62,7 +64,7 @@ def add_norm_mlp_(x: Tensor, weights: MLPWeights, eps: float) -> Tensor:
 
 def _chunks(x: Tensor, weights: MLPWeights) -> tuple[Tensor, ...]:
     """Views of the tokens (n, C)."""
-    return x.split(max(8, _CHUNK_ELEMENTS // len(weights.fc1_weight) // 8 * 8))
+    return x.split(max(_FEWEST_TOKENS, _CHUNK_ELEMENTS // len(weights.fc1_weight) // 8 * 8))
 
 
 def _branch(x: Tensor, weights: MLPWeights, eps: float) -> Tensor:
