@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -9,6 +10,8 @@ from mmcv.cnn.bricks.drop import DropPath
 from mmengine.registry import MODELS
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils.checkpoint import checkpoint
 
 from mmrest.ops import MLPWeights, add_norm_mlp_, linear, norm_mlp
 from mmrest.ops.ways import requested_way
@@ -53,6 +56,53 @@ def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
     return conv._conv_forward(x, conv.weight * scale[:, None, None, None], bias)
 
 
+def conv_norm_relu_conv(
+    convs: Sequence[nn.Conv2d], norms: Sequence[nn.Module], x: Tensor
+) -> Tensor:
+    """Convolutions with a norm and a ReLU between every two of them.
+
+    Args:
+        convs: One more than ``norms``.
+        norms: What follows each but the last.
+        x: (B, C, H, W).
+    """
+    if not torch.is_grad_enabled():
+        for conv, norm in zip(convs, norms, strict=False):
+            x = conv_norm(conv, norm, x).relu_()
+        return convs[-1](x)
+    x = convs[0](x)
+    for norm, conv in zip(norms, convs[1:], strict=True):
+        # statistics of other processes are not asked for twice
+        once = isinstance(norm, nn.SyncBatchNorm)
+        x = conv(norm(x).relu_()) if once else recompute(_NormReluConv(norm, conv), x)
+    return x
+
+
+class _NormReluConv:
+    """``conv(relu(norm(x)))``, which changes the norm's running statistics the first time only."""
+
+    def __init__(self, norm: nn.Module, conv: nn.Conv2d) -> None:
+        self.norm, self.conv, self.calls = norm, conv, 0
+
+    def __call__(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        if self.calls == 1:
+            return self.conv(self.norm(x).relu_())
+        buffers = {name: buffer.clone() for name, buffer in self.norm.named_buffers()}
+        return self.conv(functional_call(self.norm, buffers, x).relu_())
+
+
+def recompute(function: Callable[..., Any], *inputs: Any) -> Any:
+    """``function(*inputs)``, which the backward pass computes anew instead of storing its inside.
+
+    For what is quick to compute beside its size. A compiler decides that for itself.
+    """
+    compiling = torch.compiler.is_compiling()
+    if not torch.is_grad_enabled() or compiling or requested_way() == 'reference':
+        return function(*inputs)
+    return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
+
+
 class Linear(nn.Linear):
     """``nn.Linear``, by the faster of a processor's two libraries."""
 
@@ -76,6 +126,9 @@ class PixelAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
+        return recompute(self._weigh, x)
+
+    def _weigh(self, x: Tensor) -> Tensor:
         return x * self.pa_conv(x).sigmoid()
 
 
@@ -129,16 +182,23 @@ class SpatialReductionAttention(nn.Module):
             )
             self.sr_norm = nn.LayerNorm(channels, norm_eps)
 
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, tuple[int, int]]:
+    def project(self, x: Tensor, norm: nn.Module) -> tuple[Tensor, Tensor, Tensor, tuple[int, int]]:
         """Queries, keys and values of a map.
 
         Args:
             x: (B, H, W, channels).
+            norm: The LayerNorm in front of the attention.
 
         Returns:
             Queries (B, heads, H W, head_dim), keys and values (B, heads, h w, head_dim), and the
             reduced size (h, w).
         """
+        return recompute(self._project, x, norm)
+
+    def _project(
+        self, x: Tensor, norm: nn.Module
+    ) -> tuple[Tensor, Tensor, Tensor, tuple[int, int]]:
+        x = norm(x)
         batch, height, width, channels = x.shape
         reduced = x
         if self.sr is not None:
@@ -154,7 +214,7 @@ class Block(nn.Module):
 
     Args:
         channels: Channels on the last axis.
-        attn: Keeps the shape of its input.
+        attn: Takes a map, the LayerNorm in front of it and ``context``; keeps the map's shape.
         mlp_ratio: Hidden channels of the MLP relative to ``channels``.
         drop_path: Probability that a sample skips a branch in training.
         norm_eps: Of the LayerNorms.
@@ -171,8 +231,8 @@ class Block(nn.Module):
         self.mlp = MLP(channels, int(channels * mlp_ratio))
 
     def forward(self, x: Tensor, *context: Any) -> Tensor:
-        """(B, ..., channels) -> (B, ..., channels); ``context`` goes to ``attn`` behind ``x``."""
-        branch = self.drop_path(self.attn(self.norm1(x), *context))
+        """(B, ..., channels) -> (B, ..., channels); ``context`` goes to ``attn``."""
+        branch = self.drop_path(self.attn(x, self.norm1, *context))
         x = x + branch if torch.is_grad_enabled() else branch.add_(x)
         norm, fc1, fc2 = self.norm2, self.mlp.fc1, self.mlp.fc2
         weights = MLPWeights(norm.weight, norm.bias, fc1.weight, fc1.bias, fc2.weight, fc2.bias)

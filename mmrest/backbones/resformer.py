@@ -134,10 +134,10 @@ class Attention(nn.Module):
         self.pos = nn.Conv2d(head_channels, head_channels, 3, padding=1, groups=head_channels)
         self.proj = Linear(channels, channels)
 
-    def forward(self, x: Tensor, grid: Grid) -> Tensor:
-        """(B, 1 + rows columns, channels) -> the same shape."""
+    def forward(self, x: Tensor, norm: nn.Module, grid: Grid) -> Tensor:
+        """(B, 1 + rows columns, channels) -> the same; ``norm`` is the LayerNorm in front of it."""
         batch, length, channels = x.shape
-        qkv = self.qkv(x)
+        qkv = self.qkv(norm(x))
         parts = qkv.view(batch, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         if self.window_size and max(grid) > self.window_size:
             attended = attend_in_windows(*parts, grid, self.window_size)

@@ -14,7 +14,13 @@ from mmcv.cnn import build_norm_layer
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from mmrest.backbones.layers import Block, PixelAttention, SpatialReductionAttention, conv_norm
+from mmrest.backbones.layers import (
+    Block,
+    PixelAttention,
+    SpatialReductionAttention,
+    conv_norm,
+    conv_norm_relu_conv,
+)
 from mmrest.backbones.staged import StagedBackbone
 from mmrest.checkpoints import RenamedCheckpoint
 from mmrest.ops import attention, emsa
@@ -37,14 +43,12 @@ class Stem(nn.Module):
         self.conv2 = nn.Conv2d(hidden, hidden, 3, padding=1, bias=False)
         self.norm2 = build_norm_layer(norm_cfg, hidden)[1]
         self.conv3 = nn.Conv2d(hidden, channels, 3, stride=2, padding=1, bias=False)
-        self.act = nn.ReLU(inplace=True)
         self.pos = PixelAttention(channels)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, channels, ceil(H / 4), ceil(W / 4))."""
-        x = self.act(conv_norm(self.conv1, self.norm1, images))
-        x = self.act(conv_norm(self.conv2, self.norm2, x))
-        return self.pos(self.conv3(x))
+        convs, norms = (self.conv1, self.conv2, self.conv3), (self.norm1, self.norm2)
+        return self.pos(conv_norm_relu_conv(convs, norms, images))
 
 
 class PatchEmbed(nn.Module):
@@ -83,9 +87,9 @@ class EMSA(SpatialReductionAttention):
         super().__init__(channels, num_heads, sr_ratio)
         self.transform_conv = nn.Conv2d(num_heads, num_heads, 1) if num_heads > 1 else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, channels) -> (B, H, W, channels)."""
-        q, k, v, _ = self.project(x)
+    def forward(self, x: Tensor, norm: nn.Module) -> Tensor:
+        """(B, H, W, channels) -> (B, H, W, channels); ``norm`` is the LayerNorm in front of it."""
+        q, k, v, _ = self.project(x, norm)
         mix = self.transform_conv
         out = attention(q, k, v) if mix is None else emsa(q, k, v, mix.weight[:, :, 0, 0], mix.bias)
         return self.proj(out.transpose(1, 2).reshape(x.shape))

@@ -18,7 +18,7 @@ from mmrest.backbones.layers import (
     Block,
     PixelAttention,
     SpatialReductionAttention,
-    conv_norm,
+    conv_norm_relu_conv,
     crop,
 )
 from mmrest.backbones.staged import StagedBackbone
@@ -70,9 +70,8 @@ class StemProjection(nn.Sequential):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, channels, ceil(H / 4), ceil(W / 4))."""
-        conv1, norm1, act1, conv2, norm2, act2, conv3 = self
-        x = act1(conv_norm(conv1, norm1, images))
-        return conv3(act2(conv_norm(conv2, norm2, x)))
+        conv1, norm1, _, conv2, norm2, _, conv3 = self
+        return conv_norm_relu_conv((conv1, conv2, conv3), (norm1, norm2), images)
 
 
 class EMSAV2(SpatialReductionAttention):
@@ -96,10 +95,10 @@ class EMSAV2(SpatialReductionAttention):
         )
         self.up_norm = nn.LayerNorm(channels, norm_eps)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, channels) -> (B, H, W, channels)."""
+    def forward(self, x: Tensor, norm: nn.Module) -> Tensor:
+        """(B, H, W, channels) -> (B, H, W, channels); ``norm`` is the LayerNorm in front of it."""
         batch, height, width, channels = x.shape
-        q, k, v, reduced_size = self.project(x)
+        q, k, v, reduced_size = self.project(x, norm)
         attended = attention(q, k, v).transpose(1, 2).reshape(x.shape)
         values = v.transpose(-2, -1).reshape(batch, channels, *reduced_size)
         restored = crop(self.up(values), (height, width)).permute(0, 2, 3, 1)

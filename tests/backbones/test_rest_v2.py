@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from mmrest import ResTV2
 from mmrest.backbones.rest_v2 import EMSAV2
@@ -17,7 +18,7 @@ from tests.parity import recorded
 def test_the_second_branch_restores_the_size_of_the_queries(size: tuple[int, int]) -> None:
     attn = EMSAV2(8, num_heads=2, sr_ratio=4, norm_eps=1e-6)
     x = torch.randn(2, *size, 8)
-    q, k, v, reduced = attn.project(x)
+    q, k, v, reduced = attn.project(x, nn.Identity())
     values = v.transpose(1, 2).reshape(2, *reduced, 8).permute(0, 3, 1, 2)
     restored = F.pixel_shuffle(attn.up[0](values), 4)
     assert restored.shape[2] >= size[0]
@@ -25,7 +26,7 @@ def test_the_second_branch_restores_the_size_of_the_queries(size: tuple[int, int
     restored = restored[:, :, : size[0], : size[1]].permute(0, 2, 3, 1)
     weights = (q @ k.transpose(-2, -1) / 4**0.5).softmax(-1)
     attended = (weights @ v).transpose(1, 2).reshape(x.shape)
-    torch.testing.assert_close(attn(x), attn.proj(attended + attn.up_norm(restored)))
+    torch.testing.assert_close(attn(x, nn.Identity()), attn.proj(attended + attn.up_norm(restored)))
 
 
 def authors_file(folder: Path, norms: str | None, **extra: Any) -> tuple[str, dict]:

@@ -68,6 +68,7 @@ def test_mlp_is_the_literal_one_with_all_gradients(
     tokens: tuple[int, ...], elements: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mlp, '_CHUNK_ELEMENTS', elements)
+    monkeypatch.setattr(mlp, '_FEWEST_TOKENS', 8)
     x, weights = mlp_inputs(tokens, dtype)
     expected, actual = literal_mlp(x, weights), norm_mlp(x, weights, 1e-6)
     assert actual.shape == x.shape

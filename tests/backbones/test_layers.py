@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from mmrest.backbones.layers import LayerNorm2d, PixelAttention, conv_norm_relu_conv
+
+
+def stem(norm: type[nn.Module]) -> nn.Sequential:
+    conv = lambda c: nn.Conv2d(c, 8, 3, stride=2, padding=1, bias=False)  # noqa: E731
+    return nn.Sequential(conv(3), norm(8), nn.ReLU(), conv(8), norm(8), nn.ReLU(), conv(8))
+
+
+@pytest.mark.parametrize('norm', [nn.BatchNorm2d, LayerNorm2d])
+@pytest.mark.parametrize('training', [True, False])
+def test_recomputed_convolutions_are_a_plain_sequence(norm: type, training: bool) -> None:
+    plain = stem(norm).double().train(training)
+    lean = copy.deepcopy(plain)
+    images = torch.randn(2, 3, 20, 30, dtype=torch.double)
+    for _ in range(2):  # running statistics go on from where they are
+        expected = plain(images)
+        result = conv_norm_relu_conv(lean[::3], lean[1::3], images)
+        torch.testing.assert_close(result, expected)
+        for out in (expected, result):
+            out.square().sum().backward()
+    for (name, value), other in zip(
+        plain.state_dict().items(), lean.state_dict().values(), strict=True
+    ):
+        torch.testing.assert_close(other, value, msg=name)
+    for parameter, other in zip(plain.parameters(), lean.parameters(), strict=True):
+        torch.testing.assert_close(other.grad, parameter.grad)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            conv_norm_relu_conv(lean[::3], lean[1::3], images), plain(images)
+        )
+
+
+def test_pixel_attention_keeps_nothing_but_its_input() -> None:
+    x = torch.randn(1, 4, 8, 8, requires_grad=True)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        PixelAttention(4)(x).sum().backward()
+    assert not [t for t in kept if t.numel() >= x.numel() and t.data_ptr() != x.data_ptr()]
