@@ -66,8 +66,8 @@ STUDIES = (
         'ResTv2-tiny at 800x1344; ResFormer-small with global attention and its pyramid at '
         '1024x1024.',
         {
-            'restv2_tiny': _compared('ResTV2:arch=tiny', 3),
-            'resformer_small': _compared('ResFormer:arch=small', 2, shape='1024x1024'),
+            'restv2_tiny': _compared('ResTV2:arch=tiny', 5),
+            'resformer_small': _compared('ResFormer:arch=small', 3, shape='1024x1024'),
         },
     ),
     Study(

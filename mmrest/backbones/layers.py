@@ -14,6 +14,7 @@ from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from mmrest.ops import MLPWeights, add_norm_mlp_, linear, norm_mlp
+from mmrest.ops.products import prefers_onednn
 from mmrest.ops.ways import requested_way
 
 
@@ -27,15 +28,16 @@ def as_map(x: Tensor) -> Tensor:
     return maps
 
 
-def crop(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """The top left (B, C, *size) of (B, C, H, W), contiguous."""
-    height, width = size
+def crop(maps: Tensor, size: tuple[int, int], dims: tuple[int, int] = (2, 3)) -> Tensor:
+    """The top left ``size`` of maps whose height and width are the dimensions ``dims``, contiguous."""
     if torch.compiler.is_exporting():
         # a view would make the program depend on whether anything is cut off
-        for dim, length in ((2, height), (3, width)):
+        for dim, length in zip(dims, size, strict=True):
             maps = maps.index_select(dim, torch.arange(length, device=maps.device))
         return maps.contiguous()
-    return maps[:, :, :height, :width].contiguous()
+    for dim, length in zip(dims, size, strict=True):
+        maps = maps.narrow(dim, 0, length)
+    return maps.contiguous()
 
 
 def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
@@ -109,6 +111,28 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) -> (..., out_features)."""
         return linear(x, self.weight, self.bias)
+
+
+class Double(nn.ConvTranspose2d):
+    """A transposed convolution that doubles a map's sides: each pixel becomes 2x2 of its own.
+
+    Args:
+        channels: Of both maps.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, 2, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, H, W) -> (B, channels, 2 H, 2 W)."""
+        if not prefers_onednn(x):
+            return super().forward(x)
+        # no pixel is written to twice, so that it is a linear layer
+        batch, channels, height, width = x.shape
+        weight = self.weight.permute(2, 3, 1, 0).reshape(-1, channels)
+        pixels = linear(x.permute(0, 2, 3, 1), weight, self.bias.repeat(4))
+        pixels = pixels.view(batch, height, width, 2, 2, -1).transpose(2, 3)
+        return as_map(pixels.reshape(batch, 2 * height, 2 * width, -1))
 
 
 class PixelAttention(nn.Module):
@@ -232,13 +256,23 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, *context: Any) -> Tensor:
         """(B, ..., channels) -> (B, ..., channels); ``context`` goes to ``attn``."""
-        branch = self.drop_path(self.attn(x, self.norm1, *context))
-        x = x + branch if torch.is_grad_enabled() else branch.add_(x)
+        x = self._add(x, self.attn(x, self.norm1, *context))
         norm, fc1, fc2 = self.norm2, self.mlp.fc1, self.mlp.fc2
         weights = MLPWeights(norm.weight, norm.bias, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
         if self.training:
-            return x + self.drop_path(norm_mlp(x, weights, norm.eps))
+            return self._add(x, norm_mlp(x, weights, norm.eps))
         return add_norm_mlp_(x, weights, norm.eps)
+
+    def _add(self, x: Tensor, branch: Tensor) -> Tensor:
+        """``x + drop_path(branch)``, going through them once; ``branch`` may be overwritten."""
+        keep = 1 - self.drop_path.drop_prob
+        if not torch.is_grad_enabled():
+            return self.drop_path(branch).add_(x)
+        mixed = branch.dtype != x.dtype
+        if not self.training or keep == 1 or mixed or requested_way() == 'reference':
+            return x + self.drop_path(branch)
+        kept = (torch.rand(x.shape[0], *[1] * (x.ndim - 1), device=x.device) + keep).floor_() / keep
+        return torch.addcmul(x, branch, kept.to(x.dtype))
 
 
 def stochastic_depth_rates(final: float, depths: tuple[int, ...]) -> list[list[float]]:

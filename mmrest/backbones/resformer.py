@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mmrest.backbones.layers import (
     Block,
+    Double,
     LayerNorm2d,
     Linear,
     as_map,
@@ -174,11 +175,10 @@ def rescale(stride: int, channels: int, learned: bool) -> nn.Module:
         return nn.Identity()
     if not learned:
         return nn.Upsample(scale_factor=PATCH // stride, mode='bilinear')
-    double = nn.ConvTranspose2d(channels, channels, 2, 2)
     if stride == 8:
-        return double
-    again = nn.ConvTranspose2d(channels, channels, 2, 2)
-    return nn.Sequential(double, LayerNorm2d(channels, eps=1e-6), nn.GELU(), again)
+        return Double(channels)
+    norm = LayerNorm2d(channels, eps=1e-6)
+    return nn.Sequential(Double(channels), norm, nn.GELU(), Double(channels))
 
 
 @MODELS.register_module()
@@ -322,6 +322,16 @@ class ResFormer(PyramidBackbone):
             if i in self.level_blocks:
                 tokens[i] = self.branch_norms[str(i)](x) if self.out_norm == 'branch' else x
         return tokens, grid
+
+    @property
+    def class_token_norm(self) -> nn.Module | None:
+        """The module whose output begins with the class token that the paper classifies by.
+
+        None without the last block or output norms.
+        """
+        if self.out_norm == 'none' or self.level_blocks[-1] != self.depth - 1:
+            return None
+        return self.branch_norms[str(self.depth - 1)]
 
     def compute_maps(self, images: Tensor) -> tuple[Tensor, ...]:
         """See :meth:`PyramidBackbone.compute_maps`."""

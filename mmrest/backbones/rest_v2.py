@@ -101,8 +101,15 @@ class EMSAV2(SpatialReductionAttention):
         q, k, v, reduced_size = self.project(x, norm)
         attended = attention(q, k, v).transpose(1, 2).reshape(x.shape)
         values = v.transpose(-2, -1).reshape(batch, channels, *reduced_size)
-        restored = crop(self.up(values), (height, width)).permute(0, 2, 3, 1)
+        restored = crop(self._shuffle(self.up[0](values)), (height, width), dims=(1, 2))
         return self.proj(attended + self.up_norm(restored))
+
+    def _shuffle(self, maps: Tensor) -> Tensor:
+        """The pixel shuffle, (B, r^2 C, h, w) -> (B, r h, r w, C)."""
+        batch, _, height, width = maps.shape
+        ratio = self.up[1].upscale_factor
+        pixels = maps.view(batch, -1, ratio, ratio, height, width).permute(0, 4, 2, 5, 3, 1)
+        return pixels.reshape(batch, ratio * height, ratio * width, -1)
 
 
 @MODELS.register_module()

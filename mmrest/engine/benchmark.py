@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from mmrest.engine.benchmark_model import Step, build_step
 from mmrest.engine.compiling import compile_backbone
+from mmrest.engine.memory import peak_memory
 from mmrest.ops import linear
 from mmrest.ops.ways import VARIABLE
 
@@ -191,7 +192,7 @@ def _serve(case: Case) -> None:
     if case.compiled:
         compile_backbone(model)
     images = torch.randn(case.batch_size, 3, *case.shape, device=case.device)
-    memory = _CudaMemory() if case.device == 'cuda' else _ProcessMemory()
+    memory = peak_memory(case.device)
     base_bytes = memory.reset()
     for _ in sys.stdin:
         start = time.perf_counter()
@@ -199,32 +200,6 @@ def _serve(case: Case) -> None:
         seconds = time.perf_counter() - start
         answer = dict(seconds=seconds, peak_bytes=memory.peak(), base_bytes=base_bytes)
         print(json.dumps(answer), file=answers, flush=True)
-
-
-class _CudaMemory:
-    def reset(self) -> int:
-        torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.memory_allocated()
-
-    def peak(self) -> int:
-        return torch.cuda.max_memory_allocated()
-
-
-class _ProcessMemory:
-    """Resident memory of this process, as Linux counts it."""
-
-    def reset(self) -> int:
-        with open('/proc/self/clear_refs', 'w') as file:
-            file.write('5')  # the peak begins anew
-        return self._read('VmRSS')
-
-    def peak(self) -> int:
-        return self._read('VmHWM')
-
-    def _read(self, name: str) -> int:
-        with open('/proc/self/status') as file:
-            line = next(line for line in file if line.startswith(f'{name}:'))
-        return int(line.split()[1]) * 1024
 
 
 if __name__ == '__main__':

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmrest.backbones.layers import LayerNorm2d, PixelAttention, conv_norm_relu_conv
+from mmrest.backbones.layers import Double, LayerNorm2d, PixelAttention, conv_norm_relu_conv
 
 
 def stem(norm: type[nn.Module]) -> nn.Sequential:
@@ -44,3 +44,15 @@ def test_pixel_attention_keeps_nothing_but_its_input() -> None:
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
         PixelAttention(4)(x).sum().backward()
     assert not [t for t in kept if t.numel() >= x.numel() and t.data_ptr() != x.data_ptr()]
+
+
+def test_doubling_is_the_transposed_convolution() -> None:
+    double = Double(6)
+    x = torch.randn(2, 6, 5, 7, requires_grad=True)
+    wanted = [x, *double.parameters()]
+    results = []
+    for compute in (double, lambda x: nn.ConvTranspose2d.forward(double, x)):
+        out = compute(x)
+        results.append([out, *torch.autograd.grad(out.square().sum(), wanted)])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
