@@ -5,7 +5,8 @@ from mmrest.version import __version__
 
 check_stack()
 
-from mmrest.backbones import ResFormer, ResT, ResTV2  # noqa: E402  (the check comes first)
+from mmrest import multires  # noqa: E402, F401  (registers; the check of the stack comes first)
+from mmrest.backbones import ResFormer, ResT, ResTV2  # noqa: E402
 from mmrest.engine import compiling, layer_decay, valid_sizes  # noqa: E402, F401  (registers)
 from mmrest.necks import SimpleFPN  # noqa: E402
 

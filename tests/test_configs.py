@@ -18,6 +18,7 @@ from torch import nn
 
 from mmrest.datasets import CLASSES
 from mmrest.engine import load_config, move_data_root
+from mmrest.engine.config import task_model
 from tests.conftest import ROOT
 
 CONFIGS = sorted(ROOT.glob('configs/*.py'))
@@ -55,7 +56,7 @@ def build(cfg: Config) -> nn.Module:
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         torch.manual_seed(0)
         if cfg.default_scope == 'mmseg':
-            cfg.model.data_preprocessor.size = (64, 64)
+            task_model(cfg).data_preprocessor.size = (64, 64)
         # as the runner does outside of distributed training
         model = revert_sync_batchnorm(MODELS.build(cfg.model))
         # some parameters of Deformable DETR hold whatever the memory held until this is called
@@ -106,8 +107,8 @@ def test_config_trains_and_predicts(path: Path, shapes_root: Path) -> None:
     move_data_root(cfg, str(shapes_root))
     model = take_steps(cfg)
     # the backbones take any size, so that nothing needs to be padded beyond the batch's largest
-    assert cfg.model.data_preprocessor.get('pad_size_divisor', 1) == 1
-    reader = cfg.model.get('neck') or cfg.model.decode_head
+    assert task_model(cfg).data_preprocessor.get('pad_size_divisor', 1) == 1
+    reader = task_model(cfg).get('neck') or task_model(cfg).decode_head
     assert model.backbone.out_channels == tuple(reader.in_channels)
 
 

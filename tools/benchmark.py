@@ -23,9 +23,10 @@ import torch
 
 from mmrest.engine.benchmark import Case, Result, measure_in_turn, measure_peak
 from mmrest.engine.benchmark_model import build_backbone, build_whole
-from mmrest.engine.cli import parse_shape
+from mmrest.engine.cli import parse_shape, require_new_file
 from mmrest.engine.compiling import require_compiler
 from mmrest.engine.complexity import count_macs, count_parameters
+from mmrest.engine.machine import processor_name
 from mmrest.errors import InputError, clear_errors
 from mmrest.ops.ways import WAYS
 
@@ -138,21 +139,6 @@ def _on_meta(model: dict | str) -> torch.nn.Module:
     return built.to('meta')
 
 
-def require_new_file(option: str, path: str, replace: bool) -> None:
-    """Check that a file can be written, before anything is measured.
-
-    Raises:
-        InputError: It exists and may not be replaced, is a folder, or its folder is missing.
-    """
-    folder = os.path.dirname(os.path.abspath(path))
-    if os.path.isdir(path) or not os.path.isdir(folder) or not os.access(folder, os.W_OK):
-        raise InputError(
-            f'{option} {path} cannot be written: it or its folder is no place for a file'
-        )
-    if os.path.exists(path) and not replace:
-        raise InputError(f'{path} exists; --force replaces it')
-
-
 def describe(
     name: str, impl: str, model: torch.nn.Module, result: Result, first: Result, peak: float
 ) -> list[str]:
@@ -184,7 +170,7 @@ def describe(
 
 def write_csv(path: str, rows: list[list[str]], args: argparse.Namespace, peak: float) -> None:
     """The table, with a column for each fact about the machine."""
-    device = torch.cuda.get_device_name() if args.device == 'cuda' else _processor()
+    device = torch.cuda.get_device_name() if args.device == 'cuda' else processor_name()
     environment = {
         'date': date.today().isoformat(),
         'device': device,
@@ -199,15 +185,6 @@ def write_csv(path: str, rows: list[list[str]], args: argparse.Namespace, peak: 
         writer = csv.writer(file)
         writer.writerow([*COLUMNS, *environment])
         writer.writerows([*row, *environment.values()] for row in rows)
-
-
-def _processor() -> str:
-    try:
-        with open('/proc/cpuinfo') as file:
-            name = next(line.split(':')[1].strip() for line in file if 'model name' in line)
-    except (OSError, StopIteration):
-        name = ''
-    return f'{platform.machine()} {name}'.strip()
 
 
 def draw(path: str, rows: list[list[str]]) -> None:

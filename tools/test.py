@@ -1,4 +1,8 @@
-"""Test a detector or segmentor: ``python tools/test.py CONFIG CHECKPOINT``."""
+"""Test a detector or segmentor: ``python tools/test.py CONFIG CHECKPOINT``.
+
+``--resolutions 400 600 800`` tests the checkpoint at each and tabulates accuracy and speed;
+``--compare A.csv B.csv --plot FILE`` draws the tables of several models into one picture.
+"""
 
 import argparse
 
@@ -11,15 +15,19 @@ from mmrest.engine.cli import (
     config_from_arguments,
     leave_process_group,
     require_files,
+    require_new_file,
 )
 from mmrest.engine.testing import dump_results, show_results, use_tta
-from mmrest.errors import clear_errors
+from mmrest.errors import InputError, clear_errors
+from mmrest.multires.commands import sweep_resolutions
+from mmrest.multires.report import draw
+from mmrest.multires.sweep import parse_aspect_ratio
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Test a detector or segmentor.')
-    parser.add_argument('config', help='a config of mmdet or mmseg')
-    parser.add_argument('checkpoint', help='of the whole model')
+    parser.add_argument('config', nargs='?', help='a config of mmdet or mmseg')
+    parser.add_argument('checkpoint', nargs='?', help='of the whole model')
     parser.add_argument(
         '--out',
         metavar='FILE.pkl|DIR',
@@ -33,14 +41,51 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--wait-time', type=float, default=2, help='of --show, in seconds')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
+    add_sweep_arguments(parser)
     add_launch_arguments(parser)
     add_config_arguments(parser)
     return parser.parse_args()
 
 
+def add_sweep_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group('test-time benchmark over resolutions')
+    group.add_argument(
+        '--resolutions',
+        nargs='+',
+        type=int,
+        metavar='PIXELS',
+        help='test at each short side, the long side scaled with it; results go to the work '
+        'directory, and what is there already is not measured again',
+    )
+    group.add_argument(
+        '--aspect-ratios',
+        nargs='+',
+        default=[],
+        metavar='W:H',
+        help='also stretch the images to each of these, at the training resolution',
+    )
+    group.add_argument(
+        '--train-resolution',
+        type=int,
+        metavar='PIXELS',
+        help='that retention is relative to (default: the short side of the test pipeline)',
+    )
+    group.add_argument('--metric', help="to compare (default: the evaluator's usual one)")
+    group.add_argument(
+        '--compare', nargs='+', metavar='CSV', help='draw the results of several models'
+    )
+    group.add_argument('--plot', metavar='FILE', help='picture of --compare')
+
+
 def main() -> None:
     args = parse_args()
     with clear_errors():
+        if args.compare:
+            compare(args)
+            return
+        if args.config is None or args.checkpoint is None:
+            raise InputError('name a config and a checkpoint: tools/test.py CONFIG CHECKPOINT')
+        check_sweep(args)
         cfg = config_from_arguments(args)
         if args.show or args.show_dir:
             show_results(cfg, args.show_dir, args.show, args.wait_time)
@@ -51,10 +96,40 @@ def main() -> None:
         cfg.load_from, cfg.resume = args.checkpoint, False
         require_files(cfg)
         prepare_data(cfg, ['test'])
+        if args.resolutions:
+            ratios = [parse_aspect_ratio(text) for text in args.aspect_ratios]
+            sweep_resolutions(cfg, args.resolutions, ratios, args.train_resolution, args.metric)
+            return
         runner = build_runner(cfg)
         require_fit(runner.model, args.checkpoint)
         runner.test()
         leave_process_group()
+
+
+def check_sweep(args: argparse.Namespace) -> None:
+    """Check that the options go together, before anything is read."""
+    if not args.resolutions:
+        if args.aspect_ratios or args.train_resolution or args.metric or args.plot:
+            raise InputError(
+                '--aspect-ratios, --train-resolution and --metric are of --resolutions, --plot of '
+                '--compare'
+            )
+        return
+    for text in args.aspect_ratios:
+        parse_aspect_ratio(text)
+    if args.out or args.show or args.show_dir or args.tta or args.plot:
+        raise InputError('--resolutions goes with none of --out, --show, --show-dir, --tta, --plot')
+    if args.launcher != 'none':
+        raise InputError('--resolutions tests in one process; leave --launcher out')
+
+
+def compare(args: argparse.Namespace) -> None:
+    """Draw ``--compare`` into ``--plot``."""
+    if args.config or not args.plot:
+        raise InputError('--compare takes --plot FILE and no config: --compare A.csv --plot c.png')
+    require_new_file('--plot', args.plot, replace=False)
+    draw(args.compare, args.plot)
+    print(f'drawn into {args.plot}')
 
 
 if __name__ == '__main__':

@@ -29,7 +29,7 @@ def as_map(x: Tensor) -> Tensor:
 
 
 def crop(maps: Tensor, size: tuple[int, int], dims: tuple[int, int] = (2, 3)) -> Tensor:
-    """The top left ``size`` of maps whose height and width are the dimensions ``dims``, contiguous."""
+    """The top left ``size`` of maps whose height and width are ``dims``, contiguous."""
     if torch.compiler.is_exporting():
         # a view would make the program depend on whether anything is cut off
         for dim, length in zip(dims, size, strict=True):

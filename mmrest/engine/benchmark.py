@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from mmrest.engine.benchmark_model import Step, build_step
 from mmrest.engine.compiling import compile_backbone
-from mmrest.engine.memory import peak_memory
+from mmrest.engine.machine import peak_memory
 from mmrest.ops import linear
 from mmrest.ops.ways import VARIABLE
 

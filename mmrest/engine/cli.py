@@ -54,6 +54,21 @@ def parse_shape(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
+def require_new_file(option: str, path: str, replace: bool) -> None:
+    """Check that a file can be written, before anything is measured.
+
+    Raises:
+        InputError: It exists and may not be replaced, is a folder, or its folder is missing.
+    """
+    folder = os.path.dirname(os.path.abspath(path))
+    if os.path.isdir(path) or not os.path.isdir(folder) or not os.access(folder, os.W_OK):
+        raise InputError(
+            f'{option} {path} cannot be written: it or its folder is no place for a file'
+        )
+    if os.path.exists(path) and not replace:
+        raise InputError(f'{path} exists; --force replaces it')
+
+
 def config_from_arguments(args: argparse.Namespace) -> Config:
     """The config that the arguments describe; ``InputError`` if they cannot be met."""
     requested_way()  # what the environment asks for exists

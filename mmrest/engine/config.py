@@ -88,6 +88,12 @@ def move_data_root(cfg: Config, data_root: str) -> None:
             cfg[key] = map_strings(cfg[key], move)
 
 
+def task_model(cfg: Config) -> Config:
+    """The config's detector or segmentor, also where it is trained at several resolutions."""
+    wrapped = str(cfg.model.get('type')).split('.')[-1] == 'MultiResolution'
+    return cfg.model.model if wrapped else cfg.model
+
+
 def iterate_dicts(node: Any) -> Iterator[Mapping[str, Any]]:
     """Every mapping in a nest of mappings and sequences, outer ones first."""
     if isinstance(node, Mapping):

@@ -7,6 +7,7 @@ import os
 
 from mmengine.config import Config, ConfigDict
 
+from mmrest.engine.config import task_model
 from mmrest.errors import InputError
 
 
@@ -44,7 +45,7 @@ def use_tta(cfg: Config) -> None:
     Raises:
         InputError: A segmentor's config has none, or the detector predicts masks.
     """
-    if (cfg.model.get('roi_head') or {}).get('mask_head'):
+    if (task_model(cfg).get('roi_head') or {}).get('mask_head'):
         raise InputError(
             '--tta: mmdet cannot merge masks over test-time augmentations; test without it'
         )

@@ -1,6 +1,8 @@
-"""Peak memory of this process, or of its GPU."""
+"""The machine that something is measured on."""
 
 from __future__ import annotations
+
+import platform
 
 import torch
 
@@ -40,3 +42,13 @@ class ProcessMemory:
 def peak_memory(device: str) -> CudaMemory | ProcessMemory:
     """What watches the memory of ``'cpu'`` or ``'cuda'``."""
     return CudaMemory() if device == 'cuda' else ProcessMemory()
+
+
+def processor_name() -> str:
+    """Architecture and, where Linux tells it, the model."""
+    try:
+        with open('/proc/cpuinfo') as file:
+            name = next(line.split(':')[1].strip() for line in file if 'model name' in line)
+    except (OSError, StopIteration):
+        name = ''
+    return f'{platform.machine()} {name}'.strip()

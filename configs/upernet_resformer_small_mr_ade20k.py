@@ -1,0 +1,10 @@
+# UPerNet, ResFormer-small, every batch at three resolutions, in the ratios of
+# the paper's 224, 160 and 128, with the consistency loss. Not measured.
+_base_ = ['./upernet_resformer_small_ade20k.py']
+model = dict(
+    _delete_=True,
+    type='MultiResolution',
+    model=_base_.model,
+    scales=(1.0, 0.71, 0.57),
+    consistency=dict(target='cls'),
+)

@@ -1,0 +1,285 @@
+"""What a sweep over resolutions found: a table as it goes, files, a picture."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+
+from mmrest.engine.machine import processor_name
+from mmrest.errors import InputError
+from mmrest.multires.sweep import Measurement, Resolution, main_metric, relative_area
+
+# Beside the metric itself, if the evaluator has them.
+_DETAILS = ('_s', '_m', '_l')
+
+
+class Report:
+    """The measurements of a checkpoint in ``resolutions.json``, ``.csv`` and ``.png`` of a folder.
+
+    Args:
+        folder: Is made if it is not there. What an earlier sweep of the same checkpoint, config and
+            training resolution left is taken over.
+        cfg: Of the tests.
+        checkpoint: The file.
+        training_resolution: That retention is relative to, in pixels of the short side.
+        metric: The metric to compare; None takes the evaluator's usual one.
+
+    Raises:
+        InputError: The folder holds the sweep of something else.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        cfg: Config,
+        checkpoint: str,
+        training_resolution: int,
+        metric: str | None = None,
+    ) -> None:
+        self.folder = Path(folder)
+        self.model = Path(cfg.filename or 'model').stem
+        self.training_resolution = training_resolution
+        self.wanted_metric = metric
+        self.measurements: list[Measurement] = []
+        self.subject = dict(
+            config=_hash(_without_paths(cfg).encode()),
+            checkpoint=_hash(Path(checkpoint).read_bytes()),
+            training_resolution=training_resolution,
+        )
+        self.environment = dict(
+            checkpoint=str(checkpoint),
+            device=torch.cuda.get_device_name() if torch.cuda.is_available() else processor_name(),
+            threads=torch.get_num_threads(),
+            torch=torch.__version__,
+            date=datetime.date.today().isoformat(),
+        )
+        if self._file('json').exists():
+            self._take_over()
+
+    def add(self, measurement: Measurement) -> None:
+        """Keep a result, at once."""
+        same = [m for m in self.measurements if m.resolution == measurement.resolution]
+        for old in same:
+            self.measurements.remove(old)
+        self.measurements.append(measurement)
+        self.save()
+
+    @property
+    def metric(self) -> str | None:
+        """Name of the metric that is compared, once one is known."""
+        metrics = next((m.metrics for m in self.measurements if not m.error), None)
+        return None if metrics is None else main_metric(metrics, self.wanted_metric)
+
+    @property
+    def values(self) -> dict[int, float]:
+        """Short side -> metric, of the images' own aspect ratio."""
+        return {
+            m.resolution.short_side: m.metrics[self.metric]
+            for m in self.measurements
+            if not m.error and m.resolution.aspect_ratio is None
+        }
+
+    @property
+    def area(self) -> float | None:
+        """See :func:`mmrest.multires.sweep.relative_area`."""
+        return relative_area(self.values, self.training_resolution)
+
+    def retention(self, measurement: Measurement) -> float | None:
+        """The metric relative to that at the training resolution."""
+        reference = None if self.metric is None else self.values.get(self.training_resolution)
+        if measurement.error or not reference:
+            return None
+        return measurement.metrics[self.metric] / reference
+
+    def header(self) -> str:
+        """Of the table."""
+        return self._line(
+            [
+                'resolution',
+                *(self.metric or 'metric', *self._detail_names()),
+                *('images/s', 'peak MB', 'retention'),
+            ]
+        )
+
+    def line(self, measurement: Measurement) -> str:
+        """A measurement's row of the table."""
+        if measurement.error:
+            return f'{measurement.resolution!s:>10}  {measurement.error}'
+        values = [measurement.metrics[name] for name in (self.metric, *self._detail_names())]
+        retention = self.retention(measurement)
+        return self._line(
+            [
+                str(measurement.resolution),
+                *(f'{value:.4g}' for value in values),
+                f'{measurement.images_per_second:.3g}',
+                f'{measurement.peak_bytes / 1e6:.0f}',
+                '' if retention is None else f'{retention:.3f}',
+            ]
+        )
+
+    def summary(self) -> str:
+        """The one figure of the model."""
+        failed = [str(m.resolution) for m in self.measurements if m.error]
+        without = f'; without {", ".join(failed)}' if failed else ''
+        if self.area is None:
+            return f'no area under the curve: it takes two resolutions{without}'
+        low, high = min(self.values), max(self.values)
+        return (
+            f'area under {self.metric} over log(resolution) from {low} to {high}, relative to '
+            f'{self.training_resolution}: {self.area:.3f}{without}'
+        )
+
+    def save(self) -> None:
+        """Write all three files."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        ordered = sorted(
+            self.measurements,
+            key=lambda m: (m.resolution.aspect_ratio or 0, m.resolution.short_side),
+        )
+        state = dict(
+            model=self.model,
+            subject=self.subject,
+            environment=self.environment,
+            metric=self.metric,
+            area=self.area,
+            measurements=[asdict(m) for m in ordered],
+        )
+        # an interruption leaves the old file or the new one
+        partial = self._file('json.part')
+        partial.write_text(json.dumps(state, indent=1))
+        os.replace(partial, self._file('json'))
+        self._write_csv(ordered)
+        if self.metric is not None:
+            draw([self._file('csv')], self._file('png'))
+
+    def _take_over(self) -> None:
+        file = self._file('json')
+        try:
+            state = json.loads(file.read_text())
+            measurements = [
+                Measurement(**{**m, 'resolution': Resolution(**m['resolution'])})
+                for m in state['measurements']
+            ]
+            subject = state['subject']
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f'{file} cannot be read ({error}); move it away') from error
+        changed = [key for key, value in self.subject.items() if subject.get(key) != value]
+        if changed:
+            raise InputError(
+                f'{file} is the sweep of another {" and ".join(changed).replace("_", " ")}; name '
+                'another --work-dir, or move it away'
+            )
+        self.measurements = measurements
+
+    def _detail_names(self) -> list[str]:
+        metrics = next((m.metrics for m in self.measurements if not m.error), {})
+        return [f'{self.metric}{end}' for end in _DETAILS if f'{self.metric}{end}' in metrics]
+
+    def _line(self, cells: Sequence[str]) -> str:
+        return '  '.join(f'{cell:>10}' for cell in cells)
+
+    def _file(self, ending: str) -> Path:
+        return self.folder / f'resolutions.{ending}'
+
+    def _write_csv(self, measurements: Iterable[Measurement]) -> None:
+        names = list(dict.fromkeys(name for m in measurements for name in m.metrics))
+        rows: list[dict[str, Any]] = []
+        for m in measurements:
+            retention = self.retention(m)
+            rows.append(
+                {
+                    'model': self.model,
+                    'resolution': str(m.resolution),
+                    'short side': m.resolution.short_side,
+                    'aspect ratio': m.resolution.aspect_ratio or '',
+                    **{name: m.metrics.get(name, '') for name in names},
+                    'metric': self.metric,
+                    'images/s': f'{m.images_per_second:.4g}',
+                    'peak MB': f'{m.peak_bytes / 1e6:.0f}',
+                    'retention': '' if retention is None else f'{retention:.4f}',
+                    'training resolution': self.training_resolution,
+                    'error': m.error or '',
+                    **self.environment,
+                }
+            )
+        with open(self._file('csv'), 'w', newline='') as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+def draw(files: Sequence[str | Path], picture: str | Path) -> None:
+    """Accuracy and speed against resolution, a line for each file.
+
+    Args:
+        files: ``resolutions.csv`` of sweeps.
+        picture: A file that matplotlib can write.
+
+    Raises:
+        InputError: A file is not there or is none of a sweep, or they compare different metrics.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout='constrained')
+    accuracy, speed = figure.subplots(1, 2)
+    metrics = set()
+    for file in files:
+        rows = _read(file)
+        metrics.add(rows[0]['metric'])
+        sides = [int(row['short side']) for row in rows]
+        values = [float(row[row['metric']]) for row in rows]
+        label = rows[0]['model']
+        (line,) = accuracy.plot(sides, values, 'o-', label=label)
+        accuracy.axvline(int(rows[0]['training resolution']), color=line.get_color(), ls=':', lw=1)
+        speed.plot(sides, [float(row['images/s']) for row in rows], 'o-', label=label)
+    if len(metrics) > 1:
+        raise InputError(f'the files compare different metrics: {", ".join(sorted(metrics))}')
+    for axes, name in ((accuracy, metrics.pop()), (speed, 'images/s')):
+        axes.set(xscale='log', xlabel='short side of the test images', ylabel=name)
+        ticks = sorted({int(row['short side']) for file in files for row in _read(file)})
+        axes.set_xticks(ticks, [str(tick) for tick in ticks], rotation=45)
+        axes.minorticks_off()
+        axes.grid(alpha=0.3)
+    speed.set_yscale('log')
+    accuracy.legend()
+    try:
+        figure.savefig(picture, dpi=120)
+    except (OSError, ValueError) as error:
+        raise InputError(f'{picture} cannot be written: {error}') from error
+
+
+def _read(file: str | Path) -> list[dict[str, str]]:
+    """The measurements of a sweep with the images' own aspect ratio."""
+    try:
+        with open(file, newline='') as opened:
+            rows = list(csv.DictReader(opened))
+        rows = [row for row in rows if not row['aspect ratio'] and not row['error']]
+        if not rows:
+            raise InputError(f'{file} holds no measurement')
+        return sorted(rows, key=lambda row: int(row['short side']))
+    except OSError as error:
+        raise InputError(f'{file} cannot be read: {error}') from error
+    except KeyError as error:
+        raise InputError(f'{file} is no resolutions.csv of a sweep: no column {error}') from error
+
+
+def _without_paths(cfg: Config) -> str:
+    """The config without what says where things are, not what they are."""
+    plain = cfg.to_dict()
+    for key in ('work_dir', 'load_from', 'resume', 'launcher'):
+        plain.pop(key, None)
+    return json.dumps(plain, default=str, sort_keys=True)
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]

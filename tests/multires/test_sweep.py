@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import MODELS, DefaultScope
+from PIL import Image
+
+from mmrest.engine import load_config, move_data_root
+from mmrest.multires.commands import sweep_resolutions
+from mmrest.multires.report import Report, draw
+from mmrest.multires.sweep import (
+    OUT_OF_MEMORY,
+    Measurement,
+    Resolution,
+    find_resize,
+    main_metric,
+    parse_aspect_ratio,
+    relative_area,
+)
+from mmrest.multires.sweep import (
+    test_at as measure_at,
+)
+from mmrest.multires.sweep import (
+    test_in_process as measure_in_process,
+)
+from tests.conftest import ROOT
+from tests.multires import watching  # noqa: F401  (registers)
+
+
+def config(shapes_root: Path, folder: Path, name: str = 'retinanet_rest_lite_shapes') -> Config:
+    cfg = load_config(str(ROOT / f'configs/{name}.py'), work_dir=str(folder / 'work'))
+    move_data_root(cfg, str(shapes_root))
+    return cfg
+
+
+@pytest.fixture
+def cfg(shapes_root: Path, tmp_path: Path) -> Config:
+    """A config with a checkpoint."""
+    cfg = config(shapes_root, tmp_path)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict()), tmp_path / 'model.pth')
+    cfg.load_from, cfg.resume = str(tmp_path / 'model.pth'), False
+    return cfg
+
+
+@pytest.mark.parametrize(
+    ('resolution', 'scale', 'keeps'),
+    [
+        (Resolution(400), (666, 400), True),
+        (Resolution(641), (1068, 641), True),
+        (Resolution(511, 1.5), (766, 511), False),
+        (Resolution(500, 0.5), (500, 1000), False),
+        (Resolution(500, 1.0), (500, 500), False),
+    ],
+)
+def test_the_long_side_follows(resolution: Resolution, scale: tuple, keeps: bool) -> None:
+    resize = ConfigDict(type='Resize', scale=(1333, 800), keep_ratio=True)
+    resolution.apply_to(resize)
+    assert tuple(resize.scale) == scale
+    assert resize.keep_ratio == keeps
+
+
+@pytest.mark.parametrize('name', ['retinanet_rest_small_coco', 'upernet_rest_small_ade20k'])
+def test_the_resize_of_any_config_is_found(name: str) -> None:
+    cfg = load_config(str(ROOT / f'configs/{name}.py'))
+    assert find_resize(cfg) is cfg.test_dataloader.dataset.pipeline[1]
+    del cfg.test_dataloader.dataset.pipeline[1]
+    with pytest.raises(ValueError, match='exactly one Resize'):
+        find_resize(cfg)
+
+
+def test_area_is_the_mean_retention_over_log_resolution() -> None:
+    assert relative_area({100: 0.4, 200: 0.4, 777: 0.4}, 200) == pytest.approx(1)
+    # falls by a half over the upper half of the range of logarithms
+    assert relative_area({100: 1.0, 200: 1.0, 400: 0.0}, 200) == pytest.approx(0.75)
+    assert relative_area({100: 0.2, 400: 0.4}, 400) == pytest.approx(0.75)
+    assert relative_area({100: 1.0}, 100) is None
+    assert relative_area({100: 1.0, 200: 0.0}, 200) is None
+
+
+def test_the_metric_is_the_usual_one_or_the_wanted() -> None:
+    metrics = {'coco/bbox_mAP': 0.1, 'coco/segm_mAP': 0.2}
+    assert main_metric(metrics) == 'coco/bbox_mAP'
+    assert main_metric(metrics, 'coco/segm_mAP') == 'coco/segm_mAP'
+    assert main_metric({'own': 1.0}) == 'own'
+    with pytest.raises(ValueError, match='--metric mIoU is none of the metrics: coco/bbox_mAP'):
+        main_metric(metrics, 'mIoU')
+
+
+@pytest.mark.parametrize(('text', 'ratio'), [('4:3', 4 / 3), ('1:2', 0.5), ('1.5', 1.5)])
+def test_aspect_ratios(text: str, ratio: float) -> None:
+    assert parse_aspect_ratio(text) == pytest.approx(ratio)
+
+
+@pytest.mark.parametrize('text', ['4:0', '-1:2', 'wide', 'nan', '4x3'])
+def test_what_is_no_aspect_ratio_is_named(text: str) -> None:
+    with pytest.raises(ValueError, match='is no aspect ratio'):
+        parse_aspect_ratio(text)
+
+
+@pytest.mark.parametrize('name', ['retinanet_rest_lite_shapes', 'upernet_rest_lite_shapes'])
+def test_images_have_the_resolution(name: str, shapes_root: Path, tmp_path: Path) -> None:
+    cfg = config(shapes_root, tmp_path, name)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict()), tmp_path / 'model.pth')
+    cfg.load_from, cfg.resume = str(tmp_path / 'model.pth'), False
+    cfg.custom_imports = dict(imports=['mmrest', 'tests.multires.watching'])
+    cfg.custom_hooks = [dict(type='WriteSizes', file=str(tmp_path / 'sizes'))]
+    before = cfg.to_dict()
+    result = measure_at(cfg, Resolution(61))
+    assert cfg.to_dict() == before
+    lines = (tmp_path / 'sizes').read_text().splitlines()
+    sizes = {tuple(map(int, line.split())) for line in lines}
+    assert {min(size) for size in sizes} == {61}
+    assert result.error is None
+    assert result.images_per_second > 0
+    assert result.peak_bytes > 1e8
+    assert any(name.endswith('mAP') or name == 'mIoU' for name in result.metrics)
+
+
+def test_a_sweep_goes_past_what_fails_and_resumes(
+    cfg: Config, capfd: pytest.CaptureFixture, tmp_path: Path
+) -> None:
+    cfg.custom_imports = dict(imports=['mmrest', 'tests.multires.watching'])
+    cfg.custom_hooks = [dict(type='DieAt', short_side=150)]
+    report = sweep_resolutions(cfg, [96, 150], [1.0])
+    first = capfd.readouterr().out
+    assert 'coco/bbox_mAP' in first.splitlines()[0]
+    assert '150  out of memory' in first
+    assert '96x96' in first
+    assert 'without 150' in first
+    rows = json.loads((tmp_path / 'work/resolutions.json').read_text())['measurements']
+    assert [row['error'] for row in rows] == [None, OUT_OF_MEMORY, None]
+    # what was measured is not measured again, what failed is
+    for m in report.measurements:
+        m.images_per_second = 1234.0
+    report.save()
+    cfg.custom_hooks = []
+    changed = Report(str(tmp_path / 'other'), cfg, cfg.load_from, 96)
+    assert changed.subject != report.subject
+    with pytest.raises(ValueError, match='sweep of another config'):
+        sweep_resolutions(cfg, [96, 150])
+    cfg.custom_hooks = [dict(type='DieAt', short_side=150)]
+    sweep_resolutions(cfg, [96])
+    assert '1.23e+03' in capfd.readouterr().out
+
+
+def test_out_of_memory_within_python_is_a_result(cfg: Config) -> None:
+    cfg.custom_imports = dict(imports=['mmrest', 'tests.multires.watching'])
+    cfg.custom_hooks = [dict(type='RaiseAt', short_side=60, message='CUDA out of memory.')]
+    assert measure_at(cfg, Resolution(60)).error == OUT_OF_MEMORY
+    cfg.custom_hooks = [dict(type='RaiseAt', short_side=60, message='size mismatch')]
+    assert measure_in_process(cfg, Resolution(60)).error == 'RuntimeError: size mismatch'
+
+
+def test_a_checkpoint_of_another_model_ends_the_sweep(cfg: Config, tmp_path: Path) -> None:
+    torch.save(dict(state_dict={'backbone.weight': torch.zeros(1)}), tmp_path / 'model.pth')
+    with pytest.raises(ValueError, match=r'model\.pth'):
+        measure_in_process(cfg, Resolution(60))
+
+
+def fill(folder: Path, cfg: Config, values: dict[int, float]) -> Report:
+    report = Report(str(folder), cfg, cfg.load_from, 96)
+    for side, value in values.items():
+        metrics = {'coco/bbox_mAP': value, 'coco/bbox_mAP_s': value / 2}
+        report.add(Measurement(Resolution(side), metrics, 10.0, 10**9))
+    return report
+
+
+def test_a_report_has_a_table_a_csv_and_a_picture(cfg: Config, tmp_path: Path) -> None:
+    report = fill(tmp_path / 'a', cfg, {96: 0.5, 48: 0.25})
+    assert report.header().split() == (
+        ['resolution', 'coco/bbox_mAP', 'coco/bbox_mAP_s', 'images/s', 'peak', 'MB', 'retention']
+    )
+    assert report.line(report.measurements[1]).split() == [
+        '48',
+        '0.25',
+        '0.125',
+        '10',
+        '1000',
+        '0.500',
+    ]
+    assert '0.750' in report.summary()
+    with Image.open(tmp_path / 'a/resolutions.png') as picture:
+        assert min(picture.size) > 300
+    again = Report(str(tmp_path / 'a'), cfg, cfg.load_from, 96)
+    assert again.measurements == sorted(report.measurements, key=lambda m: m.resolution.short_side)
+    with pytest.raises(ValueError, match='sweep of another training resolution'):
+        Report(str(tmp_path / 'a'), cfg, cfg.load_from, 64)
+    (tmp_path / 'a/resolutions.json').write_text('{')
+    with pytest.raises(ValueError, match='cannot be read'):
+        Report(str(tmp_path / 'a'), cfg, cfg.load_from, 96)
+
+
+def test_models_are_compared_in_one_picture(cfg: Config, tmp_path: Path) -> None:
+    files = []
+    for name in 'ab':
+        fill(tmp_path / name, cfg, {96: 0.5, 48: 0.25})
+        files.append(tmp_path / name / 'resolutions.csv')
+    draw(files, tmp_path / 'both.png')
+    assert (tmp_path / 'both.png').stat().st_size > 1000
+    with pytest.raises(ValueError, match='cannot be read'):
+        draw([tmp_path / 'none.csv'], tmp_path / 'x.png')
+    (tmp_path / 'other.csv').write_text('a,b\n1,2\n')
+    with pytest.raises(ValueError, match='no column'):
+        draw([tmp_path / 'other.csv'], tmp_path / 'x.png')
+    files[1].write_text(files[1].read_text().replace('coco/bbox_mAP,', 'mIoU,'))
+    with pytest.raises(ValueError, match='different metrics'):
+        draw(files, tmp_path / 'x.png')

@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+import copy
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from mmengine.optim import OptimWrapper
+from mmengine.runner.checkpoint import load_checkpoint, save_checkpoint
+from torch import Tensor, nn
+from torch.multiprocessing import spawn
+
+from mmrest.engine.valid_sizes import use_valid_sizes
+from mmrest.multires import resizing
+from tests.multires import two_processes
+from tests.multires.models import BACKBONES, TASKS, batch, build, gradients
+
+SCALES = (1.0, 0.7, 0.5)
+tasks = pytest.mark.parametrize('task', TASKS)
+backbones = pytest.mark.parametrize('backbone', BACKBONES)
+
+
+def multi(config: dict, scales: tuple[float, ...] = SCALES, **options: Any) -> nn.Module:
+    return build(dict(type='MultiResolution', model=config, scales=scales, **options))
+
+
+def preprocess(model: nn.Module, task: str) -> dict[str, Any]:
+    return model.data_preprocessor(batch(task), True)
+
+
+def targets_of(backbone: str) -> list[str]:
+    return ['cls', 'gap', 'map'] if backbone == 'ResFormer' else ['gap', 'map']
+
+
+def test_whitened_chain_equals_a_hand_calculation() -> None:
+    """The paper's loss, with class tokens taken from the backbone by hand."""
+    config = TASKS['segmentation']()
+    model = multi(config, consistency=dict(target='cls'))
+    plain = build(config)
+    data = preprocess(model, 'segmentation')
+    total, logged = model.parse_losses(model(**data, mode='loss'))
+    tokens, task_losses = [], []
+    for scale in SCALES:
+        inputs, samples = resizing.resize_batch(*data.values(), scale, divisor=32)
+        loss, _ = plain.parse_losses(plain(inputs, samples, mode='loss'))
+        task_losses.append(loss)
+        tokens.append(plain.backbone.encode(inputs)[0][1][:, 0])
+    consistencies = [
+        F.smooth_l1_loss(low, F.layer_norm(high.detach(), high.shape[-1:], eps=1e-6))
+        for high, low in itertools.pairwise(tokens)
+    ]
+    expected = (sum(task_losses) + sum(consistencies)) / 3
+    torch.testing.assert_close(total, expected)
+    torch.testing.assert_close(logged['loss'], expected)
+    for scale, value in zip(('0.7', '0.5'), consistencies, strict=True):
+        torch.testing.assert_close(logged[f'x{scale}.loss_consistency'], value)
+    assert 'x1.loss_consistency' not in logged
+    for scale, loss, more in zip(
+        ('1', '0.7', '0.5'), task_losses, [0, *consistencies], strict=True
+    ):
+        torch.testing.assert_close(logged[f'x{scale}.total'], loss + more)
+    total.backward()
+    expected.backward()
+    torch.testing.assert_close(gradients(model), gradients(plain))
+
+
+@tasks
+@backbones
+def test_one_resolution_is_the_plain_model(task: str, backbone: str) -> None:
+    config = TASKS[task](backbone)
+    model, plain = multi(config, scales=(1.0,), consistency={}), build(config)
+    data = preprocess(plain, task)
+    expected, _ = plain.parse_losses(plain(**data, mode='loss'))
+    total, _ = model.parse_losses(model(**preprocess(model, task), mode='loss'))
+    torch.testing.assert_close(total, expected)
+
+
+@tasks
+@backbones
+def test_taking_resolutions_in_turn_changes_no_gradient(task: str, backbone: str) -> None:
+    for target in targets_of(backbone):
+        states, logs = [], []
+        for accumulate in (False, True):
+            model = multi(
+                TASKS[task](backbone), accumulate=accumulate, consistency=dict(target=target)
+            )
+            wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
+            logs.append(model.train_step(batch(task), wrapper))
+            assert wrapper._inner_count == 1
+            states.append({k: v.clone() for k, v in model.state_dict().items()})
+        torch.testing.assert_close(states[0], states[1], rtol=1e-4, atol=1e-5)
+        assert list(logs[0]) == list(logs[1])
+        for name, value in logs[0].items():
+            torch.testing.assert_close(logs[1][name], value, msg=name)
+
+
+def test_gradients_accumulate_over_steps_as_ever() -> None:
+    model = multi(TASKS['segmentation'](), accumulate=True)
+    before = copy.deepcopy(model.state_dict())
+    wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1), accumulative_counts=2)
+    wrapper.initialize_count_status(model, 0, 4)
+    model.train_step(batch('segmentation'), wrapper)
+    torch.testing.assert_close(dict(model.state_dict()), dict(before))
+    model.train_step(batch('segmentation'), wrapper)
+    assert not torch.equal(
+        model.state_dict()['decode_head.conv_seg.weight'], before['decode_head.conv_seg.weight']
+    )
+
+
+@tasks
+@backbones
+def test_the_checkpoint_is_a_plain_models(task: str, backbone: str, tmp_path: Path) -> None:
+    config = TASKS[task](backbone)
+    model, plain = multi(config, consistency=dict(target='gap')), build(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.01)
+    assert list(model.state_dict()) == list(plain.state_dict())
+    assert dict(model.named_parameters()).keys() == dict(plain.named_parameters()).keys()
+    save_checkpoint(dict(state_dict=model.state_dict()), str(tmp_path / 'model.pth'))
+    load_checkpoint(plain, str(tmp_path / 'model.pth'), strict=True)
+    data = preprocess(plain, task)
+    plain.eval(), model.eval()
+    with torch.no_grad():
+        for a, b in zip(model(data['inputs']), plain(data['inputs']), strict=True):
+            torch.testing.assert_close(a, b)
+        predictions = [m(**copy.deepcopy(data), mode='predict') for m in (model, plain)]
+    for a, b in zip(*predictions, strict=True):
+        field = 'seg_logits' if task == 'segmentation' else 'pred_instances'
+        torch.testing.assert_close(dict(a.get(field).items()), dict(b.get(field).items()))
+
+
+@tasks
+def test_copies_and_modes_are_the_models_own(task: str) -> None:
+    model = multi(TASKS[task]('ResT', frozen_stages=1), consistency=dict(target='gap'))
+    twin = copy.deepcopy(model).train()
+    assert not any(p.requires_grad for p in twin.backbone.stages[0].parameters())
+    assert not twin.backbone.stages[0].training
+    results = [m.parse_losses(m(**preprocess(m, task), mode='loss'))[0] for m in (model, twin)]
+    torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize('backbone', ['ResT', 'ResFormer'])
+def test_valid_sizes_are_told_at_every_resolution(backbone: str) -> None:
+    """The losses of an image do not depend on the batch's padding then."""
+    model = multi(TASKS['segmentation'](backbone, **norm_eval(backbone)), consistency={})
+    use_valid_sizes(model)
+    told: list[Any] = []
+    original = model.backbone.set_valid_sizes
+    model.backbone.set_valid_sizes = lambda sizes: (told.append(sizes), original(sizes))
+    model(**preprocess(model, 'segmentation'), mode='loss')
+    assert told[::2] == [[(64, 96), (50, 81)], [(45, 67), (35, 57)], [(32, 48), (25, 40)]]
+    assert told[1::2] == [None] * 3
+
+
+def norm_eval(backbone: str) -> dict[str, bool]:
+    return dict(norm_eval=True) if backbone == 'ResT' else {}
+
+
+@pytest.mark.parametrize('backbone', ['ResT', 'ResFormer'])
+def test_half_precision_and_recomputation(backbone: str) -> None:
+    config = TASKS['segmentation'](backbone, with_cp=True)
+    model = multi(config, consistency=dict(target='gap'))
+    data = preprocess(model, 'segmentation')
+    exact, _ = model.parse_losses(model(**copy.deepcopy(data), mode='loss'))
+    with torch.autocast('cpu', torch.bfloat16):
+        half, _ = model.parse_losses(model(**data, mode='loss'))
+    assert half.item() == pytest.approx(exact.item(), rel=0.05)
+    half.backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
+def test_the_optimizer_sees_every_parameter_under_its_plain_name() -> None:
+    model = multi(TASKS['segmentation'](), consistency={})
+    names = {name.split('.')[0] for name, _ in model.named_parameters()}
+    assert names == {'backbone', 'decode_head'}
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(scales=(0.5, 1.0)), 'must fall from high to low'),
+        (dict(scales=(1.0, 1.0)), 'must fall from high to low'),
+        (dict(scales=()), 'must fall from high to low'),
+        (dict(scales=(1.0, 0.0)), 'must fall from high to low'),
+        (dict(consistency=dict(target='cls')), "target='cls' needs a ResFormer"),
+        (dict(consistency=dict(target='token')), 'must be one of'),
+        (dict(model=dict(type='mmrest.ResT', arch='lite')), 'no detector or segmentor'),
+    ],
+)
+def test_what_cannot_be_is_named(options: dict, message: str) -> None:
+    config = dict(type='MultiResolution', model=TASKS['detection']('ResT'))
+    with pytest.raises(ValueError, match=message):
+        build({**config, **options})
+
+
+def test_class_tokens_and_valid_sizes_exclude_each_other() -> None:
+    model = multi(TASKS['segmentation'](), consistency=dict(target='cls'))
+    use_valid_sizes(model)
+    with pytest.raises(ValueError, match='exclude each other'):
+        model(**preprocess(model, 'segmentation'), mode='loss')
+
+
+@tasks
+@pytest.mark.parametrize('accumulate', [False, True], ids=['at once', 'in turn'])
+def test_two_processes_are_one_with_the_whole_batch(
+    task: str, accumulate: bool, tmp_path: Path
+) -> None:
+    model = build(two_processes.model_config(task, accumulate))
+    wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
+    logged = model.train_step(two_processes.whole_batch(task), wrapper)
+    spawn(two_processes.train, (task, accumulate, str(tmp_path)), nprocs=2)
+    reports: list[dict[str, Tensor]] = [
+        torch.load(tmp_path / f'{rank}.pth', weights_only=True) for rank in range(2)
+    ]
+    state = model.state_dict()
+    for report in reports:
+        for name, value in report['state'].items():
+            torch.testing.assert_close(value, state[name], rtol=1e-4, atol=1e-6, msg=name)
+    for name, value in logged.items():
+        if 'loss' in name or 'total' in name:
+            both = torch.stack([report['logged'][name] for report in reports]).mean()
+            torch.testing.assert_close(both, value, rtol=1e-4, atol=1e-5, msg=name)
