@@ -115,6 +115,8 @@ def check_sweep(args: argparse.Namespace) -> None:
                 '--compare'
             )
         return
+    if min(args.resolutions) < 1:
+        raise InputError(f'--resolutions {min(args.resolutions)} must be 1 pixel or more')
     for text in args.aspect_ratios:
         parse_aspect_ratio(text)
     if args.out or args.show or args.show_dir or args.tta or args.plot:

@@ -99,8 +99,10 @@ def build_runner(cfg: Config) -> Runner:
     except OSError as error:
         raise InputError(f'the work directory {cfg.work_dir} cannot be used: {error}') from error
     use_safe_reader()
+    if cfg.launcher != 'none':
+        choose_model_wrapper(cfg)
     if cfg.launcher == 'pytorch' and not torch.cuda.is_available():
-        _distribute_on_cpu(cfg)
+        torch.distributed.init_process_group('gloo')
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 
@@ -111,16 +113,22 @@ def leave_process_group() -> None:
         torch.distributed.destroy_process_group()
 
 
-def _distribute_on_cpu(cfg: Config) -> None:
-    """Set up what mmengine itself sets up for GPUs alone: the process group and the wrapper."""
-    torch.distributed.init_process_group('gloo')
-    cfg.model_wrapper_cfg = {
-        'type': 'MMDistributedDataParallel',
-        'broadcast_buffers': False,
-        'find_unused_parameters': cfg.get('find_unused_parameters', False),
-        **(cfg.get('model_wrapper_cfg') or {}),
-        'device_ids': None,
-    }
+def choose_model_wrapper(cfg: Config) -> None:
+    """Name the wrapper for several processes where mmengine's default does not do.
+
+    On a CPU mmengine would ask for a device; a model that takes its resolutions in turn has a
+    wrapper of its own. What the config says itself goes before.
+    """
+    in_turn = cfg.model.get('type', '').endswith('MultiResolution') and cfg.model.get('accumulate')
+    on_cpu = not torch.cuda.is_available()
+    if in_turn or on_cpu:
+        cfg.model_wrapper_cfg = {
+            'type': 'MultiResolutionDDP' if in_turn else 'MMDistributedDataParallel',
+            'broadcast_buffers': False,
+            'find_unused_parameters': cfg.get('find_unused_parameters', False),
+            **(cfg.get('model_wrapper_cfg') or {}),
+            **(dict(device_ids=None) if on_cpu else {}),
+        }
 
 
 def require_resumable(runner: Runner, cfg: Config) -> None:

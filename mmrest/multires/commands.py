@@ -42,8 +42,6 @@ def sweep_resolutions(
         InputError: The arguments do not fit the config, the work directory holds another sweep, or
             a resolution failed for another reason than memory.
     """
-    if min(short_sides) < 1:
-        raise InputError(f'--resolutions {min(short_sides)} must be 1 pixel or more')
     training = training_resolution or min(find_resize(cfg).scale)
     report = Report(cfg.work_dir, cfg, cfg.load_from, training, metric)
     wanted = [Resolution(side) for side in (training, *sorted({*short_sides} - {training}))]

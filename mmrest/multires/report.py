@@ -103,13 +103,7 @@ class Report:
 
     def header(self) -> str:
         """Of the table."""
-        return self._line(
-            [
-                'resolution',
-                *(self.metric or 'metric', *self._detail_names()),
-                *('images/s', 'peak MB', 'retention'),
-            ]
-        )
+        return self._line(self._columns())
 
     def line(self, measurement: Measurement) -> str:
         """A measurement's row of the table."""
@@ -185,8 +179,13 @@ class Report:
         metrics = next((m.metrics for m in self.measurements if not m.error), {})
         return [f'{self.metric}{end}' for end in _DETAILS if f'{self.metric}{end}' in metrics]
 
+    def _columns(self) -> list[str]:
+        metrics = [self.metric or 'metric', *self._detail_names()]
+        return ['resolution', *metrics, 'images/s', 'peak MB', 'retention']
+
     def _line(self, cells: Sequence[str]) -> str:
-        return '  '.join(f'{cell:>10}' for cell in cells)
+        widths = map(len, self._columns())
+        return '  '.join(f'{cell:>{width}}' for cell, width in zip(cells, widths, strict=True))
 
     def _file(self, ending: str) -> Path:
         return self.folder / f'resolutions.{ending}'

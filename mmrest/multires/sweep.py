@@ -8,6 +8,7 @@ import math
 import os
 import signal
 import time
+import warnings
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -207,6 +208,7 @@ def relative_area(values: dict[int, float], training_resolution: int) -> float |
 
 def _serve(cfg: Config, resolution: Resolution, sender: Connection) -> None:
     # registers in this process what reading the config registered in the other
+    warnings.simplefilter('ignore')  # they would be between the lines of the table
     import_modules_from_strings(**cfg.get('custom_imports', dict(imports=['mmrest'])))
     try:
         result = test_at(cfg, resolution)

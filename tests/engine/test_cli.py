@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmrest.engine.cli import choose_model_wrapper
+
+
+def chosen(monkeypatch: pytest.MonkeyPatch, gpu: bool, **config: object) -> dict | None:
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: gpu)
+    cfg = Config(dict(config))
+    choose_model_wrapper(cfg)
+    return cfg.get('model_wrapper_cfg')
+
+
+def test_the_wrapper_for_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = dict(type='RetinaNet')
+    in_turn = dict(type='mmrest.MultiResolution', model=plain, accumulate=True)
+    assert chosen(monkeypatch, True, model=plain) is None
+    assert chosen(monkeypatch, True, model=dict(in_turn, accumulate=False)) is None
+    wrapper = chosen(monkeypatch, True, model=in_turn)
+    assert wrapper['type'] == 'MultiResolutionDDP'
+    assert 'device_ids' not in wrapper
+    wrapper = chosen(monkeypatch, False, model=plain, find_unused_parameters=True)
+    assert wrapper['type'] == 'MMDistributedDataParallel'
+    assert wrapper['device_ids'] is None
+    assert wrapper['find_unused_parameters']
+    own = dict(type='MMFullyShardedDataParallel')
+    assert chosen(monkeypatch, True, model=in_turn, model_wrapper_cfg=own)['type'] == own['type']
