@@ -4,8 +4,8 @@ RetinaNet and UPerNet with small ResT, ResFormer and Swin backbones, each traine
 weights at one resolution, at several, and at several with scale consistency, with three seeds; then
 tested from 0.4 to 2.5 times the training resolution.
 
-    python tools/resolution_experiment.py            # 54 runs, two at a time; resumes
-    python tools/resolution_experiment.py --write    # docs/resolution.md from what there is
+    python tools/resolution_experiment.py    # 54 runs, two at a time; resumes
+    python tools/write_resolution.py         # docs/resolution/results.md from what there is
 """
 
 import argparse
@@ -180,7 +180,6 @@ def main() -> None:
     parser.add_argument('--jobs', type=int, default=2, help='runs at a time, of one thread each')
     parser.add_argument('--seeds', type=int, default=3, help='of each training')
     parser.add_argument('--only', nargs=4, metavar=('TASK', 'BACKBONE', 'TRAINING', 'SEED'))
-    parser.add_argument('--write', action='store_true', help='only write the documents')
     args = parser.parse_args()
     with clear_errors():
         if args.only:
