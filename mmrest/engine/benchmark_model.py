@@ -14,6 +14,7 @@ from mmengine.structures import InstanceData, PixelData
 from torch import Tensor, nn
 
 import mmrest  # noqa: F401  (registers)
+from mmrest.engine.config import iterate_dicts
 from mmrest.errors import InputError
 
 # Of an image, in training.
@@ -91,14 +92,11 @@ def build_whole(path: str) -> nn.Module:
 
 def _drop_pretrained(cfg: Any) -> None:
     """Remove weights to load: a benchmark does not need them."""
-    if isinstance(cfg, dict):
-        if (cfg.get('init_cfg') or {}).get('type') == 'Pretrained':
-            cfg.init_cfg = None
-        for value in cfg.values():
-            _drop_pretrained(value)
-    elif isinstance(cfg, list | tuple):
-        for value in cfg:
-            _drop_pretrained(value)
+    for node in iterate_dicts(cfg):
+        given = node.get('init_cfg')
+        entries = given if isinstance(given, list | tuple) else [given]
+        if any(entry and entry['type'] == 'Pretrained' for entry in entries):
+            node['init_cfg'] = [e for e in entries if e['type'] != 'Pretrained'] or None
 
 
 def _call(model: nn.Module, images: Tensor) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,23 @@ def test_taking_resolutions_in_turn_changes_no_gradient(task: str, backbone: str
         assert list(logs[0]) == list(logs[1])
         for name, value in logs[0].items():
             torch.testing.assert_close(logs[1][name], value, msg=name)
+
+
+@pytest.mark.parametrize('accumulate', [False, True], ids=['at once', 'in turn'])
+def test_in_turn_one_resolution_is_in_memory_at_a_time(accumulate: bool) -> None:
+    model = multi(TASKS['segmentation'](), accumulate=accumulate, consistency={})
+    maps: list[weakref.ref] = []
+    alive: list[int] = []
+
+    def watch(module: nn.Module, args: tuple) -> None:
+        alive.append(sum(ref() is not None for ref in maps))
+
+    model.backbone.register_forward_pre_hook(watch)
+    inner = model.backbone.blocks[0]
+    inner.register_forward_hook(lambda module, args, out: maps.append(weakref.ref(out)))
+    wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
+    model.train_step(batch('segmentation'), wrapper)
+    assert alive == ([0, 0, 0] if accumulate else [0, 1, 2])
 
 
 def test_gradients_accumulate_over_steps_as_ever() -> None:
