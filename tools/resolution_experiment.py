@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TRAINING_RESOLUTION = 96
 TEST_RESOLUTIONS = (38, 51, 68, 96, 136, 181, 240)
 BATCH_SIZE = 4
-ITERATIONS = {'detection': 1000, 'segmentation': 1000}
+ITERATIONS = 1000
 BASES = {'detection': 'retinanet_rest_lite_shapes', 'segmentation': 'upernet_rest_lite_shapes'}
 TRAININGS = {
     'single': None,
@@ -102,20 +102,19 @@ def make_config(task: str, backbone: str, training: str, seed: int, folder: Path
             # the paper's, where there is a class token
             target = 'cls' if backbone == 'ResFormer' else 'gap'
             cfg.model.consistency = dict(target=target)
-    iterations = ITERATIONS[task]
     cfg.train_dataloader.batch_size = BATCH_SIZE
     cfg.train_dataloader.sampler = dict(type='InfiniteSampler', shuffle=True)
     cfg.train_cfg = dict(
-        type='IterBasedTrainLoop', max_iters=iterations, val_interval=10 * iterations
+        type='IterBasedTrainLoop', max_iters=ITERATIONS, val_interval=10 * ITERATIONS
     )
     cfg.param_scheduler = [
         dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
-        dict(type='CosineAnnealingLR', by_epoch=False, begin=0, end=iterations),
+        dict(type='CosineAnnealingLR', by_epoch=False, begin=0, end=ITERATIONS),
     ]
     cfg.optim_wrapper.optimizer.lr = 1e-3
     cfg.log_processor.by_epoch = False
     cfg.default_hooks.checkpoint = dict(
-        type='CheckpointHook', interval=iterations, by_epoch=False, save_optimizer=False
+        type='CheckpointHook', interval=ITERATIONS, by_epoch=False, save_optimizer=False
     )
     cfg.randomness = dict(seed=seed)
     return cfg
@@ -126,7 +125,7 @@ def run(task: str, backbone: str, training: str, seed: int, folder: Path) -> Non
     torch.set_num_threads(1)
     cfg = make_config(task, backbone, training, seed, folder)
     prepare_data(cfg, ['train', 'test'])
-    checkpoint = folder / f'iter_{ITERATIONS[task]}.pth'
+    checkpoint = folder / f'iter_{ITERATIONS}.pth'
     if not checkpoint.exists():
         start = time.perf_counter()
         build_runner(cfg).train()

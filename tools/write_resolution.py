@@ -97,7 +97,7 @@ def describe(runs: Runs) -> str:
     environment = next(run.environment for seeds in runs.values() for run in seeds)
     parts = [
         '# Results of `tools/resolution_experiment.py`',
-        f'{ITERATIONS["detection"]} iterations of {BATCH_SIZE} images, short side '
+        f'{ITERATIONS} iterations of {BATCH_SIZE} images, short side '
         f'{TRAINING_RESOLUTION}; mean and standard deviation over the seeds. '
         f'{environment["device"]}, one thread a run, torch {environment["torch"]}, float32, '
         f'{environment["date"]}. "mean" is the mean of the metric over log(resolution), '

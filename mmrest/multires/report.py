@@ -52,8 +52,8 @@ class Report:
         self.wanted_metric = metric
         self.measurements: list[Measurement] = []
         self.subject = dict(
-            config=_hash(_without_paths(cfg).encode()),
-            checkpoint=_hash(Path(checkpoint).read_bytes()),
+            config=hashlib.sha256(_without_paths(cfg).encode()).hexdigest()[:16],
+            checkpoint=_fingerprint(checkpoint),
             training_resolution=training_resolution,
         )
         self.environment = dict(
@@ -280,5 +280,11 @@ def _without_paths(cfg: Config) -> str:
     return json.dumps(plain, default=str, sort_keys=True)
 
 
-def _hash(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]
+def _fingerprint(checkpoint: str) -> str:
+    if '://' in checkpoint:
+        return checkpoint
+    digest = hashlib.sha256()
+    with open(os.path.expanduser(checkpoint), 'rb') as file:
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+    return digest.hexdigest()[:16]
