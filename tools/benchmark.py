@@ -97,7 +97,7 @@ def check(args: argparse.Namespace) -> None:
         require_compiler()
     for option, path in (('--csv', args.csv), ('--plot', args.plot)):
         if path:
-            require_new_file(option, path, args.force)
+            require_new_file(option, path, args.force, '--force replaces it')
 
 
 def main() -> None:

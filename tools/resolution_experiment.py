@@ -24,7 +24,7 @@ from mmrest.engine import load_config, prepare_data
 from mmrest.engine.cli import build_runner
 from mmrest.errors import InputError, clear_errors
 from mmrest.multires.report import Report
-from mmrest.multires.sweep import Resolution, test_at
+from mmrest.multires.sweep import Resolution, measure_at
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAINING_RESOLUTION = 96
@@ -126,15 +126,17 @@ def run(task: str, backbone: str, training: str, seed: int, folder: Path) -> Non
     cfg = make_config(task, backbone, training, seed, folder)
     prepare_data(cfg, ['train', 'test'])
     checkpoint = folder / f'iter_{ITERATIONS}.pth'
-    if not checkpoint.exists():
+    # is written last, and so tells that the checkpoint is whole
+    seconds = folder / 'seconds'
+    if not seconds.exists():
         start = time.perf_counter()
         build_runner(cfg).train()
-        (folder / 'seconds').write_text(f'{time.perf_counter() - start:.1f}')
+        seconds.write_text(f'{time.perf_counter() - start:.1f}')
     cfg = make_config(task, backbone, training, seed, folder)
     cfg.load_from = str(checkpoint)
     report = Report(str(folder), cfg, cfg.load_from, TRAINING_RESOLUTION)
     for side in TEST_RESOLUTIONS:
-        report.add(test_at(cfg, Resolution(side)))
+        report.add(measure_at(cfg, Resolution(side)))
 
 
 def run_all(out: Path, jobs: int, seeds: int) -> None:
@@ -168,7 +170,7 @@ def run_all(out: Path, jobs: int, seeds: int) -> None:
         raise InputError('\n'.join(failures))
 
 
-def folder_of(out: Path, task: str, backbone: str, training: str, seed: int) -> Path:
+def folder_of(out: Path, task: str, backbone: str, training: str, seed: int | str) -> Path:
     """Of a run's files."""
     return out / f'{task}_{backbone}_{training}_{seed}'.replace(' ', '').replace('+', '_with_')
 

@@ -109,14 +109,18 @@ def main() -> None:
 def check_sweep(args: argparse.Namespace) -> None:
     """Check that the options go together, before anything is read."""
     if not args.resolutions:
-        if args.aspect_ratios or args.train_resolution or args.metric or args.plot:
+        if args.aspect_ratios or args.train_resolution is not None or args.metric or args.plot:
             raise InputError(
                 '--aspect-ratios, --train-resolution and --metric are of --resolutions, --plot of '
                 '--compare'
             )
         return
-    if min(args.resolutions) < 1:
-        raise InputError(f'--resolutions {min(args.resolutions)} must be 1 pixel or more')
+    given = [('--resolutions', side) for side in args.resolutions]
+    if args.train_resolution is not None:
+        given.append(('--train-resolution', args.train_resolution))
+    for option, side in given:
+        if side < 1:
+            raise InputError(f'{option} {side} must be 1 pixel or more')
     for text in args.aspect_ratios:
         parse_aspect_ratio(text)
     if args.out or args.show or args.show_dir or args.tta or args.plot:
@@ -127,9 +131,9 @@ def check_sweep(args: argparse.Namespace) -> None:
 
 def compare(args: argparse.Namespace) -> None:
     """Draw ``--compare`` into ``--plot``."""
-    if args.config or not args.plot:
-        raise InputError('--compare takes --plot FILE and no config: --compare A.csv --plot c.png')
-    require_new_file('--plot', args.plot, replace=False)
+    if args.config or args.resolutions or args.metric or not args.plot:
+        raise InputError('--compare takes --plot FILE alone: --compare A.csv B.csv --plot c.png')
+    require_new_file('--plot', args.plot, replace=False, hint='name another file')
     draw(args.compare, args.plot)
     print(f'drawn into {args.plot}')
 

@@ -51,10 +51,12 @@ class Run:
     @property
     def mean(self) -> float:
         """Mean of the metric itself over log(resolution)."""
-        return self.area * self.values[TRAINING_RESOLUTION]
+        logs = np.log(sorted(self.values))
+        values = [self.values[r] for r in sorted(self.values)]
+        return float(np.trapezoid(values, logs) / (logs[-1] - logs[0]))
 
 
-Runs = dict[tuple[str, str, str], list[Run]]
+Runs = dict[tuple[str, str, str], dict[int, Run]]
 
 
 def main() -> None:
@@ -76,25 +78,27 @@ def read(folder: Path) -> Runs:
     """The finished runs of every task, backbone and training."""
     found: Runs = {}
     for task, backbone, training in itertools.product(BASES, BACKBONES, TRAININGS):
-        seeds = found.setdefault((task, backbone, training), [])
-        for seed in itertools.count():
-            run = folder_of(folder, task, backbone, training, seed)
-            if not (run / 'done').exists():
-                break
-            state = json.loads((run / 'resolutions.json').read_text())
+        seeds = found.setdefault((task, backbone, training), {})
+        pattern = folder_of(folder, task, backbone, training, '[0-9]*').name
+        for run in sorted(folder.glob(f'{pattern}/done')):
+            state = json.loads((run.parent / 'resolutions.json').read_text())
             name, factor = METRICS[task]
+            measured = state['measurements']
+            if failed := [m['error'] for m in measured if m['error']]:
+                raise InputError(f'{run.parent} has a test that failed: {failed[0]}')
             values = {
-                m['resolution']['short_side']: factor * m['metrics'][name]
-                for m in state['measurements']
+                m['resolution']['short_side']: factor * m['metrics'].get(name, 0.0)
+                for m in measured
             }
-            seconds = float((run / 'seconds').read_text())
-            seeds.append(Run(values, seconds, state['environment']))
+            seconds = float((run.parent / 'seconds').read_text())
+            seed = int(run.parent.name.rsplit('_', 1)[1])
+            seeds[seed] = Run(values, seconds, measured[0]['environment'])
     return found
 
 
 def describe(runs: Runs) -> str:
     """The document."""
-    environment = next(run.environment for seeds in runs.values() for run in seeds)
+    environment = next(run.environment for seeds in runs.values() for run in seeds.values())
     parts = [
         '# Results of `tools/resolution_experiment.py`',
         f'{ITERATIONS} iterations of {BATCH_SIZE} images, short side '
@@ -118,7 +122,7 @@ def _results(runs: Runs, task: str) -> str:
     header = ['backbone', 'training', 'seeds', *map(str, TEST_RESOLUTIONS)]
     lines = []
     for backbone, training in itertools.product(BACKBONES, TRAININGS):
-        seeds = runs[task, backbone, training]
+        seeds = list(runs[task, backbone, training].values())
         if seeds:
             cells = [_spread([run.values[r] for run in seeds]) for r in TEST_RESOLUTIONS]
             cells += [
@@ -134,9 +138,8 @@ def _differences(runs: Runs, task: str) -> str:
     lines = []
     for backbone in BACKBONES:
         for better, worse in itertools.pairwise(reversed(TRAININGS)):
-            pairs = list(
-                zip(runs[task, backbone, better], runs[task, backbone, worse], strict=False)
-            )
+            ours, theirs = (runs[task, backbone, training] for training in (better, worse))
+            pairs = [(ours[seed], theirs[seed]) for seed in ours if seed in theirs]
             if pairs:
                 lines.append([backbone, f'{better} - {worse}', *_gains(pairs)])
     return _table(['backbone', 'difference', *map(str, TEST_RESOLUTIONS), 'mean'], lines)
@@ -153,8 +156,8 @@ def _gains(pairs: list[tuple[Run, Run]]) -> list[str]:
 
 
 def _spread(values: list[float], digits: int = 1, sign: str = '') -> str:
-    deviation = np.std(values, ddof=1) if len(values) > 1 else 0.0
-    return f'{np.mean(values):{sign}.{digits}f} ± {deviation:.{digits}f}'
+    mean = f'{np.mean(values):{sign}.{digits}f}'
+    return f'{mean} ± {np.std(values, ddof=1):.{digits}f}' if len(values) > 1 else mean
 
 
 def _table(header: list[str], lines: list[list[str]]) -> str:
@@ -169,7 +172,7 @@ def write_csv(runs: Runs) -> None:
         header = ['task', 'backbone', 'training', 'seed', 'resolution', 'metric', 'value']
         writer.writerow([*header, 'training seconds', 'device', 'torch', 'date'])
         for (task, backbone, training), seeds in runs.items():
-            for seed, run in enumerate(seeds):
+            for seed, run in seeds.items():
                 about = [run.environment[name] for name in ('device', 'torch', 'date')]
                 for resolution, value in sorted(run.values.items()):
                     which = [task, backbone, training, seed, resolution, METRICS[task][0]]
@@ -186,10 +189,11 @@ def draw(runs: Runs) -> None:
         panels.flat, itertools.product(BASES, BACKBONES), strict=True
     ):
         for training, color in COLORS.items():
-            seeds = runs[task, backbone, training]
+            seeds = list(runs[task, backbone, training].values())
             if seeds:
                 values = np.array([[run.values[r] for r in TEST_RESOLUTIONS] for run in seeds])
-                middle, spread = values.mean(0), values.std(0)
+                middle = values.mean(0)
+                spread = values.std(0, ddof=1) if len(values) > 1 else 0 * middle
                 axes.plot(TEST_RESOLUTIONS, middle, 'o-', color=color, label=training)
                 axes.fill_between(
                     TEST_RESOLUTIONS, middle - spread, middle + spread, color=color, alpha=0.2

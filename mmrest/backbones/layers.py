@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mmrest.ops import MLPWeights, add_norm_mlp_, linear, norm_mlp
 from mmrest.ops.products import prefers_onednn
-from mmrest.ops.ways import requested_way
+from mmrest.ops.ways import attention_way, requested_way
 
 
 def as_map(x: Tensor) -> Tensor:
@@ -49,7 +49,8 @@ def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
         x: (B, C, H, W).
     """
     tracked = isinstance(norm, _BatchNorm) and norm.track_running_stats and norm.affine
-    folds = tracked and not norm.training and not torch.is_grad_enabled()
+    watched = conv._forward_hooks or norm._forward_hooks
+    folds = tracked and not norm.training and not torch.is_grad_enabled() and not watched
     if not folds or torch.compiler.is_compiling() or requested_way() == 'reference':
         return norm(conv(x))
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
@@ -84,25 +85,36 @@ class _NormReluConv:
     """``conv(relu(norm(x)))``, which changes the norm's running statistics the first time only."""
 
     def __init__(self, norm: nn.Module, conv: nn.Conv2d) -> None:
-        self.norm, self.conv, self.calls = norm, conv, 0
+        self.norm, self.conv, self.again = norm, conv, False
+        self.training = norm.training
 
     def __call__(self, x: Tensor) -> Tensor:
-        self.calls += 1
-        if self.calls == 1:
-            return self.conv(self.norm(x).relu_())
+        if not self.again:
+            self.again = True
+            return self.conv(self.norm(x).relu())
         buffers = {name: buffer.clone() for name, buffer in self.norm.named_buffers()}
-        return self.conv(functional_call(self.norm, buffers, x).relu_())
+        mode, self.norm.training = self.norm.training, self.training
+        normed = functional_call(self.norm, buffers, x)
+        self.norm.training = mode
+        return self.conv(normed.relu())
 
 
 def recompute(function: Callable[..., Any], *inputs: Any) -> Any:
     """``function(*inputs)``, which the backward pass computes anew instead of storing its inside.
 
-    For what is quick to compute beside its size. A compiler decides that for itself.
+    For what is quick to compute beside its size. A compiler decides that for itself. As with all of
+    torch's checkpointing, parameters must not change between the two passes.
     """
     compiling = torch.compiler.is_compiling()
-    if not torch.is_grad_enabled() or compiling or requested_way() == 'reference':
+    way = requested_way()
+    if not torch.is_grad_enabled() or compiling or way == 'reference':
         return function(*inputs)
-    return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
+
+    def in_the_same_way(*given: Any) -> Any:
+        with attention_way(way):
+            return function(*given)
+
+    return checkpoint(in_the_same_way, *inputs, use_reentrant=False, preserve_rng_state=False)
 
 
 class Linear(nn.Linear):
@@ -264,9 +276,12 @@ class Block(nn.Module):
         return add_norm_mlp_(x, weights, norm.eps)
 
     def _add(self, x: Tensor, branch: Tensor) -> Tensor:
-        """``x + drop_path(branch)``, going through them once; ``branch`` may be overwritten."""
+        """``x + drop_path(branch)``, going through them once.
+
+        ``branch`` may be overwritten without gradients, unless a hook has seen it.
+        """
         keep = 1 - self.drop_path.drop_prob
-        if not torch.is_grad_enabled():
+        if not torch.is_grad_enabled() and not self.attn._forward_hooks:
             return self.drop_path(branch).add_(x)
         mixed = branch.dtype != x.dtype
         if not self.training or keep == 1 or mixed or requested_way() == 'reference':

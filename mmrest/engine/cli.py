@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import tempfile
 
 import torch
 from mmengine.config import Config, DictAction
@@ -54,7 +55,7 @@ def parse_shape(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def require_new_file(option: str, path: str, replace: bool) -> None:
+def require_new_file(option: str, path: str, replace: bool, hint: str) -> None:
     """Check that a file can be written, before anything is measured.
 
     Raises:
@@ -66,7 +67,7 @@ def require_new_file(option: str, path: str, replace: bool) -> None:
             f'{option} {path} cannot be written: it or its folder is no place for a file'
         )
     if os.path.exists(path) and not replace:
-        raise InputError(f'{path} exists; --force replaces it')
+        raise InputError(f'{path} exists; {hint}')
 
 
 def config_from_arguments(args: argparse.Namespace) -> Config:
@@ -94,16 +95,27 @@ def build_runner(cfg: Config) -> Runner:
     """
     if 'model' not in cfg:
         raise InputError(f'{cfg.filename} describes no model')
-    try:
-        os.makedirs(cfg.work_dir, exist_ok=True)
-    except OSError as error:
-        raise InputError(f'the work directory {cfg.work_dir} cannot be used: {error}') from error
+    require_writable(cfg.work_dir)
     use_safe_reader()
     if cfg.launcher != 'none':
         choose_model_wrapper(cfg)
     if cfg.launcher == 'pytorch' and not torch.cuda.is_available():
         torch.distributed.init_process_group('gloo')
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+
+
+def require_writable(folder: str | os.PathLike) -> None:
+    """Make a folder, and check that files can be written into it.
+
+    Raises:
+        InputError: It cannot be made or written to.
+    """
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f'the work directory {folder} cannot be used: {error}') from error
 
 
 def leave_process_group() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from mmengine.config import Config
 
@@ -13,8 +15,7 @@ from mmrest.multires.sweep import (
     Measurement,
     Resolution,
     find_resize,
-    main_metric,
-    test_in_process,
+    measure_in_process,
 )
 
 
@@ -42,21 +43,25 @@ def sweep_resolutions(
         InputError: The arguments do not fit the config, the work directory holds another sweep, or
             a resolution failed for another reason than memory.
     """
-    training = training_resolution or min(find_resize(cfg).scale)
+    usual = min(find_resize(cfg).scale)
+    training = usual if training_resolution is None else training_resolution
     report = Report(cfg.work_dir, cfg, cfg.load_from, training, metric)
     wanted = [Resolution(side) for side in (training, *sorted({*short_sides} - {training}))]
-    wanted += [Resolution(training, ratio) for ratio in aspect_ratios]
-    shown = False
-    for measurement in _measure(cfg, report, wanted):
-        if not measurement.error and not shown:
-            print(report.header())
-            shown = True
-        print(report.line(measurement), flush=True)
+    wanted += [Resolution(training, ratio) for ratio in dict.fromkeys(aspect_ratios)]
+    failed = 0
+    columns = None
+    with _ended_by_signals():
+        for measurement in _measure(cfg, report, wanted):
+            if not measurement.error and columns != report.header():
+                columns = report.header()
+                print(columns)
+            print(report.line(measurement), flush=True)
+            failed += measurement.error not in (None, OUT_OF_MEMORY)
+    report.save()
     print(report.summary())
     print(f'written to {report.folder}/resolutions.csv, .json and .png')
-    failed = [m for m in report.measurements if m.error and m.error != OUT_OF_MEMORY]
     if failed:
-        raise InputError(f'{len(failed)} of {len(wanted)} resolutions failed; see the table')
+        raise InputError(f'{failed} of {len(wanted)} resolutions failed; see the table')
     return report
 
 
@@ -66,8 +71,21 @@ def _measure(cfg: Config, report: Report, wanted: Sequence[Resolution]) -> Itera
         measurement = known.get(resolution)
         # what failed is tried again
         if measurement is None or measurement.error:
-            measurement = test_in_process(cfg, resolution)
-            if not measurement.error:
-                main_metric(measurement.metrics, report.wanted_metric)
+            measurement = measure_in_process(cfg, resolution)
             report.add(measurement)
         yield measurement
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Leave in an orderly way, which ends the process that measures, when asked to end."""
+
+    def leave(number: int, frame: object) -> None:
+        raise InputError('interrupted; the same command goes on where it was')
+
+    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

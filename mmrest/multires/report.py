@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import csv
-import datetime
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.config import Config
 
-from mmrest.engine.machine import processor_name
+from mmrest.engine.cli import require_writable
 from mmrest.errors import InputError
 from mmrest.multires.sweep import Measurement, Resolution, main_metric, relative_area
 
@@ -47,24 +46,19 @@ class Report:
         metric: str | None = None,
     ) -> None:
         self.folder = Path(folder)
+        self.checkpoint = str(checkpoint)
         self.model = Path(cfg.filename or 'model').stem
         self.training_resolution = training_resolution
         self.wanted_metric = metric
         self.measurements: list[Measurement] = []
         self.subject = dict(
-            config=hashlib.sha256(_without_paths(cfg).encode()).hexdigest()[:16],
+            config=hashlib.sha256(_tested(cfg).encode()).hexdigest()[:16],
             checkpoint=_fingerprint(checkpoint),
             training_resolution=training_resolution,
         )
-        self.environment = dict(
-            checkpoint=str(checkpoint),
-            device=torch.cuda.get_device_name() if torch.cuda.is_available() else processor_name(),
-            threads=torch.get_num_threads(),
-            torch=torch.__version__,
-            date=datetime.date.today().isoformat(),
-        )
         if self._file('json').exists():
             self._take_over()
+        require_writable(self.folder)
 
     def add(self, measurement: Measurement) -> None:
         """Keep a result, at once."""
@@ -76,15 +70,23 @@ class Report:
 
     @property
     def metric(self) -> str | None:
-        """Name of the metric that is compared, once one is known."""
-        metrics = next((m.metrics for m in self.measurements if not m.error), None)
-        return None if metrics is None else main_metric(metrics, self.wanted_metric)
+        """Name of the metric that is compared, once one is known.
+
+        Raises:
+            InputError: The wanted metric is none of the evaluator's.
+        """
+        names = dict.fromkeys(name for m in self.measurements for name in m.metrics)
+        return main_metric(names, self.wanted_metric)
+
+    def value(self, measurement: Measurement, name: str | None = None) -> float:
+        """A metric; an evaluator that sees no prediction may give none, which is 0."""
+        return measurement.metrics.get(name or self.metric, 0.0)
 
     @property
     def values(self) -> dict[int, float]:
         """Short side -> metric, of the images' own aspect ratio."""
         return {
-            m.resolution.short_side: m.metrics[self.metric]
+            m.resolution.short_side: self.value(m)
             for m in self.measurements
             if not m.error and m.resolution.aspect_ratio is None
         }
@@ -96,10 +98,10 @@ class Report:
 
     def retention(self, measurement: Measurement) -> float | None:
         """The metric relative to that at the training resolution."""
-        reference = None if self.metric is None else self.values.get(self.training_resolution)
+        reference = self.values.get(self.training_resolution)
         if measurement.error or not reference:
             return None
-        return measurement.metrics[self.metric] / reference
+        return self.value(measurement) / reference
 
     def header(self) -> str:
         """Of the table."""
@@ -109,7 +111,7 @@ class Report:
         """A measurement's row of the table."""
         if measurement.error:
             return f'{measurement.resolution!s:>10}  {measurement.error}'
-        values = [measurement.metrics[name] for name in (self.metric, *self._detail_names())]
+        values = [self.value(measurement, name) for name in (self.metric, *self._detail_names())]
         retention = self.retention(measurement)
         return self._line(
             [
@@ -126,7 +128,9 @@ class Report:
         failed = [str(m.resolution) for m in self.measurements if m.error]
         without = f'; without {", ".join(failed)}' if failed else ''
         if self.area is None:
-            return f'no area under the curve: it takes two resolutions{without}'
+            few = len(self.values) < 2
+            reason = 'it takes two resolutions' if few else f'at {self.training_resolution} it is 0'
+            return f'no area under {self.metric}: {reason}{without}'
         low, high = min(self.values), max(self.values)
         return (
             f'area under {self.metric} over log(resolution) from {low} to {high}, relative to '
@@ -135,7 +139,6 @@ class Report:
 
     def save(self) -> None:
         """Write all three files."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         ordered = sorted(
             self.measurements,
             key=lambda m: (m.resolution.aspect_ratio or 0, m.resolution.short_side),
@@ -143,18 +146,17 @@ class Report:
         state = dict(
             model=self.model,
             subject=self.subject,
-            environment=self.environment,
             metric=self.metric,
             area=self.area,
             measurements=[asdict(m) for m in ordered],
         )
-        # an interruption leaves the old file or the new one
-        partial = self._file('json.part')
-        partial.write_text(json.dumps(state, indent=1))
-        os.replace(partial, self._file('json'))
-        self._write_csv(ordered)
-        if self.metric is not None:
-            draw([self._file('csv')], self._file('png'))
+        with self._replaced('json') as file:
+            file.write_text(json.dumps(state, indent=1))
+        with self._replaced('csv') as file:
+            self._write_csv(file, ordered)
+        if self.values:
+            with self._replaced('png') as file:
+                draw([self._file('csv')], file)
 
     def _take_over(self) -> None:
         file = self._file('json')
@@ -165,7 +167,7 @@ class Report:
                 for m in state['measurements']
             ]
             subject = state['subject']
-        except (ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f'{file} cannot be read ({error}); move it away') from error
         changed = [key for key, value in self.subject.items() if subject.get(key) != value]
         if changed:
@@ -190,7 +192,14 @@ class Report:
     def _file(self, ending: str) -> Path:
         return self.folder / f'resolutions.{ending}'
 
-    def _write_csv(self, measurements: Iterable[Measurement]) -> None:
+    @contextmanager
+    def _replaced(self, ending: str) -> Iterator[Path]:
+        """A place to write a file: an interruption leaves the old one or the new one."""
+        partial = self.folder / f'.resolutions.{ending}'
+        yield partial
+        os.replace(partial, self._file(ending))
+
+    def _write_csv(self, path: Path, measurements: Iterable[Measurement]) -> None:
         names = list(dict.fromkeys(name for m in measurements for name in m.metrics))
         rows: list[dict[str, Any]] = []
         for m in measurements:
@@ -208,11 +217,12 @@ class Report:
                     'retention': '' if retention is None else f'{retention:.4f}',
                     'training resolution': self.training_resolution,
                     'error': m.error or '',
-                    **self.environment,
+                    'checkpoint': self.checkpoint,
+                    **m.environment,
                 }
             )
-        with open(self._file('csv'), 'w', newline='') as file:
-            writer = csv.DictWriter(file, rows[0])
+        with open(path, 'w', newline='') as file:
+            writer = csv.DictWriter(file, dict.fromkeys(key for row in rows for key in row))
             writer.writeheader()
             writer.writerows(rows)
 
@@ -232,12 +242,15 @@ def draw(files: Sequence[str | Path], picture: str | Path) -> None:
     figure = Figure(figsize=(10, 4), layout='constrained')
     accuracy, speed = figure.subplots(1, 2)
     metrics = set()
+    labels = [_read(file)[0]['model'] for file in files]
     for file in files:
         rows = _read(file)
         metrics.add(rows[0]['metric'])
         sides = [int(row['short side']) for row in rows]
-        values = [float(row[row['metric']]) for row in rows]
+        values = [float(row.get(row['metric']) or 0) for row in rows]
         label = rows[0]['model']
+        if labels.count(label) > 1:
+            label += f' ({Path(file).parent.name})'
         (line,) = accuracy.plot(sides, values, 'o-', label=label)
         accuracy.axvline(int(rows[0]['training resolution']), color=line.get_color(), ls=':', lw=1)
         speed.plot(sides, [float(row['images/s']) for row in rows], 'o-', label=label)
@@ -252,7 +265,7 @@ def draw(files: Sequence[str | Path], picture: str | Path) -> None:
     speed.set_yscale('log')
     accuracy.legend()
     try:
-        figure.savefig(picture, dpi=120)
+        figure.savefig(picture, dpi=120, format=Path(picture).suffix[1:] or 'png')
     except (OSError, ValueError) as error:
         raise InputError(f'{picture} cannot be written: {error}') from error
 
@@ -270,14 +283,15 @@ def _read(file: str | Path) -> list[dict[str, str]]:
         raise InputError(f'{file} cannot be read: {error}') from error
     except KeyError as error:
         raise InputError(f'{file} is no resolutions.csv of a sweep: no column {error}') from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f'{file} is no resolutions.csv of a sweep: {error}') from error
 
 
-def _without_paths(cfg: Config) -> str:
-    """The config without what says where things are, not what they are."""
-    plain = cfg.to_dict()
-    for key in ('work_dir', 'load_from', 'resume', 'launcher'):
-        plain.pop(key, None)
-    return json.dumps(plain, default=str, sort_keys=True)
+def _tested(cfg: Config) -> str:
+    """What of the config a test's result depends on."""
+    parts = [cfg.get(key) for key in ('model', 'test_evaluator', 'test_cfg')]
+    parts.append(cfg.test_dataloader.dataset)
+    return json.dumps(parts, default=str, sort_keys=True)
 
 
 def _fingerprint(checkpoint: str) -> str:

@@ -3,22 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
-from torch import Tensor
+from torch import Tensor, nn
+
+from mmrest.errors import InputError
 
 Size = tuple[int, int]
+
+
+class Padding(NamedTuple):
+    """How a preprocessor pads.
+
+    Attributes:
+        divisor: Heights and widths are multiples of it.
+        value: Of the padding in images.
+        label: Of the padding in label maps.
+    """
+
+    divisor: int = 1
+    value: float = 0
+    label: int = 255
+
+
+def padding_of(preprocessor: nn.Module, divisor: int | None = None) -> Padding:
+    """The padding of mmdet's or mmseg's preprocessor, unless ``divisor`` is given."""
+
+    def first(*names: str) -> Any:
+        values = [getattr(preprocessor, name, None) for name in names]
+        return next((value for value in values if value is not None), None)
+
+    return Padding(
+        divisor or first('pad_size_divisor', 'size_divisor') or 1,
+        first('pad_value', 'pad_val') or 0,
+        255 if (label := first('seg_pad_value', 'seg_pad_val')) is None else label,
+    )
 
 
 def resize_batch(
     inputs: Tensor,
     samples: Sequence[BaseDataElement],
     scale: float,
-    divisor: int = 1,
-    label_padding: int = 255,
+    padding: Padding = Padding(),  # noqa: B008 (it cannot be changed)
 ) -> tuple[Tensor, list[BaseDataElement]]:
     """A preprocessed batch at another scale.
 
@@ -30,18 +60,21 @@ def resize_batch(
         inputs: (B, C, H, W), padded at the right and the bottom.
         samples: mmdet's or mmseg's data samples of the images; they are not changed.
         scale: Ratio of the new resolution to the given one.
-        divisor: Height and width of the new batch are multiples of it.
-        label_padding: Label of the padding in label maps.
+        padding: Of the new batch.
 
     Returns:
         The new images (B, C, H', W') and samples.
+
+    Raises:
+        InputError: An annotation is of a kind that cannot be resized.
     """
     if scale == 1:
         return inputs, list(samples)
     before: Size = tuple(inputs.shape[-2:])
     sizes = [_scaled(sample.img_shape[:2], scale) for sample in samples]
     padded: Size = tuple(
-        -(-max(lengths) // divisor) * divisor for lengths in zip(*sizes, strict=True)
+        -(-max(lengths) // padding.divisor) * padding.divisor
+        for lengths in zip(*sizes, strict=True)
     )
     images, resized = [], []
     for image, sample, size in zip(inputs, samples, sizes, strict=True):
@@ -49,8 +82,8 @@ def resize_batch(
         image = F.interpolate(
             image[None, :, : old[0], : old[1]], size, mode='bilinear', antialias=True
         )
-        images.append(F.pad(image, _padding(size, padded)))
-        change = _Change(old, size, before, padded, label_padding)
+        images.append(F.pad(image, _padding(size, padded), value=padding.value))
+        change = _Change(old, size, before, padded, padding.label)
         resized.append(change.of_sample(sample))
     return torch.cat(images), resized
 
@@ -99,6 +132,13 @@ class _Change:
             resized.bboxes = scale_boxes(instances.bboxes.clone(), self.factors)
         if 'masks' in instances:
             resized.masks = self.of_masks(instances.masks)
+        for name, value in instances.items():
+            is_map = isinstance(value, Tensor) and value.ndim > 2
+            if (is_map or hasattr(value, 'crop_and_resize')) and name != 'masks':
+                raise InputError(
+                    f'MultiResolution: instances with {name} ({type(value).__name__}) cannot be '
+                    'resized; only boxes, masks and label maps can'
+                )
         return resized
 
     def of_masks(self, masks: object) -> object:

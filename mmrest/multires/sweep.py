@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import datetime
 import math
 import os
 import signal
+import tempfile
 import time
 import warnings
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -22,7 +25,7 @@ from mmengine.utils import import_modules_from_strings
 
 from mmrest.checkpoints import require_fit
 from mmrest.engine.cli import build_runner
-from mmrest.engine.machine import peak_memory
+from mmrest.engine.machine import peak_memory, processor_name
 from mmrest.errors import InputError
 
 # The first of these that an evaluator returns is the metric that is compared.
@@ -35,7 +38,9 @@ class Resolution:
     """A size of test images.
 
     Attributes:
-        short_side: In pixels; the long side's limit is scaled with it.
+        short_side: The smaller number of the pipeline's scale, in pixels; the larger one is scaled
+            with it. (With a square scale that keeps the aspect ratio, images get it as the long
+            side.)
         aspect_ratio: Width by height that images are stretched to; None keeps theirs.
     """
 
@@ -76,6 +81,7 @@ class Measurement:
         images_per_second: Preprocessing, forward and postprocessing; not loading, not evaluation.
         peak_bytes: Most memory of the process, or of tensors on the GPU.
         error: Why there is no measurement.
+        environment: Where and when it was taken.
     """
 
     resolution: Resolution
@@ -83,27 +89,33 @@ class Measurement:
     images_per_second: float = 0.0
     peak_bytes: int = 0
     error: str | None = None
+    environment: dict[str, Any] = field(default_factory=dict)
 
 
 def find_resize(cfg: Config) -> ConfigDict:
     """The transform that gives test images their size.
 
     Raises:
-        InputError: The test pipeline has none, or several.
+        InputError: The test pipeline has none, or several, or another one that fixes the size.
     """
-    dataset = cfg.test_dataloader.dataset
+    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
     while 'dataset' in dataset:
         dataset = dataset.dataset
-    found = [t for t in dataset.pipeline if t.type.split('.')[-1] == 'Resize' and t.get('scale')]
-    if len(found) != 1 or isinstance(found[0].scale, int):
+    pipeline = dataset.get('pipeline')
+    if not pipeline:
+        raise InputError('--resolutions needs a test_dataloader with one data set and a pipeline')
+    found = [t for t in pipeline if t['type'].split('.')[-1] == 'Resize' and t.get('scale')]
+    fixed = [t for t in pipeline if t['type'].split('.')[-1] == 'Pad' and t.get('size')]
+    if len(found) != 1 or isinstance(found[0].scale, int) or fixed:
         raise InputError(
             '--resolutions needs exactly one Resize with scale=(width, height) in the test '
-            f'pipeline; this one has {len(found)}: {[t.type for t in dataset.pipeline]}'
+            'pipeline, and no Pad to a fixed size; this one has '
+            f'{", ".join(t["type"] for t in pipeline)}'
         )
     return found[0]
 
 
-def test_at(cfg: Config, resolution: Resolution) -> Measurement:
+def measure_at(cfg: Config, resolution: Resolution) -> Measurement:
     """Test ``cfg.load_from`` at a resolution, in this process.
 
     Args:
@@ -116,7 +128,7 @@ def test_at(cfg: Config, resolution: Resolution) -> Measurement:
     cfg = copy.deepcopy(cfg)
     resolution.apply_to(find_resize(cfg))
     cfg.log_level = 'ERROR'
-    result = Measurement(resolution)
+    result = Measurement(resolution, environment=_describe_environment())
     with open(os.devnull, 'w') as nowhere, contextlib.redirect_stdout(nowhere):  # libraries print
         try:
             _measure(cfg, result)
@@ -141,8 +153,8 @@ def _measure(cfg: Config, result: Measurement) -> None:
     result.images_per_second = sum(n for n, _ in counted) / sum(seconds for _, seconds in counted)
 
 
-def test_in_process(cfg: Config, resolution: Resolution) -> Measurement:
-    """:func:`test_at` in a process of its own, whose end is no more than an ``error``.
+def measure_in_process(cfg: Config, resolution: Resolution) -> Measurement:
+    """:func:`measure_at` in a process of its own, whose end is no more than an ``error``.
 
     Raises:
         InputError: The config or the checkpoint is wrong, whatever the resolution.
@@ -168,20 +180,18 @@ def test_in_process(cfg: Config, resolution: Resolution) -> Measurement:
     return result
 
 
-def main_metric(metrics: dict[str, float], wanted: str | None = None) -> str:
-    """The name of the metric to compare.
+def main_metric(metrics: Collection[str], wanted: str | None = None) -> str | None:
+    """The name of the metric to compare; None of no metrics.
 
     Raises:
-        InputError: ``wanted`` is not among them, or there is none.
+        InputError: ``wanted`` is not among them.
     """
+    if wanted is not None and metrics and wanted not in metrics:
+        raise InputError(f'--metric {wanted} is none of the metrics: {", ".join(metrics)}')
     if wanted is not None:
-        if wanted not in metrics:
-            raise InputError(f'--metric {wanted} is none of the metrics: {", ".join(metrics)}')
         return wanted
-    names = [name for name in _MAIN_METRICS if name in metrics] or list(metrics)
-    if not names:
-        raise InputError('the evaluator returns no metric')
-    return names[0]
+    usual = [name for name in _MAIN_METRICS if name in metrics]
+    return next(iter([*usual, *metrics]), None)
 
 
 def relative_area(values: dict[int, float], training_resolution: int) -> float | None:
@@ -211,13 +221,24 @@ def _serve(cfg: Config, resolution: Resolution, sender: Connection) -> None:
     warnings.simplefilter('ignore')  # they would be between the lines of the table
     import_modules_from_strings(**cfg.get('custom_imports', dict(imports=['mmrest'])))
     try:
-        result = test_at(cfg, resolution)
+        with tempfile.TemporaryDirectory() as cfg.work_dir:
+            result = measure_at(cfg, resolution)
     except InputError as error:
         result = error
     except Exception as error:  # whatever a model says of a size, the next one is to be tested
         text = str(error).strip().splitlines() or ['']
         result = Measurement(resolution, error=f'{type(error).__name__}: {text[-1]}')
     sender.send(result)
+
+
+def _describe_environment() -> dict[str, Any]:
+    on_gpu = torch.cuda.is_available()
+    return dict(
+        device=torch.cuda.get_device_name() if on_gpu else processor_name(),
+        threads=torch.get_num_threads(),
+        torch=torch.__version__,
+        date=datetime.date.today().isoformat(),
+    )
 
 
 def _time_steps(runner: Runner) -> list[tuple[int, float]]:

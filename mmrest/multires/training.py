@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
+import functools
+import itertools
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from mmrest.errors import InputError
 from mmrest.multires.consistency import ScaleConsistencyLoss, features_of_map
-from mmrest.multires.resizing import resize_batch
+from mmrest.multires.resizing import padding_of, resize_batch
 
 
 @MODELS.register_module('MultiResolution')
@@ -25,7 +26,9 @@ def make_multi_resolution(
     scales: Sequence[float] = (1.0, 0.75, 0.5),
     consistency: dict | None = None,
     accumulate: bool = False,
+    size_divisor: int | None = None,
     data_preprocessor: dict | nn.Module | None = None,
+    **unknown: Any,
 ) -> MultiResolutionTraining:
     """``model=dict(type='MultiResolution', model=dict(type='MaskRCNN', ...))``.
 
@@ -46,38 +49,72 @@ def make_multi_resolution(
         accumulate: Take the backward pass of each resolution before the next one begins, so that
             the memory is that of the largest alone. In several processes this needs
             ``model_wrapper_cfg=dict(type='MultiResolutionDDP')``.
+        size_divisor: Lower resolutions are padded to multiples of it; None takes the
+            preprocessor's. It is for models that need multiples (UNet, RTMDet) and get them from
+            their pipeline.
         data_preprocessor: Of the model, if its own config names none.
+        unknown: Nothing is known by another name.
 
     Raises:
-        InputError: The scales do not fall, the model has no backbone, or no features of the kind
-            that the consistency loss compares.
+        InputError: An argument is wrong, the model has no backbone, or no features of the kind that
+            the consistency loss compares.
     """
-    if (
-        not scales
-        or any(scale <= 0 for scale in scales)
-        or list(scales) != sorted(set(scales))[::-1]
-    ):
-        raise InputError(f'MultiResolution: scales={scales!r} must fall from high to low, above 0')
+    _check_arguments(scales, consistency, unknown)
     if not isinstance(model, nn.Module):
         if data_preprocessor is not None:
             model = {'data_preprocessor': data_preprocessor, **model}
         model = MODELS.build(model)
     name = type(model).__name__
-    if not isinstance(model, BaseModel) or not isinstance(
-        getattr(model, 'backbone', None), nn.Module
-    ):
+    backbone = getattr(model, 'backbone', None)
+    if not isinstance(model, BaseModel) or not isinstance(backbone, nn.Module):
         raise InputError(f'MultiResolution: {name} is no detector or segmentor with a backbone')
     if isinstance(model, MultiResolutionTraining):
         raise InputError('MultiResolution: the model trains at several resolutions already')
     # as torch's fully_shard does; a module around the model would change every parameter's name
-    model.__class__ = type(f'MultiResolution{name}', (MultiResolutionTraining, type(model)), {})
+    model.__class__ = _derive(type(model))
     model.scales = tuple(scales)
     model.accumulate = accumulate
+    model.size_divisor = size_divisor
     model.consistency = None
     if consistency is not None:
-        model.consistency = MODELS.build({'type': 'ScaleConsistencyLoss', **consistency})
+        model.consistency = _build_loss(consistency)
         find_feature_source(model, model.consistency)
     return model
+
+
+def _check_arguments(scales: Any, consistency: Any, unknown: dict[str, Any]) -> None:
+    if unknown:
+        names = ', '.join(unknown)
+        raise InputError(
+            f'MultiResolution: there is no argument {names}; options of the detector or segmentor '
+            f'are those of its model: model.model.{next(iter(unknown))}'
+        )
+    numbers = scales if isinstance(scales, list | tuple) else ()
+    falls = all(high > low for high, low in itertools.pairwise((*numbers, 0)))
+    if not numbers or not falls:
+        raise InputError(f'MultiResolution: scales={scales!r} must fall from high to low, above 0')
+    if not isinstance(consistency, dict | None):
+        raise InputError(
+            f"MultiResolution: consistency={consistency!r} must be None or like dict(target='gap')"
+        )
+
+
+def _build_loss(config: dict) -> ScaleConsistencyLoss:
+    try:
+        return MODELS.build({'type': 'ScaleConsistencyLoss', **config})
+    except TypeError as error:
+        raise InputError(f'MultiResolution: consistency={dict(config)}: {error}') from error
+
+
+@functools.cache
+def _derive(kind: type[BaseModel]) -> type:
+    """The class of a model that trains at several resolutions."""
+    return type(f'MultiResolution{kind.__name__}', (MultiResolutionTraining, kind), {})
+
+
+def _make_empty(kind: type[BaseModel]) -> BaseModel:
+    """For pickles, which find no derived class by its name."""
+    return _derive(kind).__new__(_derive(kind))
 
 
 class MultiResolutionTraining(BaseModel):
@@ -87,11 +124,13 @@ class MultiResolutionTraining(BaseModel):
         scales: See :func:`make_multi_resolution`.
         consistency: The loss between resolutions, or None.
         accumulate: See :func:`make_multi_resolution`.
+        size_divisor: See :func:`make_multi_resolution`.
     """
 
     scales: tuple[float, ...]
     consistency: ScaleConsistencyLoss | None
     accumulate: bool
+    size_divisor: int | None
     _teacher: Tensor | list[Tensor] | None = None
 
     def __call__(
@@ -121,10 +160,9 @@ class MultiResolutionTraining(BaseModel):
         if resolution is not None:
             return self._losses_at(resolution, inputs, data_samples)
         if self.accumulate:
-            warnings.warn(
-                'MultiResolution: accumulate=True has no effect within this model wrapper; set '
-                "model_wrapper_cfg=dict(type='MultiResolutionDDP')",
-                stacklevel=2,
+            raise InputError(
+                'MultiResolution: accumulate=True takes the resolutions one by one in train_step; '
+                "in several processes set model_wrapper_cfg=dict(type='MultiResolutionDDP')"
             )
         losses: dict[str, Any] = {}
         for i in range(len(self.scales)):
@@ -135,9 +173,19 @@ class MultiResolutionTraining(BaseModel):
         self, index: int, inputs: Tensor, samples: Sequence[BaseDataElement]
     ) -> dict[str, Any]:
         scale = self.scales[index]
-        inputs, samples = resize_batch(inputs, samples, scale, *_padding_of(self.data_preprocessor))
+        padding = padding_of(self.data_preprocessor, self.size_divisor)
+        inputs, samples = resize_batch(inputs, samples, scale, padding)
         with _watch(self, self.consistency) as seen:
-            losses = super().__call__(inputs, samples, 'loss')
+            try:
+                losses = super().__call__(inputs, samples, 'loss')
+            except (RuntimeError, AssertionError) as error:
+                if scale == 1 or 'out of memory' in str(error):
+                    raise
+                size, reason = 'x'.join(map(str, inputs.shape[-2:])), str(error).splitlines()[0]
+                raise InputError(
+                    f'MultiResolution: at scale {scale:g} the images are {size} and the model '
+                    f'fails: {reason}. If it needs multiples, set size_divisor=32'
+                ) from error
         if self.consistency is not None:
             features = _features(self.consistency, seen, inputs, samples)
             if index:
@@ -148,6 +196,9 @@ class MultiResolutionTraining(BaseModel):
         return {f'x{scale:g}.{name}': value for name, value in losses.items()} | {
             f'x{scale:g}.total': total.detach()
         }
+
+    def __reduce__(self) -> tuple:
+        return _make_empty, (type(self).__bases__[1],), self.__dict__
 
     def parse_losses(self, losses: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         """As mmengine's; the sum is divided by the number of resolutions, its parts are not."""
@@ -266,11 +317,3 @@ def _features(
 
 def _detach(features: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
     return features.detach() if isinstance(features, Tensor) else [t.detach() for t in features]
-
-
-def _padding_of(preprocessor: nn.Module) -> tuple[int, int]:
-    """What a preprocessor makes sizes multiples of, and its label for padding."""
-    divisor = getattr(preprocessor, 'pad_size_divisor', None)  # mmdet's name, then mmseg's
-    divisor = divisor or getattr(preprocessor, 'size_divisor', None) or 1
-    label = getattr(preprocessor, 'seg_pad_value', getattr(preprocessor, 'seg_pad_val', 255))
-    return divisor, label

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from mmrest import ResT
 from mmrest.backbones.layers import Double, LayerNorm2d, PixelAttention, conv_norm_relu_conv
+from mmrest.ops import attention_way
 
 
 def stem(norm: type[nn.Module]) -> nn.Sequential:
@@ -36,6 +38,40 @@ def test_recomputed_convolutions_are_a_plain_sequence(norm: type, training: bool
         torch.testing.assert_close(
             conv_norm_relu_conv(lean[::3], lean[1::3], images), plain(images)
         )
+
+
+def test_what_happens_between_the_passes_changes_no_recomputation() -> None:
+    model = ResT(
+        arch=dict(embed_dims=(8,), depths=(1,), num_heads=(2,), sr_ratios=(4,), mlp_ratios=(2,)),
+        out_indices=(0,),
+        drop_path_rate=0.0,
+    ).double()
+    images = torch.randn(2, 3, 40, 40, dtype=torch.double)
+    grads = []
+    for interfere in (False, True):
+        loss = model.train()(images)[0].square().mean()
+        if interfere:
+            model.eval()
+        with attention_way('reference' if interfere else 'auto'):
+            grads.append(torch.autograd.grad(loss, list(model.parameters())))
+    torch.testing.assert_close(grads[0], grads[1])
+
+
+def test_hooks_see_what_was_computed() -> None:
+    model = ResT('lite').eval()
+    seen = {}
+    for name, module in model.named_modules():
+        if name.endswith(('.attn', '.embed.norm', '.embed.conv')):
+            module.register_forward_hook(lambda m, args, out, name=name: seen.update({name: out}))
+    images = torch.randn(1, 3, 40, 40)
+    with torch.no_grad():
+        model(images)
+        fast = {name: out.clone() for name, out in seen.items()}
+        seen.clear()
+        with attention_way('reference'):
+            model(images)
+    assert len(fast) == 8 + 2 * 3
+    torch.testing.assert_close(fast, seen, rtol=1e-3, atol=1e-4)
 
 
 def test_pixel_attention_keeps_nothing_but_its_input() -> None:

@@ -7,13 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from mmdet.models import DetDataPreprocessor
 from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import HorizontalBoxes
 from mmdet.structures.mask import BitmapMasks, PolygonMasks
 from mmengine.structures import InstanceData, PixelData
+from mmseg.models import SegDataPreProcessor
 from mmseg.structures import SegDataSample
 
-from mmrest.multires.resizing import resize_batch
+from mmrest.multires.resizing import Padding, padding_of, resize_batch
 
 SCALES = [0.75, 0.5, 0.31, 1.5]
 # of unit squares: centre and half axes of ellipses, by fraction of width and height
@@ -78,7 +80,7 @@ def overlap(a: np.ndarray, b: np.ndarray) -> float:
 def test_annotations_are_those_of_the_scene_at_the_new_size(scale: float, mask_kind: str) -> None:
     sizes, batch = [(97, 141), (120, 100)], (128, 160)
     images, samples = zip(*(scene(size, batch, mask_kind) for size in sizes), strict=True)
-    inputs, resized = resize_batch(torch.stack(images), samples, scale, divisor=32)
+    inputs, resized = resize_batch(torch.stack(images), samples, scale, Padding(32))
     assert inputs.shape[-2] % 32 == 0
     assert inputs.shape[-1] % 32 == 0
     for (height, width), image, sample in zip(sizes, inputs, resized, strict=True):
@@ -160,6 +162,25 @@ def test_nothing_vanishes() -> None:
 
 def test_the_full_scale_is_the_batch_itself() -> None:
     image, sample = scene((20, 30), (32, 32))
-    inputs, samples = resize_batch(image[None], [sample], 1.0, divisor=32)
+    inputs, samples = resize_batch(image[None], [sample], 1.0, Padding(32))
     assert inputs.data_ptr() == image.data_ptr()
     assert samples[0] is sample
+
+
+def test_padding_is_the_preprocessors() -> None:
+    detector = DetDataPreprocessor(pad_size_divisor=16, pad_value=114, seg_pad_value=254)
+    assert padding_of(detector) == (16, 114, 254)
+    assert padding_of(detector, 32) == (32, 114, 254)
+    segmentor = SegDataPreProcessor(size=(64, 64), pad_val=7, seg_pad_val=0)
+    assert padding_of(segmentor) == (1, 7, 0)
+    image, sample = scene((20, 30), (20, 30))
+    inputs, (resized,) = resize_batch(image[None], [sample], 0.5, Padding(16, 7, 9))
+    assert (inputs[..., 10:, :] == 7).all()
+    assert (resized.gt_sem_seg.sem_seg[..., 15:] == 9).all()
+
+
+def test_what_cannot_be_resized_is_named() -> None:
+    image, sample = scene((20, 30), (20, 30))
+    sample.gt_instances.keypoint_maps = torch.zeros(2, 20, 30)
+    with pytest.raises(ValueError, match='keypoint_maps'):
+        resize_batch(image[None], [sample], 0.5)

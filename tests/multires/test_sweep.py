@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -18,14 +19,10 @@ from mmrest.multires.sweep import (
     Resolution,
     find_resize,
     main_metric,
+    measure_at,
+    measure_in_process,
     parse_aspect_ratio,
     relative_area,
-)
-from mmrest.multires.sweep import (
-    test_at as measure_at,
-)
-from mmrest.multires.sweep import (
-    test_in_process as measure_in_process,
 )
 from tests.conftest import ROOT
 from tests.multires import watching  # noqa: F401  (registers)
@@ -87,6 +84,7 @@ def test_the_metric_is_the_usual_one_or_the_wanted() -> None:
     assert main_metric(metrics) == 'coco/bbox_mAP'
     assert main_metric(metrics, 'coco/segm_mAP') == 'coco/segm_mAP'
     assert main_metric({'own': 1.0}) == 'own'
+    assert main_metric({}) is None
     with pytest.raises(ValueError, match='--metric mIoU is none of the metrics: coco/bbox_mAP'):
         main_metric(metrics, 'mIoU')
 
@@ -140,13 +138,43 @@ def test_a_sweep_goes_past_what_fails_and_resumes(
         m.images_per_second = 1234.0
     report.save()
     cfg.custom_hooks = []
-    changed = Report(str(tmp_path / 'other'), cfg, cfg.load_from, 96)
-    assert changed.subject != report.subject
-    with pytest.raises(ValueError, match='sweep of another config'):
-        sweep_resolutions(cfg, [96, 150])
-    cfg.custom_hooks = [dict(type='DieAt', short_side=150)]
     sweep_resolutions(cfg, [96])
     assert '1.23e+03' in capfd.readouterr().out
+    with pytest.raises(ValueError, match='--metric mAP is none of the metrics: coco/bbox_mAP'):
+        sweep_resolutions(cfg, [96], metric='mAP')
+    cfg.model.test_cfg.score_thr = 0.1
+    with pytest.raises(ValueError, match='sweep of another config'):
+        sweep_resolutions(cfg, [96])
+
+
+def test_no_prediction_at_all_is_a_result_of_zero(cfg: Config, tmp_path: Path) -> None:
+    report = fill(tmp_path / 'a', cfg, {96: 0.5, 48: 0.25})
+    report.add(Measurement(Resolution(24), {}, 10.0, 10**9))
+    assert report.values == {96: 0.5, 48: 0.25, 24: 0.0}
+    assert report.line(report.measurements[-1]).split()[:3] == ['24', '0', '0']
+    empty = Report(str(tmp_path / 'b'), cfg, cfg.load_from, 96)
+    empty.add(Measurement(Resolution(96), {}, 10.0, 10**9))
+    empty.add(Measurement(Resolution(48), {}, 10.0, 10**9))
+    assert 'at 96 it is 0' in empty.summary()
+
+
+def test_an_interruption_ends_the_process_that_measures(cfg: Config, tmp_path: Path) -> None:
+    cfg.custom_imports = dict(imports=['mmrest', 'tests.multires.watching'])
+    cfg.custom_hooks = [dict(type='InterruptParent', file=str(tmp_path / 'child'))]
+    with pytest.raises(ValueError, match='the same command goes on'):
+        sweep_resolutions(cfg, [96])
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / 'child').read_text()), 0)
+
+
+def test_a_pipeline_that_fixes_the_size_is_named(cfg: Config) -> None:
+    pipeline = cfg.test_dataloader.dataset.pipeline
+    pipeline.insert(2, dict(type='Pad', size=(640, 640)))
+    with pytest.raises(ValueError, match='no Pad to a fixed size'):
+        find_resize(cfg)
+    cfg.pop('test_dataloader')
+    with pytest.raises(ValueError, match='needs a test_dataloader'):
+        find_resize(cfg)
 
 
 def test_out_of_memory_within_python_is_a_result(cfg: Config) -> None:

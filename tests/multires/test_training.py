@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import pickle
 import weakref
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from mmengine.optim import OptimWrapper
+from mmengine.registry import MODELS
 from mmengine.runner.checkpoint import load_checkpoint, save_checkpoint
 from torch import Tensor, nn
 from torch.multiprocessing import spawn
 
+from mmrest import ResT
 from mmrest.engine.valid_sizes import use_valid_sizes
 from mmrest.multires import resizing
 from tests.multires import two_processes
@@ -45,7 +48,7 @@ def test_whitened_chain_equals_a_hand_calculation() -> None:
     total, logged = model.parse_losses(model(**data, mode='loss'))
     tokens, task_losses = [], []
     for scale in SCALES:
-        inputs, samples = resizing.resize_batch(*data.values(), scale, divisor=32)
+        inputs, samples = resizing.resize_batch(*data.values(), scale, resizing.Padding(32))
         loss, _ = plain.parse_losses(plain(inputs, samples, mode='loss'))
         task_losses.append(loss)
         tokens.append(plain.backbone.encode(inputs)[0][1][:, 0])
@@ -191,6 +194,43 @@ def test_half_precision_and_recomputation(backbone: str) -> None:
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
 
+def test_it_can_be_pickled() -> None:
+    model = multi(TASKS['segmentation']('ResT'), consistency=dict(target='map'))
+    twin = pickle.loads(pickle.dumps(model))
+    assert type(twin) is type(model)
+    results = [
+        m.parse_losses(m(**preprocess(m, 'segmentation'), mode='loss'))[0] for m in (model, twin)
+    ]
+    torch.testing.assert_close(*results)
+
+
+class Picky(ResT):
+    """A backbone that takes multiples of 32."""
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        assert not images.shape[-1] % 32, 'must be a multiple of 32'
+        return super().forward(images)
+
+
+def test_models_that_need_multiples_get_them() -> None:
+    MODELS.register_module('Picky', module=Picky, force=True)
+    config = TASKS['segmentation']('ResT', type='Picky')
+    config['data_preprocessor'].pop('size_divisor')
+    config['data_preprocessor']['size'] = (64, 96)
+    model = multi(config)
+    data = preprocess(model, 'segmentation')
+    with pytest.raises(ValueError, match=r'(?s)at scale 0\.7 the images are 45x67 .*divisor=32'):
+        model(**data, mode='loss')
+    model = multi(config, size_divisor=32)
+    model(**preprocess(model, 'segmentation'), mode='loss')
+
+
+def test_all_at_once_is_refused_where_it_should_be_in_turn() -> None:
+    model = multi(TASKS['segmentation'](), accumulate=True)
+    with pytest.raises(ValueError, match='MultiResolutionDDP'):
+        model(**preprocess(model, 'segmentation'), mode='loss')
+
+
 def test_the_optimizer_sees_every_parameter_under_its_plain_name() -> None:
     model = multi(TASKS['segmentation'](), consistency={})
     names = {name.split('.')[0] for name, _ in model.named_parameters()}
@@ -204,6 +244,10 @@ def test_the_optimizer_sees_every_parameter_under_its_plain_name() -> None:
         (dict(scales=(1.0, 1.0)), 'must fall from high to low'),
         (dict(scales=()), 'must fall from high to low'),
         (dict(scales=(1.0, 0.0)), 'must fall from high to low'),
+        (dict(scales=1.0), 'must fall from high to low'),
+        (dict(consistency='gap'), 'must be None or like dict'),
+        (dict(consistency=dict(weight=2)), "unexpected keyword argument 'weight'"),
+        (dict(backbone=dict(with_cp=True)), r'those of its model: model\.model\.backbone'),
         (dict(consistency=dict(target='cls')), "target='cls' needs a ResFormer"),
         (dict(consistency=dict(target='token')), 'must be one of'),
         (dict(model=dict(type='mmrest.ResT', arch='lite')), 'no detector or segmentor'),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from typing import Any
 
 from mmengine.hooks import Hook
@@ -46,3 +47,15 @@ class DieAt(RaiseAt):
 
     def spoil(self) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+@HOOKS.register_module()
+class InterruptParent(Hook):
+    def __init__(self, file: str) -> None:
+        self.file = file
+
+    def before_test(self, runner: Runner) -> None:
+        with open(self.file, 'w') as file:
+            file.write(str(os.getpid()))
+        os.kill(os.getppid(), signal.SIGTERM)
+        time.sleep(60)

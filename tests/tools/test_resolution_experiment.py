@@ -66,7 +66,7 @@ def test_a_run_is_written_into_tables_and_a_picture(
         experiment.run(*which, seed, folder)
         (folder / 'done').touch()
     runs = write.read(tmp_path)
-    first, second = runs[which]
+    first, second = runs[which].values()
     assert sorted(first.values) == [68, 96]
     monkeypatch.setattr(write, 'FOLDER', tmp_path)
     write.write_csv(runs)

@@ -50,6 +50,7 @@ def test_a_multi_resolution_training_is_swept_with_its_plain_config(
         (['C', 'X', '--resolutions', 48, '--tta'], 'goes with none of --out'),
         (['C', 'X', '--resolutions', 48, '--launcher', 'pytorch'], 'leave --launcher out'),
         (['C', 'X', '--resolutions', 0], 'must be 1 pixel or more'),
+        (['C', 'X', '--resolutions', 48, '--train-resolution', -5], 'must be 1 pixel or more'),
         (['C', 'X', '--resolutions', 48, '--aspect-ratios', 'wide'], 'is no aspect ratio'),
         (['C', 'X', '--aspect-ratios', '1:2'], 'are of --resolutions'),
         (['--compare', 'none.csv'], 'takes --plot FILE'),
