@@ -94,8 +94,10 @@ class _NormReluConv:
             return self.conv(self.norm(x).relu())
         buffers = {name: buffer.clone() for name, buffer in self.norm.named_buffers()}
         mode, self.norm.training = self.norm.training, self.training
-        normed = functional_call(self.norm, buffers, x)
-        self.norm.training = mode
+        try:
+            normed = functional_call(self.norm, buffers, x)
+        finally:  # checkpointing leaves by an exception once it has what it needs
+            self.norm.training = mode
         return self.conv(normed.relu())
 
 

@@ -62,10 +62,8 @@ class Report:
 
     def add(self, measurement: Measurement) -> None:
         """Keep a result, at once."""
-        same = [m for m in self.measurements if m.resolution == measurement.resolution]
-        for old in same:
-            self.measurements.remove(old)
-        self.measurements.append(measurement)
+        others = [m for m in self.measurements if m.resolution != measurement.resolution]
+        self.measurements = [*others, measurement]
         self.save()
 
     @property
@@ -242,9 +240,10 @@ def draw(files: Sequence[str | Path], picture: str | Path) -> None:
     figure = Figure(figsize=(10, 4), layout='constrained')
     accuracy, speed = figure.subplots(1, 2)
     metrics = set()
-    labels = [_read(file)[0]['model'] for file in files]
-    for file in files:
-        rows = _read(file)
+    tables = [_read(file) for file in files]
+    labels = [rows[0]['model'] for rows in tables]
+    ticks = sorted({int(row['short side']) for rows in tables for row in rows})
+    for file, rows in zip(files, tables, strict=True):
         metrics.add(rows[0]['metric'])
         sides = [int(row['short side']) for row in rows]
         values = [float(row.get(row['metric']) or 0) for row in rows]
@@ -258,7 +257,6 @@ def draw(files: Sequence[str | Path], picture: str | Path) -> None:
         raise InputError(f'the files compare different metrics: {", ".join(sorted(metrics))}')
     for axes, name in ((accuracy, metrics.pop()), (speed, 'images/s')):
         axes.set(xscale='log', xlabel='short side of the test images', ylabel=name)
-        ticks = sorted({int(row['short side']) for file in files for row in _read(file)})
         axes.set_xticks(ticks, [str(tick) for tick in ticks], rotation=45)
         axes.minorticks_off()
         axes.grid(alpha=0.3)

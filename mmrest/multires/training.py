@@ -181,7 +181,9 @@ class MultiResolutionTraining(BaseModel):
             except (RuntimeError, AssertionError) as error:
                 if scale == 1 or 'out of memory' in str(error):
                     raise
-                size, reason = 'x'.join(map(str, inputs.shape[-2:])), str(error).splitlines()[0]
+                size = 'x'.join(map(str, inputs.shape[-2:]))
+                # an assertion may say nothing
+                reason = next(iter(str(error).splitlines()), type(error).__name__)
                 raise InputError(
                     f'MultiResolution: at scale {scale:g} the images are {size} and the model '
                     f'fails: {reason}. If it needs multiples, set size_divisor=32'
