@@ -9,7 +9,6 @@ from __future__ import annotations
 from abc import ABCMeta, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from inspect import isabstract
 from typing import Any, ClassVar
 
 import torch
@@ -272,9 +271,12 @@ class PyramidBackbone(BaseModule, metaclass=ABCMeta):
 
     @classmethod
     def families(cls) -> list[type[PyramidBackbone]]:
-        """The families of backbones that are defined, in the order of their definition."""
+        """The classes that publish variants of their own, in the order of their definition.
+
+        A class that somebody derives from one of them is the same family, and not listed.
+        """
         deeper = [family for child in cls.__subclasses__() for family in child.families()]
-        return deeper if isabstract(cls) else [cls, *deeper]
+        return [cls, *deeper] if 'variants' in vars(cls) else deeper
 
     @staticmethod
     def guess_variant(state: Mapping[str, Tensor]) -> str | None:

@@ -77,6 +77,13 @@ def test_every_family_is_tested() -> None:
     assert staged == set(PUBLISHED_PARAMETERS)
 
 
+@families
+def test_what_somebody_derives_is_no_family_of_its_own(family: type[PyramidBackbone]) -> None:
+    derived = type('Derived', (family,), {})
+    assert family in PyramidBackbone.families()
+    assert derived not in PyramidBackbone.families()
+
+
 @pytest.mark.parametrize('size', SIZES, ids=str)
 @families
 def test_maps_have_the_promised_sizes(family: type[PyramidBackbone], size: tuple[int, int]) -> None:

@@ -11,12 +11,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from mmengine.optim import OptimWrapper
-from mmengine.registry import MODELS
 from mmengine.runner.checkpoint import load_checkpoint, save_checkpoint
 from torch import Tensor, nn
 from torch.multiprocessing import spawn
 
-from mmrest import ResT
 from mmrest.engine.valid_sizes import use_valid_sizes
 from mmrest.multires import resizing
 from tests.multires import two_processes
@@ -204,24 +202,21 @@ def test_it_can_be_pickled() -> None:
     torch.testing.assert_close(*results)
 
 
-class Picky(ResT):
-    """A backbone that takes multiples of 32."""
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        assert not images.shape[-1] % 32, 'must be a multiple of 32'
-        return super().forward(images)
+def take_multiples_of_32(backbone: nn.Module, inputs: tuple[Tensor]) -> None:
+    assert not inputs[0].shape[-1] % 32, 'must be a multiple of 32'
 
 
 def test_models_that_need_multiples_get_them() -> None:
-    MODELS.register_module('Picky', module=Picky, force=True)
-    config = TASKS['segmentation']('ResT', type='Picky')
+    config = TASKS['segmentation']()
     config['data_preprocessor'].pop('size_divisor')
     config['data_preprocessor']['size'] = (64, 96)
     model = multi(config)
+    model.backbone.register_forward_pre_hook(take_multiples_of_32)
     data = preprocess(model, 'segmentation')
     with pytest.raises(ValueError, match=r'(?s)at scale 0\.7 the images are 45x67 .*divisor=32'):
         model(**data, mode='loss')
     model = multi(config, size_divisor=32)
+    model.backbone.register_forward_pre_hook(take_multiples_of_32)
     model(**preprocess(model, 'segmentation'), mode='loss')
 
 
