@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
-from mmrest.ops import MLPWeights, add_norm_mlp_, linear, norm_mlp
+from mmrest.ops import MLPWeights, add_norm_mlp_, linear, norm_mlp, strided_conv
 from mmrest.ops.products import prefers_onednn
 from mmrest.ops.ways import attention_way, requested_way
 
@@ -125,6 +125,22 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) -> (..., out_features)."""
         return linear(x, self.weight, self.bias)
+
+
+class Halve(nn.Conv2d):
+    """A 3x3 convolution that halves a map's sides, rounding up.
+
+    Args:
+        in_channels: Channels of the map.
+        channels: Channels of the smaller map.
+        bias: Whether it has one.
+    """
+
+    def __init__(self, in_channels: int, channels: int, bias: bool = True) -> None:
+        super().__init__(in_channels, channels, 3, stride=2, padding=1, bias=bias)
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return strided_conv(input, weight, bias, self.stride[0], self.padding[0])
 
 
 class Double(nn.ConvTranspose2d):

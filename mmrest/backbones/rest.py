@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mmrest.backbones.layers import (
     Block,
+    Halve,
     PixelAttention,
     SpatialReductionAttention,
     conv_norm,
@@ -38,11 +39,11 @@ class Stem(nn.Module):
     def __init__(self, in_channels: int, channels: int, norm_cfg: dict) -> None:
         super().__init__()
         hidden = channels // 2
-        self.conv1 = nn.Conv2d(in_channels, hidden, 3, stride=2, padding=1, bias=False)
+        self.conv1 = Halve(in_channels, hidden, bias=False)
         self.norm1 = build_norm_layer(norm_cfg, hidden)[1]
         self.conv2 = nn.Conv2d(hidden, hidden, 3, padding=1, bias=False)
         self.norm2 = build_norm_layer(norm_cfg, hidden)[1]
-        self.conv3 = nn.Conv2d(hidden, channels, 3, stride=2, padding=1, bias=False)
+        self.conv3 = Halve(hidden, channels, bias=False)
         self.pos = PixelAttention(channels)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -62,7 +63,7 @@ class PatchEmbed(nn.Module):
 
     def __init__(self, in_channels: int, channels: int, norm_cfg: dict) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, channels, 3, stride=2, padding=1)
+        self.conv = Halve(in_channels, channels)
         self.norm = build_norm_layer(norm_cfg, channels)[1]
         self.pos = PixelAttention(channels)
 

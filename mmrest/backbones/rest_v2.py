@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mmrest.backbones.layers import (
     Block,
+    Halve,
     PixelAttention,
     SpatialReductionAttention,
     conv_norm_relu_conv,
@@ -59,10 +60,10 @@ class StemProjection(nn.Sequential):
     def __init__(self, in_channels: int, channels: int, norm_cfg: dict) -> None:
         hidden = channels // 2
         super().__init__(
-            nn.Conv2d(in_channels, hidden, 3, stride=2, padding=1, bias=False),
+            Halve(in_channels, hidden, bias=False),
             build_norm_layer(norm_cfg, hidden)[1],
             nn.ReLU(inplace=True),
-            nn.Conv2d(hidden, channels, 3, stride=2, padding=1, bias=False),
+            Halve(hidden, channels, bias=False),
             build_norm_layer(norm_cfg, channels)[1],
             nn.ReLU(inplace=True),
             nn.Conv2d(channels, channels, 1),
@@ -143,7 +144,7 @@ class ResTV2(StagedBackbone):
     ) -> nn.Module:
         """See :meth:`StagedBackbone.make_embed`."""
         if stage:
-            proj = nn.Conv2d(in_channels, channels, 3, stride=2, padding=1)
+            proj = Halve(in_channels, channels)
         else:
             proj = StemProjection(in_channels, channels, norm_cfg or dict(type='BN'))
         return Embed(proj, channels, self.norm_eps)

@@ -1,6 +1,10 @@
-"""Attention and MLP. This package knows torch, Triton if it is there, and the errors of mmrest."""
+"""Attention, MLP and products.
+
+This package knows torch, Triton if it is there, and the errors of mmrest.
+"""
 
 from mmrest.ops.attention import attention, emsa
+from mmrest.ops.convolution import strided_conv
 from mmrest.ops.mlp import MLPWeights, add_norm_mlp_, norm_mlp
 from mmrest.ops.products import linear
 from mmrest.ops.ways import attention_way
@@ -15,4 +19,5 @@ __all__ = [
     'emsa',
     'linear',
     'norm_mlp',
+    'strided_conv',
 ]

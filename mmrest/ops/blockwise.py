@@ -143,7 +143,8 @@ class _Maps:
         self.k = k.contiguous() if mixed else (k * self.scale).contiguous()
         limit = _BLOCK_ELEMENTS if q.device.type == 'cpu' else _BLOCK_ELEMENTS_ON_DEVICE
         # heads that are mixed must be in a block together; others get more queries each
-        self.rows = min(self.queries, max(1, limit // ((self.heads if mixed else 1) * self.keys)))
+        most = min(self.queries, max(1, limit // ((self.heads if mixed else 1) * self.keys)))
+        self.rows = _balance(self.queries, most)
         taken = self.rows * self.keys
         self.heads_together = self.heads if mixed else min(self.heads, max(1, limit // taken))
         taken *= self.heads_together
@@ -176,6 +177,12 @@ class _Maps:
     def narrow(self, probs: Tensor) -> Tensor:
         """A block's map in the dtype of the tensors, times ``range``."""
         return probs if probs.dtype == self.q.dtype else (probs * self.range).to(self.q.dtype)
+
+
+def _balance(length: int, most: int) -> int:
+    """Steps of ``most`` or a little less, so that the last is not much shorter than the others."""
+    even = math.ceil(length / math.ceil(length / most))
+    return min(most, math.ceil(even / 8) * 8)  # products are fastest where rows come in eights
 
 
 def _slices(length: int, step: int) -> list[slice]:
