@@ -40,7 +40,7 @@ demo: install
 		data/shapes/val2017/00000000000[1-8].jpg --out-dir $(DEMO_DIR)/predictions --score-thr 0.4 --force
 
 test: install
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 lint: $(VENV)/.lint
 	$(RUN) -m ruff check .
