@@ -32,6 +32,8 @@ from mmrest.ops.products import add_products, multiply
 # Elements of a block's map: it stays in a processor's cache, and launching it costs little.
 _BLOCK_ELEMENTS = 2**20
 _BLOCK_ELEMENTS_ON_DEVICE = 2**25
+# With fewer, products wait for memory: where there are many keys a block may leave the cache.
+_FEWEST_QUERIES = 64
 
 
 def attend_blockwise(
@@ -143,8 +145,8 @@ class _Maps:
         self.k = k.contiguous() if mixed else (k * self.scale).contiguous()
         limit = _BLOCK_ELEMENTS if q.device.type == 'cpu' else _BLOCK_ELEMENTS_ON_DEVICE
         # heads that are mixed must be in a block together; others get more queries each
-        most = min(self.queries, max(1, limit // ((self.heads if mixed else 1) * self.keys)))
-        self.rows = _balance(self.queries, most)
+        most = max(_FEWEST_QUERIES, limit // ((self.heads if mixed else 1) * self.keys))
+        self.rows = _balance(self.queries, min(self.queries, most))
         taken = self.rows * self.keys
         self.heads_together = self.heads if mixed else min(self.heads, max(1, limit // taken))
         taken *= self.heads_together

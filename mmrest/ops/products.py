@@ -23,7 +23,7 @@ _ONEDNN = (
     and hasattr(torch.ops.mkldnn, '_linear_pointwise')
 )
 # Below, copying oneDNN's results together costs more than its speed gains.
-_FEWEST_ROWS = 400
+_FEWEST_ROWS = 64
 
 
 def prefers_onednn(x: Tensor) -> bool:

@@ -75,6 +75,7 @@ def test_ways_agree_in_outputs_and_all_gradients(
     case: str, way: str, dtype: torch.dtype, tolerance: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(blockwise, '_BLOCK_ELEMENTS', 100)
+    monkeypatch.setattr(blockwise, '_FEWEST_QUERIES', 1)
     monkeypatch.setattr(mlp, '_CHUNK_ELEMENTS', 1000)
     monkeypatch.setattr(mlp, '_FEWEST_TOKENS', 8)
     model = build(case).train().to(dtype)

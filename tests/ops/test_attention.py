@@ -50,6 +50,7 @@ def assert_same_with_gradients(actual: Tensor, expected: Tensor, args: list[Tens
 @pytest.fixture(params=[2**20, 300, 20], ids=['one block', 'some blocks', 'many blocks'])
 def block_elements(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     monkeypatch.setattr(blockwise, '_BLOCK_ELEMENTS', request.param)
+    monkeypatch.setattr(blockwise, '_FEWEST_QUERIES', 1)
     return request.param
 
 
