@@ -12,21 +12,17 @@ activations and softmax are not counted, nor what a backward pass computes anew.
 """
 
 import argparse
-import ast
 import csv
-import os
-import platform
-from datetime import date
 from statistics import median
 
 import torch
 
-from mmrest.engine.benchmark import Case, Result, measure_in_turn, measure_peak
-from mmrest.engine.benchmark_model import build_backbone, build_whole
+from mmrest.engine.benchmark import Case, Result, measure_in_turn
+from mmrest.engine.benchmark_model import build_backbone, build_whole, parse_model
 from mmrest.engine.cli import parse_shape, require_new_file
 from mmrest.engine.compiling import require_compiler
 from mmrest.engine.complexity import count_macs, count_parameters
-from mmrest.engine.machine import processor_name
+from mmrest.engine.machine import describe_machine, measure_peak
 from mmrest.errors import InputError, clear_errors
 from mmrest.ops.ways import WAYS
 
@@ -59,32 +55,6 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--plot', metavar='FILE', help='draw time and memory into a picture')
     parser.add_argument('--force', action='store_true', help='replace the files')
     return parser.parse_args()
-
-
-def parse_model(text: str) -> dict | str:
-    """A registry's config from ``TYPE:key=value,key=value``; the path of a config as it is.
-
-    Raises:
-        InputError: It is neither.
-    """
-    if text.endswith('.py'):
-        return text
-    kind, _, arguments = text.partition(':')
-    cfg = dict(type=kind)
-    try:
-        call = ast.parse(f'model({arguments})', mode='eval').body
-        if call.args:
-            raise ValueError('an argument without a name')
-        for keyword in call.keywords:
-            # a bare word is a string, so that a shell needs no quotes
-            word = isinstance(keyword.value, ast.Name)
-            cfg[keyword.arg] = keyword.value.id if word else ast.literal_eval(keyword.value)
-    except (ValueError, SyntaxError) as error:
-        raise InputError(
-            f"{text}: write TYPE:key=value,key=value, for example 'ResFormer:arch=base,"
-            "window_size=14,global_blocks=(2,5)', or the path of a config"
-        ) from error
-    return cfg
 
 
 def check(args: argparse.Namespace) -> None:
@@ -170,16 +140,10 @@ def describe(
 
 def write_csv(path: str, rows: list[list[str]], args: argparse.Namespace, peak: float) -> None:
     """The table, with a column for each fact about the machine."""
-    device = torch.cuda.get_device_name() if args.device == 'cuda' else processor_name()
     environment = {
-        'date': date.today().isoformat(),
-        'device': device,
-        'cores': str(os.cpu_count()),
-        'threads': str(args.threads or torch.get_num_threads()),
+        **describe_machine(args.device, args.threads),
         'peak GFLOP/s': f'{peak / 1e9:.0f}',
         'steps': str(args.steps),
-        'torch': torch.__version__,
-        'python': platform.python_version(),
     }
     with open(path, 'w', newline='') as file:
         writer = csv.writer(file)

@@ -1,4 +1,4 @@
-"""Write docs/benchmarks.md from the files that tools/benchmark.py wrote into docs/benchmarks/.
+"""Write docs/benchmarks.md from what the benchmark tools wrote into docs/benchmarks/.
 
 ``python tools/write_benchmarks.py --measure`` first measures what has no file there yet (20 minutes
 on 2 cores with nothing else running); ``--device cuda`` measures the GPU's table instead.
@@ -32,7 +32,8 @@ class Study:
     Attributes:
         title: Of the section.
         text: Below the title.
-        runs: Name of a file and arguments of ``tools/benchmark.py``.
+        runs: Name of a file and arguments of the tool.
+        tool: In ``tools/``.
         growth: Whether time and memory are to be fitted against the pixels.
         device: ``'cpu'`` or ``'cuda'``.
     """
@@ -40,6 +41,7 @@ class Study:
     title: str
     text: str
     runs: dict[str, str]
+    tool: str = 'benchmark.py'
     growth: bool = False
     device: str = 'cpu'
 
@@ -71,6 +73,15 @@ STUDIES = (
         },
     ),
     Study(
+        "ResT's attention against the machine's floors",
+        'Every size of attention of ResT-small at 800x1344, alone: the time to move its inputs, '
+        'outputs and gradients once, at the speed of a large copy, and that of its matrix products '
+        'at the speed of the fastest. Softmax, which is in neither, takes most of the rest; heads '
+        'are mixed by products of a few rows and columns, which reach no such speed.',
+        {'floors_small': 'ResT:arch=small --impl auto reference'},
+        tool='attention_floors.py',
+    ),
+    Study(
         'Growth with the image',
         'ResT-small in its own way, from 0.25 to 16 megapixels in inference and to 4 in training; '
         'ResFormer-base, global attention, in training. "work" is what a step added to the model '
@@ -100,6 +111,18 @@ STUDIES = (
         },
         device='cuda',
     ),
+    Study(
+        "ResT's attention against a GPU's floors",
+        'As above on a processor.',
+        {
+            f'gpu_floors_{dtype}_{batch}': 'ResT:arch=small --impl auto blockwise reference '
+            f'--device cuda --dtype {dtype} --batch-size {batch}'
+            for dtype in ('bfloat16', 'float32')
+            for batch in (1, 8)
+        },
+        tool='attention_floors.py',
+        device='cuda',
+    ),
 )
 
 
@@ -113,16 +136,16 @@ def main() -> None:
         for study in STUDIES if args.measure else ():
             for name, arguments in study.runs.items():
                 if study.device == args.device and not (FOLDER / f'{name}.csv').exists():
-                    measure(name, arguments, study.growth)
+                    measure(study, name, arguments)
         args.out.write_text(write())
         print(f'written to {args.out}')
 
 
-def measure(name: str, arguments: str, plot: bool) -> None:
-    """Run the benchmark into a new file of that name, and perhaps a picture."""
+def measure(study: Study, name: str, arguments: str) -> None:
+    """Run the tool into a new file of that name, and perhaps a picture."""
     command = f'{arguments} --csv {FOLDER / name}.csv --force'
-    command += f' --plot {FOLDER / name}.png' if plot else ''
-    tool = [sys.executable, str(ROOT / 'tools/benchmark.py')]
+    command += f' --plot {FOLDER / name}.png' if study.growth else ''
+    tool = [sys.executable, str(ROOT / 'tools' / study.tool)]
     if subprocess.run([*tool, *shlex.split(command)]).returncode:
         raise InputError(f'{name} could not be measured: see above')
 
@@ -133,14 +156,17 @@ def write() -> str:
     for study in STUDIES:
         parts.append(f'## {study.title}\n\n{study.text}')
         for name, arguments in study.runs.items():
-            command = f'```bash\npython tools/benchmark.py {arguments}\n```'
+            command = f'```bash\npython tools/{study.tool} {arguments}\n```'
             file = FOLDER / f'{name}.csv'
             if not file.exists():
                 parts.append(f'{command}\n\nNot measured yet.')
                 continue
             with open(file, newline='') as opened:
                 rows = list(csv.DictReader(opened))
-            table = growth_table(rows) if study.growth else comparison_table(rows)
+            if study.tool == 'attention_floors.py':
+                table = _all_columns(rows, before='peak GFLOP/s')
+            else:
+                table = growth_table(rows) if study.growth else comparison_table(rows)
             parts.append(f'{command}\n\n{table}\n\n{environment(rows[0])}')
             if study.growth:
                 parts.append(f'![time and memory](benchmarks/{name}.png)')
@@ -150,6 +176,11 @@ def write() -> str:
 def comparison_table(rows: list[dict[str, str]]) -> str:
     """Every row, with what is compared."""
     return _table(FEATURED, [[row[name] for name in FEATURED] for row in rows])
+
+
+def _all_columns(rows: list[dict[str, str]], before: str) -> str:
+    names = tuple(rows[0])[: list(rows[0]).index(before)]
+    return _table(names, [[row[name] for name in names] for row in rows])
 
 
 def growth_table(rows: list[dict[str, str]]) -> str:
@@ -170,11 +201,12 @@ def growth_table(rows: list[dict[str, str]]) -> str:
 
 def environment(row: dict[str, str]) -> str:
     """Where and when a file was measured."""
+    steps = f' of {row["steps"]} steps after a warm-up' if 'steps' in row else ''
+    copy = f', a copy {row["GB/s"]} GB/s' if 'GB/s' in row else ''
     return (
         f'Measured on {row["date"]}: {row["device"]}, {row["threads"]} threads, torch '
         f'{row["torch"]}, Python {row["python"]}, {row["dtype"]}, batch {row["batch"]}, '
-        f'medians of {row["steps"]} steps after a warm-up; matrix products reach '
-        f'{row["peak GFLOP/s"]} GFLOP/s.'
+        f'medians{steps}; matrix products reach {row["peak GFLOP/s"]} GFLOP/s{copy}.'
     )
 
 

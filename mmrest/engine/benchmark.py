@@ -25,7 +25,6 @@ from torch import Tensor, nn
 from mmrest.engine.benchmark_model import Step, build_step
 from mmrest.engine.compiling import compile_backbone
 from mmrest.engine.machine import peak_memory
-from mmrest.ops import linear
 from mmrest.ops.ways import VARIABLE
 
 
@@ -156,28 +155,6 @@ def take_step(model: nn.Module, step: Step, images: Tensor, case: Case) -> None:
         model.zero_grad(set_to_none=True)
     if case.device == 'cuda':
         torch.cuda.synchronize()
-
-
-def measure_peak(device: str, dtype: str, threads: int, side: int = 2048) -> float:
-    """Most arithmetic that matrix products reach here, in operations a second.
-
-    The fastest of several products of ``side`` cubed, by torch's ``@`` and, where this package
-    takes products by oneDNN, by that.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads or before)
-    a, b = (torch.randn(side, side, device=device, dtype=getattr(torch, dtype)) for _ in range(2))
-    fastest = float('inf')
-    with torch.inference_mode():
-        for product in (lambda: a @ b, lambda: linear(a, b, None)):
-            for _ in range(8):
-                start = time.perf_counter()
-                product()
-                if device == 'cuda':
-                    torch.cuda.synchronize()
-                fastest = min(fastest, time.perf_counter() - start)
-    torch.set_num_threads(before)
-    return 2 * side**3 / fastest
 
 
 def _serve(case: Case) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,32 @@ _INSTANCES = 8
 
 # Model and images to nothing that matters, or in training to the loss.
 Step = Callable[[nn.Module, Tensor], Any]
+
+
+def parse_model(text: str) -> dict | str:
+    """A registry's config from ``TYPE:key=value,key=value``; the path of a config as it is.
+
+    Raises:
+        InputError: It is neither.
+    """
+    if text.endswith('.py'):
+        return text
+    kind, _, arguments = text.partition(':')
+    cfg = dict(type=kind)
+    try:
+        call = ast.parse(f'model({arguments})', mode='eval').body
+        if call.args:
+            raise ValueError('an argument without a name')
+        for keyword in call.keywords:
+            # a bare word is a string, so that a shell needs no quotes
+            word = isinstance(keyword.value, ast.Name)
+            cfg[keyword.arg] = keyword.value.id if word else ast.literal_eval(keyword.value)
+    except (ValueError, SyntaxError) as error:
+        raise InputError(
+            f"{text}: write TYPE:key=value,key=value, for example 'ResFormer:arch=base,"
+            "window_size=14,global_blocks=(2,5)', or the path of a config"
+        ) from error
+    return cfg
 
 
 def build_step(

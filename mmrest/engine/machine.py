@@ -1,10 +1,16 @@
-"""The machine that something is measured on."""
+"""The machine that something is measured on: its memory, its speed, its name."""
 
 from __future__ import annotations
 
+import os
 import platform
+from collections.abc import Callable
+from datetime import date
 
 import torch
+from torch.utils.benchmark import Measurement, Timer
+
+from mmrest.ops import linear
 
 
 class CudaMemory:
@@ -42,6 +48,51 @@ class ProcessMemory:
 def peak_memory(device: str) -> CudaMemory | ProcessMemory:
     """What watches the memory of ``'cpu'`` or ``'cuda'``."""
     return CudaMemory() if device == 'cuda' else ProcessMemory()
+
+
+def time_call(call: Callable[[], object], threads: int, least_seconds: float = 0.5) -> Measurement:
+    """Time a call by torch's own timer, which waits for a GPU.
+
+    Args:
+        call: What is timed.
+        threads: Processor threads; 0 leaves torch's choice.
+        least_seconds: How long it is repeated.
+    """
+    call()  # compiles, allocates
+    threads = threads or torch.get_num_threads()
+    timer = Timer('call()', globals=dict(call=call), num_threads=threads)
+    return timer.blocked_autorange(min_run_time=least_seconds)
+
+
+def measure_peak(device: str, dtype: str, threads: int, side: int = 2048) -> float:
+    """Most arithmetic that matrix products reach here, in operations a second.
+
+    Products of ``side`` cubed, by torch's ``@`` and, where this package takes products by oneDNN,
+    by that.
+    """
+    a, b = (torch.randn(side, side, device=device, dtype=getattr(torch, dtype)) for _ in range(2))
+    with torch.inference_mode():
+        products = (lambda: a @ b, lambda: linear(a, b, None))
+        return 2 * side**3 / min(min(time_call(product, threads).times) for product in products)
+
+
+def measure_bandwidth(device: str, threads: int, megabytes: int = 256) -> float:
+    """Bytes a second that a copy of a large tensor reads and writes."""
+    source = torch.zeros(megabytes * 2**18, device=device)
+    target = torch.empty_like(source).fill_(0)
+    return 2 * source.nbytes / min(time_call(lambda: target.copy_(source), threads).times)
+
+
+def describe_machine(device: str, threads: int) -> dict[str, str]:
+    """What a table of measurements has to say about where and when."""
+    return {
+        'date': date.today().isoformat(),
+        'device': torch.cuda.get_device_name() if device == 'cuda' else processor_name(),
+        'cores': str(os.cpu_count()),
+        'threads': str(threads or torch.get_num_threads()),
+        'torch': torch.__version__,
+        'python': platform.python_version(),
+    }
 
 
 def processor_name() -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import datetime
 import math
 import os
 import signal
@@ -25,7 +24,7 @@ from mmengine.utils import import_modules_from_strings
 
 from mmrest.checkpoints import require_fit
 from mmrest.engine.cli import build_runner
-from mmrest.engine.machine import peak_memory, processor_name
+from mmrest.engine.machine import describe_machine, peak_memory
 from mmrest.errors import InputError
 
 # The first of these that an evaluator returns is the metric that is compared.
@@ -231,14 +230,9 @@ def _serve(cfg: Config, resolution: Resolution, sender: Connection) -> None:
     sender.send(result)
 
 
-def _describe_environment() -> dict[str, Any]:
-    on_gpu = torch.cuda.is_available()
-    return dict(
-        device=torch.cuda.get_device_name() if on_gpu else processor_name(),
-        threads=torch.get_num_threads(),
-        torch=torch.__version__,
-        date=datetime.date.today().isoformat(),
-    )
+def _describe_environment() -> dict[str, str]:
+    facts = describe_machine('cuda' if torch.cuda.is_available() else 'cpu', threads=0)
+    return {name: facts[name] for name in ('device', 'threads', 'torch', 'date')}
 
 
 def _time_steps(runner: Runner) -> list[tuple[int, float]]:
