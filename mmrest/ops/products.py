@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
+from torch.utils.flop_counter import flop_registry, register_flop_formula
 
 from mmrest.ops.ways import requested_way
 
@@ -189,7 +189,13 @@ _backward_operator.register_fake(
 )
 
 
-@register_flop_formula(torch.ops.mmrest.linear)
+_counted = [torch.ops.mmrest.linear]
+if _ONEDNN and torch.ops.mkldnn._linear_pointwise not in flop_registry:
+    # without gradients it is also called outside of operators of ours
+    _counted.append(torch.ops.mkldnn._linear_pointwise)
+
+
+@register_flop_formula(_counted)
 def _count(x: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) -> int:
     return 2 * x[0] * weight[0] * weight[1]
 

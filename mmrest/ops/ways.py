@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
+
 from mmrest.errors import InputError
 
 VARIABLE = 'MMREST_ATTENTION'
@@ -26,7 +28,8 @@ def requested_way(way: str | None = None) -> str:
             f'attention the way {way!r} (argument or environment variable {VARIABLE}) is unknown; '
             f'it is one of {", ".join(WAYS)}'
         )
-    return way
+    # what reads a trace, mmengine's count of operations for example, knows torch's own operators
+    return 'reference' if way == 'auto' and torch.jit.is_tracing() else way
 
 
 @contextmanager
@@ -38,7 +41,8 @@ def attention_way(way: str) -> Iterator[None]:
     """
     global _requested
     before = _requested
-    _requested = requested_way(way)
+    requested_way(way)
+    _requested = way
     try:
         yield
     finally:
