@@ -36,7 +36,9 @@ def crop(maps: Tensor, size: tuple[int, int], dims: tuple[int, int] = (2, 3)) ->
             maps = maps.index_select(dim, torch.arange(length, device=maps.device))
         return maps.contiguous()
     for dim, length in zip(dims, size, strict=True):
-        maps = maps.narrow(dim, 0, length)
+        # the gradient of a view is a copy, also where nothing is cut off
+        if torch.compiler.is_compiling() or maps.shape[dim] != length:
+            maps = maps.narrow(dim, 0, length)
     return maps.contiguous()
 
 

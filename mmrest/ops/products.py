@@ -24,6 +24,8 @@ _ONEDNN = (
 )
 # Below, copying oneDNN's results together costs more than its speed gains.
 _FEWEST_ROWS = 64
+# Above, a weight's gradient is faster as a product than as a convolution's.
+_LARGE_WEIGHT = 2**20
 
 
 def prefers_onednn(x: Tensor) -> bool:
@@ -87,6 +89,9 @@ def _linear_backward(
 
 def add_weight_gradient(total: Tensor, grad: Tensor, x: Tensor) -> None:
     """``total += grad^T @ x`` of (m, c), (n, m) and (n, c), with many rows, by oneDNN."""
+    if total.numel() > _LARGE_WEIGHT:
+        total += multiply_by_onednn(grad.t(), x.t())
+        return
     # a convolution's weight gradient; much slower where the rows do not come in eights
     even = len(x) // 8 * 8
     if even:
