@@ -76,8 +76,7 @@ STUDIES = (
         "ResT's attention against the machine's floors",
         'Every size of attention of ResT-small at 800x1344, alone: the time to move its inputs, '
         'outputs and gradients once, at the speed of a large copy, and that of its matrix products '
-        'at the speed of the fastest. Softmax, which is in neither, takes most of the rest; heads '
-        'are mixed by products of a few rows and columns, which reach no such speed.',
+        'at the speed of the fastest. Softmax is in neither.',
         {'floors_small': 'ResT:arch=small --impl auto reference'},
         tool='attention_floors.py',
     ),
