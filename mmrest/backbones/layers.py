@@ -6,14 +6,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from mmcv.cnn.bricks.drop import DropPath
 from mmengine.registry import MODELS
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
-from mmrest.ops import MLPWeights, add_norm_mlp_, linear, norm_mlp, strided_conv
+from mmrest.ops import MLPWeights, add_norm_mlp_, conv_tokens, linear, norm_mlp, strided_conv
 from mmrest.ops.products import prefers_onednn
 from mmrest.ops.ways import attention_way, requested_way
 
@@ -35,11 +34,13 @@ def crop(maps: Tensor, size: tuple[int, int], dims: tuple[int, int] = (2, 3)) ->
         for dim, length in zip(dims, size, strict=True):
             maps = maps.index_select(dim, torch.arange(length, device=maps.device))
         return maps.contiguous()
+    compiling = torch.compiler.is_compiling()
     for dim, length in zip(dims, size, strict=True):
         # the gradient of a view is a copy, also where nothing is cut off
-        if torch.compiler.is_compiling() or maps.shape[dim] != length:
+        if compiling or maps.shape[dim] != length:
             maps = maps.narrow(dim, 0, length)
-    return maps.contiguous()
+    # a graph in which nothing is copied would hold for maps of which nothing is cut off alone
+    return maps.clone(memory_format=torch.contiguous_format) if compiling else maps.contiguous()
 
 
 def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
@@ -129,6 +130,14 @@ class Linear(nn.Linear):
         return linear(x, self.weight, self.bias)
 
 
+class TokenConv(nn.Conv2d):
+    """``nn.Conv2d`` with the channels on the last axis; square kernel, stride and padding."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, in_channels) -> (B, h, w, out_channels)."""
+        return conv_tokens(x, self.weight, self.bias, self.stride[0], self.padding[0], self.groups)
+
+
 class Halve(nn.Conv2d):
     """A 3x3 convolution that halves a map's sides, rounding up.
 
@@ -178,10 +187,10 @@ class PixelAttention(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.pa_conv = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+        self.pa_conv = TokenConv(channels, channels, 3, padding=1, groups=channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H, W)."""
+        """(B, H, W, C) -> (B, H, W, C)."""
         return recompute(self._weigh, x)
 
     def _weigh(self, x: Tensor) -> Tensor:
@@ -233,7 +242,7 @@ class SpatialReductionAttention(nn.Module):
         self.proj = Linear(channels, channels)
         self.sr = self.sr_norm = None
         if sr_ratio > 1:
-            self.sr = nn.Conv2d(
+            self.sr = TokenConv(
                 channels, channels, sr_ratio + 1, sr_ratio, sr_ratio // 2, groups=channels
             )
             self.sr_norm = nn.LayerNorm(channels, norm_eps)
@@ -258,11 +267,34 @@ class SpatialReductionAttention(nn.Module):
         batch, height, width, channels = x.shape
         reduced = x
         if self.sr is not None:
-            reduced = self.sr_norm(self.sr(as_map(x)).permute(0, 2, 3, 1))
+            reduced = self.sr_norm(self.sr(x))
         q = self.q(x).view(batch, height * width, self.num_heads, -1).transpose(1, 2)
         kv = self.kv(reduced).reshape(batch, -1, 2, self.num_heads, channels // self.num_heads)
         k, v = kv.permute(2, 0, 3, 1, 4)
         return q, k, v, tuple(reduced.shape[1:3])
+
+
+class DropPath(nn.Module):
+    """Which samples skip a branch in training, and the factor of the others that makes up for it.
+
+    Deep Networks with Stochastic Depth (arXiv 1603.09382), Section 3.
+
+    Args:
+        rate: Probability that a sample skips the branch.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+        # a number would be a constant to a compiler, which would compile every block anew
+        self.register_buffer('keep', torch.tensor(1.0 - rate), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor | None:
+        """A factor for each sample of ``x``, (B, 1, ..., 1); None where no sample is dropped."""
+        if not self.training or self.rate == 0:
+            return None
+        draws = torch.rand(x.shape[0], *[1] * (x.ndim - 1), device=x.device)
+        return (draws.add_(self.keep).floor_() / self.keep).to(x.dtype)
 
 
 class Block(nn.Module):
@@ -296,18 +328,17 @@ class Block(nn.Module):
         return add_norm_mlp_(x, weights, norm.eps)
 
     def _add(self, x: Tensor, branch: Tensor) -> Tensor:
-        """``x + drop_path(branch)``, going through them once.
+        """``x + branch`` for the samples that do not skip it, going through them once.
 
         ``branch`` may be overwritten without gradients, unless a hook has seen it.
         """
-        keep = 1 - self.drop_path.drop_prob
-        if not torch.is_grad_enabled() and not self.attn._forward_hooks:
-            return self.drop_path(branch).add_(x)
-        mixed = branch.dtype != x.dtype
-        if not self.training or keep == 1 or mixed or requested_way() == 'reference':
-            return x + self.drop_path(branch)
-        kept = (torch.rand(x.shape[0], *[1] * (x.ndim - 1), device=x.device) + keep).floor_() / keep
-        return torch.addcmul(x, branch, kept.to(x.dtype))
+        kept = self.drop_path(x)
+        if kept is None:
+            overwrites = not torch.is_grad_enabled() and not self.attn._forward_hooks
+            return branch.add_(x) if overwrites else x + branch
+        if branch.dtype != x.dtype or requested_way() == 'reference':
+            return x + branch * kept
+        return torch.addcmul(x, branch, kept)
 
 
 def stochastic_depth_rates(final: float, depths: tuple[int, ...]) -> list[list[float]]:

@@ -24,7 +24,6 @@ from mmrest.backbones.layers import (
     Double,
     LayerNorm2d,
     Linear,
-    as_map,
     crop,
     initialize,
     stochastic_depth_rates,
@@ -32,7 +31,7 @@ from mmrest.backbones.layers import (
 from mmrest.backbones.pyramid import PyramidBackbone
 from mmrest.checkpoints import RenamedCheckpoint
 from mmrest.errors import InputError
-from mmrest.ops import attend_in_windows, attention
+from mmrest.ops import attend_in_windows, attention, conv_tokens
 
 PATCH = 16
 Grid = tuple[int, int]
@@ -153,8 +152,7 @@ class Attention(nn.Module):
         """(B, rows, columns, channels) -> the same shape."""
         weight = self.pos.weight.repeat(self.num_heads, 1, 1, 1)
         bias = self.pos.bias.repeat(self.num_heads)
-        maps = as_map(values)
-        return F.conv2d(maps, weight, bias, padding=1, groups=len(weight)).permute(0, 2, 3, 1)
+        return conv_tokens(values, weight, bias, 1, 1, len(weight))
 
 
 def rescale(stride: int, channels: int, learned: bool) -> nn.Module:

@@ -47,9 +47,9 @@ class Stem(nn.Module):
         self.pos = PixelAttention(channels)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, in_channels, H, W) -> (B, channels, ceil(H / 4), ceil(W / 4))."""
+        """(B, in_channels, H, W) -> (B, ceil(H / 4), ceil(W / 4), channels)."""
         convs, norms = (self.conv1, self.conv2, self.conv3), (self.norm1, self.norm2)
-        return self.pos(conv_norm_relu_conv(convs, norms, images))
+        return self.pos(conv_norm_relu_conv(convs, norms, images).permute(0, 2, 3, 1))
 
 
 class PatchEmbed(nn.Module):
@@ -68,8 +68,8 @@ class PatchEmbed(nn.Module):
         self.pos = PixelAttention(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) -> (B, channels, ceil(H / 2), ceil(W / 2))."""
-        return self.pos(conv_norm(self.conv, self.norm, x))
+        """(B, in_channels, H, W) -> (B, ceil(H / 2), ceil(W / 2), channels)."""
+        return self.pos(conv_norm(self.conv, self.norm, x).permute(0, 2, 3, 1))
 
 
 class EMSA(SpatialReductionAttention):

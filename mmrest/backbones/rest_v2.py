@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from mmcv.cnn import build_norm_layer
 from mmengine.registry import MODELS
 from torch import Tensor, nn
@@ -19,12 +20,17 @@ from mmrest.backbones.layers import (
     Halve,
     PixelAttention,
     SpatialReductionAttention,
+    TokenConv,
     conv_norm_relu_conv,
     crop,
 )
 from mmrest.backbones.staged import StagedBackbone
 from mmrest.checkpoints import RenamedCheckpoint
-from mmrest.ops import attention
+from mmrest.ops import attention, conv_tokens
+from mmrest.ops.ways import requested_way
+
+# A depthwise convolution for each of a few pixels is quicker than one with several channels each.
+_MOST_CONVOLUTIONS = 4
 
 
 class Embed(nn.Module):
@@ -43,9 +49,8 @@ class Embed(nn.Module):
         self.norm = nn.LayerNorm(channels, norm_eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) -> (B, channels, h, w)."""
-        x = self.pos(self.proj(x))
-        return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        """(B, in_channels, H, W) -> (B, h, w, channels)."""
+        return self.norm(self.pos(self.proj(x).permute(0, 2, 3, 1)))
 
 
 class StemProjection(nn.Sequential):
@@ -91,7 +96,7 @@ class EMSAV2(SpatialReductionAttention):
     def __init__(self, channels: int, num_heads: int, sr_ratio: int, norm_eps: float) -> None:
         super().__init__(channels, num_heads, sr_ratio, norm_eps)
         self.up = nn.Sequential(
-            nn.Conv2d(channels, sr_ratio**2 * channels, 3, padding=1, groups=channels),
+            TokenConv(channels, sr_ratio**2 * channels, 3, padding=1, groups=channels),
             nn.PixelShuffle(sr_ratio),
         )
         self.up_norm = nn.LayerNorm(channels, norm_eps)
@@ -101,16 +106,23 @@ class EMSAV2(SpatialReductionAttention):
         batch, height, width, channels = x.shape
         q, k, v, reduced_size = self.project(x, norm)
         attended = attention(q, k, v).transpose(1, 2).reshape(x.shape)
-        values = v.transpose(-2, -1).reshape(batch, channels, *reduced_size)
-        restored = crop(self._shuffle(self.up[0](values)), (height, width), dims=(1, 2))
+        values = v.transpose(1, 2).reshape(batch, *reduced_size, channels)
+        restored = crop(self._restore(values), (height, width), dims=(1, 2))
         return self.proj(attended + self.up_norm(restored))
 
-    def _shuffle(self, maps: Tensor) -> Tensor:
-        """The pixel shuffle, (B, r^2 C, h, w) -> (B, r h, r w, C)."""
-        batch, _, height, width = maps.shape
-        ratio = self.up[1].upscale_factor
-        pixels = maps.view(batch, -1, ratio, ratio, height, width).permute(0, 4, 2, 5, 3, 1)
-        return pixels.reshape(batch, ratio * height, ratio * width, -1)
+    def _restore(self, values: Tensor) -> Tensor:
+        """The convolution and its pixel shuffle, (B, h, w, C) -> (B, r h, r w, C)."""
+        batch, height, width, channels = values.shape
+        conv, ratio = self.up[0], self.up[1].upscale_factor
+        alone = torch.compiler.is_compiling() or requested_way() == 'reference'
+        if 1 < ratio**2 <= _MOST_CONVOLUTIONS and not alone:
+            each = (t.unflatten(0, (channels, -1)).unbind(1) for t in (conv.weight, conv.bias))
+            pixels = [conv_tokens(values, *w, 1, 1, channels) for w in zip(*each, strict=True)]
+            pixels = torch.stack(pixels, dim=3).unflatten(3, (ratio, ratio)).transpose(2, 3)
+        else:
+            pixels = conv(values).view(batch, height, width, channels, ratio, ratio)
+            pixels = pixels.permute(0, 1, 4, 2, 5, 3)
+        return pixels.reshape(batch, ratio * height, ratio * width, channels)
 
 
 @MODELS.register_module()

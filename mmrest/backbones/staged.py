@@ -34,7 +34,7 @@ class Stage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, height, width, channels)."""
-        x = self.embed(x).permute(0, 2, 3, 1).contiguous()
+        x = self.embed(x).contiguous()
         for block in self.blocks:
             if self.with_cp and torch.is_grad_enabled():
                 x = checkpoint(block, x, use_reentrant=False)
@@ -128,7 +128,7 @@ class StagedBackbone(PyramidBackbone):
     def make_embed(
         self, stage: int, in_channels: int, channels: int, norm_cfg: dict | None
     ) -> nn.Module:
-        """The stem (``stage`` 0) or the patch embedding of a stage; works on (B, C, H, W)."""
+        """The stem (``stage`` 0) or the patch embedding, (B, C, H, W) -> (B, h, w, channels)."""
 
     @abstractmethod
     def make_block(

@@ -5,23 +5,31 @@ from __future__ import annotations
 import shutil
 
 import torch
+import torch._dynamo
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
 
+from mmrest.backbones.layers import Block
 from mmrest.backbones.pyramid import PyramidBackbone
 from mmrest.engine.valid_sizes import ValidSizesHook
 from mmrest.errors import InputError
 from mmrest.wrappers import unwrap_model
 
+# Of a block's code: channels, batches of one or more images, small and large maps, training or not.
+_MOST_GRAPHS = 64
+
 
 def compile_backbone(model: nn.Module) -> None:
     """Compile the backbone for images of any size.
 
-    A backbone of mmrest becomes one graph; of another one, what torch makes of it. Names of
-    parameters, and so checkpoints, stay as they are.
+    Of a backbone of mmrest, each block becomes one graph. Blocks that differ in nothing but their
+    weights share it, so that compiling takes as long for a deep model as for a shallow one, and in
+    a block sizes are simple expressions (in one graph for the whole backbone they are not, and the
+    compiler takes hours over its backward pass on a processor). Of another backbone, the whole is
+    compiled, to what torch makes of it. Names of parameters, and so checkpoints, stay as they are.
 
     Args:
         model: A backbone, or a detector or segmentor, also in its wrappers; changed in place.
@@ -32,7 +40,14 @@ def compile_backbone(model: nn.Module) -> None:
     require_compiler()
     model = unwrap_model(model)
     backbone = getattr(model, 'backbone', model)
-    backbone.compile(dynamic=True, fullgraph=isinstance(backbone, PyramidBackbone))
+    if not isinstance(backbone, PyramidBackbone):
+        backbone.compile(dynamic=True)
+        return
+    dynamo = torch._dynamo.config
+    dynamo.cache_size_limit = max(dynamo.cache_size_limit, _MOST_GRAPHS)
+    for block in backbone.modules():
+        if isinstance(block, Block):
+            block.compile(dynamic=True, fullgraph=True)
 
 
 def require_compiler() -> None:

@@ -4,7 +4,7 @@ This package knows torch, Triton if it is there, and the errors of mmrest.
 """
 
 from mmrest.ops.attention import attention, emsa
-from mmrest.ops.convolution import strided_conv
+from mmrest.ops.convolution import conv_tokens, strided_conv
 from mmrest.ops.mlp import MLPWeights, add_norm_mlp_, norm_mlp
 from mmrest.ops.products import linear
 from mmrest.ops.ways import attention_way
@@ -16,6 +16,7 @@ __all__ = [
     'attend_in_windows',
     'attention',
     'attention_way',
+    'conv_tokens',
     'emsa',
     'linear',
     'norm_mlp',

@@ -23,8 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmrest.errors import InputError
+from mmrest.ops import products
 from mmrest.ops.blockwise import attend_blockwise
-from mmrest.ops.products import prefers_onednn
 from mmrest.ops.triton_emsa import attend_by_triton, is_fast, why_not_triton
 from mmrest.ops.ways import requested_way
 
@@ -130,4 +130,8 @@ def _emsa_reference(
 
 
 def _blockwise_beats_fused(q: Tensor, k: Tensor) -> bool:
-    return prefers_onednn(q) and q.shape[2] * k.shape[2] >= _SMALLEST_BLOCKWISE_MAP
+    # fused attention multiplies by MKL
+    if products.FAST_MKL or not products.prefers_onednn(q):
+        return False
+    # a compiled graph would hold for the smaller or for the larger maps alone
+    return torch.compiler.is_compiling() or q.shape[2] * k.shape[2] >= _SMALLEST_BLOCKWISE_MAP

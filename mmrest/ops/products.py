@@ -1,7 +1,8 @@
 """Matrix products, by the faster of torch's two processor libraries.
 
 torch computes float32 products on a processor by MKL, and convolutions by oneDNN. Which is
-faster depends on the processor; MKL does not use AVX-512 on AMD's, and oneDNN does.
+faster depends on the processor: MKL does not use AVX-512 on AMD's, and oneDNN does; on Intel's both
+do, and oneDNN is faster with many rows, MKL where both matrices are transposed.
 """
 
 from __future__ import annotations
@@ -22,6 +23,18 @@ _ONEDNN = (
     and torch.backends.mkldnn.is_available()
     and hasattr(torch.ops.mkldnn, '_linear_pointwise')
 )
+
+
+def _has_fast_mkl() -> bool:
+    try:
+        with open('/proc/cpuinfo') as file:
+            return 'GenuineIntel' in file.read()
+    except OSError:
+        return 'GenuineIntel' in platform.processor()
+
+
+# Whether MKL uses all that the processor has.
+FAST_MKL = _has_fast_mkl()
 # Below, copying oneDNN's results together costs more than its speed gains.
 _FEWEST_ROWS = 64
 # Above, a weight's gradient is faster as a product than as a convolution's.
@@ -88,7 +101,10 @@ def _linear_backward(
 
 
 def add_weight_gradient(total: Tensor, grad: Tensor, x: Tensor) -> None:
-    """``total += grad^T @ x`` of (m, c), (n, m) and (n, c), with many rows, by oneDNN."""
+    """``total += grad^T @ x`` of (m, c), (n, m) and (n, c), with many rows."""
+    if FAST_MKL:
+        total.addmm_(grad.t(), x)
+        return
     if total.numel() > _LARGE_WEIGHT:
         total += multiply_by_onednn(grad.t(), x.t())
         return
@@ -121,12 +137,15 @@ def multiply(a: Tensor, b: Tensor, memory: Tensor | None = None) -> Tensor:
     """
     batch, heads, rows, _ = a.shape
     if prefers_onednn(a):
-        if batch * heads == 1:
+        if batch * heads == 1 and (memory is None or not FAST_MKL):
             return multiply_by_onednn(a[0, 0], b[0, 0])[None, None]
         if memory is None or rows >= _FEWEST_ROWS:
             memory = a.new_empty(batch, heads, rows, b.shape[2]) if memory is None else memory
             for target, left, right in zip(*map(_matrices, (memory, a, b)), strict=True):
-                target.copy_(multiply_by_onednn(left, right))
+                if FAST_MKL:
+                    torch.mm(left, right.t(), out=target)
+                else:
+                    target.copy_(multiply_by_onednn(left, right))
             return memory
     if memory is None:
         return a @ b.mT
@@ -145,7 +164,10 @@ def add_products(total: Tensor, a: Tensor, b: Tensor) -> None:
         total += b.mT @ a
         return
     for target, left, right in zip(*map(_matrices, (total, a, b)), strict=True):
-        target += multiply_by_onednn(right.mT, left.mT)
+        if FAST_MKL:
+            target.addmm_(right.mT, left)
+        else:
+            target += multiply_by_onednn(right.mT, left.mT)
 
 
 def _matrices(batch: Tensor) -> list[Tensor]:

@@ -75,7 +75,7 @@ def test_hooks_see_what_was_computed() -> None:
 
 
 def test_pixel_attention_keeps_nothing_but_its_input() -> None:
-    x = torch.randn(1, 4, 8, 8, requires_grad=True)
+    x = torch.randn(1, 8, 8, 4, requires_grad=True)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
         PixelAttention(4)(x).sum().backward()

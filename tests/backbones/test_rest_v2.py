@@ -15,12 +15,15 @@ from tests.parity import recorded
 
 
 @pytest.mark.parametrize('size', [(1, 1), (8, 16), (9, 5)], ids=str)
-def test_the_second_branch_restores_the_size_of_the_queries(size: tuple[int, int]) -> None:
-    attn = EMSAV2(8, num_heads=2, sr_ratio=4, norm_eps=1e-6)
+@pytest.mark.parametrize('sr_ratio', [2, 4])
+def test_the_second_branch_restores_the_size_of_the_queries(
+    size: tuple[int, int], sr_ratio: int
+) -> None:
+    attn = EMSAV2(8, num_heads=2, sr_ratio=sr_ratio, norm_eps=1e-6)
     x = torch.randn(2, *size, 8)
     q, k, v, reduced = attn.project(x, nn.Identity())
-    values = v.transpose(1, 2).reshape(2, *reduced, 8).permute(0, 3, 1, 2)
-    restored = F.pixel_shuffle(attn.up[0](values), 4)
+    values = v.transpose(1, 2).reshape(2, *reduced, 8)
+    restored = F.pixel_shuffle(attn.up[0](values).permute(0, 3, 1, 2), sr_ratio)
     assert restored.shape[2] >= size[0]
     assert restored.shape[3] >= size[1]
     restored = restored[:, :, : size[0], : size[1]].permute(0, 2, 3, 1)

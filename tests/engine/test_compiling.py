@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -7,11 +8,13 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import HOOKS
 from torch import nn
+from torch._dynamo.utils import counters
 
 from mmrest import ResT
+from mmrest.backbones.layers import Block
 from mmrest.engine import compiling
 from mmrest.engine.valid_sizes import ValidSizesHook
-from tests.backbones.test_ways import SMALL
+from tests.backbones.test_ways import SIZES, SMALL, assert_close, build, cases, step
 
 
 class Detector(nn.Module):
@@ -23,16 +26,55 @@ class Detector(nn.Module):
         return self.backbone(images)
 
 
-def test_compiles_the_backbone_and_leaves_the_names(monkeypatch: pytest.MonkeyPatch) -> None:
+@cases
+def test_compiles_every_block_and_leaves_the_names(
+    case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = []
     monkeypatch.setattr(nn.Module, 'compile', lambda self, **options: asked.append((self, options)))
-    model = Detector(ResT(arch=SMALL, out_indices=(0, 1)))
+    model = Detector(build(case))
     names = list(model.state_dict())
     compiling.compile_backbone(model)
-    compiling.compile_backbone(Detector(nn.Linear(2, 2)))
-    assert asked[0] == (model.backbone, dict(dynamic=True, fullgraph=True))
-    assert asked[1][1] == dict(dynamic=True, fullgraph=False)
+    blocks = [module for module in model.modules() if isinstance(module, Block)]
+    assert asked == [(block, dict(dynamic=True, fullgraph=True)) for block in blocks]
+    assert blocks
     assert list(model.state_dict()) == names
+
+
+def test_compiles_another_backbone_as_torch_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(nn.Module, 'compile', lambda self, **options: asked.append((self, options)))
+    model = Detector(nn.Linear(2, 2))
+    compiling.compile_backbone(model)
+    assert asked == [(model.backbone, dict(dynamic=True))]
+
+
+@pytest.mark.skipif(not shutil.which('g++'), reason='torch.compile needs a C++ compiler')
+@pytest.mark.parametrize('case', ['ResT', 'ResTV2', 'ResFormer'])
+def test_blocks_are_trained_in_machine_code_for_all_sizes(case: str) -> None:
+    torch._dynamo.reset()
+    counters.clear()
+    model = build(case).train()
+    batches = [torch.randn(2, 3, *size) for size in [*SIZES, (50, 110), (97, 41)]]
+    expected = [step(model, model, images) for images in batches]
+    compiling.compile_backbone(model)
+    for images, values in zip(batches, expected, strict=True):
+        assert_close(step(model, model, images), values, 1e-3)
+    # ResTv2's differ in what is cut off, ResFormer's first is for one grid
+    most = {'ResT': 2, 'ResTV2': 6, 'ResFormer': 2}
+    assert counters['stats']['unique_graphs'] <= most[case]
+    torch._dynamo.reset()
+
+
+def test_blocks_that_differ_in_their_rate_share_a_graph() -> None:
+    torch._dynamo.reset()
+    counters.clear()
+    model = ResT(arch={**SMALL, 'depths': (4, 1)}, out_indices=(0,), drop_path_rate=0.3).train()
+    for block in model.stages[0].blocks:
+        block.compile(dynamic=True, fullgraph=True, backend='aot_eager')
+    model(torch.randn(2, 3, 64, 96))[0].sum().backward()
+    assert counters['stats']['unique_graphs'] == 2  # the first block's rate is 0
+    torch._dynamo.reset()
 
 
 def test_is_a_hook_of_the_config() -> None:

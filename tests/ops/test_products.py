@@ -5,7 +5,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmrest.ops import MLPWeights, add_norm_mlp_, attention_way, linear, mlp, norm_mlp
+from mmrest.ops import MLPWeights, add_norm_mlp_, attention_way, linear, mlp, norm_mlp, products
+
+
+@pytest.fixture(autouse=True, params=[False, True], ids=['slow MKL', 'fast MKL'])
+def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products as on a processor for which MKL is slow, and as on one for which it is fast."""
+    monkeypatch.setattr(products, 'FAST_MKL', request.param)
 
 
 def leaf(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -103,3 +109,17 @@ def test_the_operators_are_proper() -> None:
     torch.library.opcheck(torch.ops.mmrest.norm_mlp.default, (x, *weights, 1e-6))
     args = (x, weights.fc1_weight, weights.fc1_bias, False)
     torch.library.opcheck(torch.ops.mmrest.linear.default, args)
+
+
+@pytest.mark.parametrize('given', [False, True])
+@pytest.mark.parametrize('heads', [1, 3])
+@pytest.mark.parametrize('rows', [7, 64])
+def test_products_of_batches_are_those_of_torch(rows: int, heads: int, given: bool) -> None:
+    a, b = torch.randn(2, heads, rows, 8), torch.randn(2, heads, 5, 8)
+    memory = torch.empty(2, heads, rows, 5) if given else None
+    product = products.multiply(a, b, memory)
+    assert_close(product, a @ b.mT)
+    assert_close(products.multiply(a[:1], b[:1]), a[:1] @ b[:1].mT)
+    total = torch.ones(2, heads, 8, 5)
+    products.add_products(total, product, a)
+    assert_close(total, 1 + a.mT @ a @ b.mT)
