@@ -73,6 +73,18 @@ STUDIES = (
         },
     ),
     Study(
+        'The same on another processor',
+        'The main comparisons on another processor, named below them, whose MKL uses all that it '
+        'has: ResT keeps its lead, and the literal forms of ResTv2 and ResFormer, which are mostly '
+        'products, come closer. ResTv2 falls short there of being 2.5 times as fast in inference '
+        'and twice in training.',
+        {
+            'other_rest_small': _compared('ResT:arch=small', 3, f'--against {PEERS} '),
+            'other_restv2_tiny': _compared('ResTV2:arch=tiny', 5),
+            'other_resformer_small': _compared('ResFormer:arch=small', 3, shape='1024x1024'),
+        },
+    ),
+    Study(
         "ResT's attention against the machine's floors",
         'Every size of attention of ResT-small at 800x1344, alone: the time to move its inputs, '
         'outputs and gradients once, at the speed of a large copy, and that of its matrix products '

@@ -28,8 +28,8 @@ def compile_backbone(model: nn.Module) -> None:
     Of a backbone of mmrest, each block becomes one graph. Blocks that differ in nothing but their
     weights share it, so that compiling takes as long for a deep model as for a shallow one, and in
     a block sizes are simple expressions (in one graph for the whole backbone they are not, and the
-    compiler takes hours over its backward pass on a processor). Of another backbone, the whole is
-    compiled, to what torch makes of it. Names of parameters, and so checkpoints, stay as they are.
+    compiler takes far longer over it). Of another backbone, the whole is compiled, to what torch
+    makes of it. Names of parameters, and so checkpoints, stay as they are.
 
     Args:
         model: A backbone, or a detector or segmentor, also in its wrappers; changed in place.

@@ -45,6 +45,9 @@ def conv_tokens(
         (B, h, w, out_channels).
     """
     if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+        if torch.is_autocast_enabled(x.device.type):  # knows torch's own operators alone
+            dtype = torch.get_autocast_dtype(x.device.type)
+            x, weight, bias = (t if t is None else t.to(dtype) for t in (x, weight, bias))
         return torch.ops.mmrest.conv_tokens(x.contiguous(), weight, bias, stride, padding, groups)
     maps = F.conv2d(x.permute(0, 3, 1, 2), weight, bias, stride, padding, groups=groups)
     return maps.permute(0, 2, 3, 1)

@@ -14,7 +14,7 @@ from mmrest import ResT
 from mmrest.backbones.layers import Block
 from mmrest.engine import compiling
 from mmrest.engine.valid_sizes import ValidSizesHook
-from tests.backbones.test_ways import SIZES, SMALL, assert_close, build, cases, step
+from tests.backbones.test_ways import SMALL, assert_close, build, cases, step
 
 
 class Detector(nn.Module):
@@ -55,14 +55,35 @@ def test_blocks_are_trained_in_machine_code_for_all_sizes(case: str) -> None:
     torch._dynamo.reset()
     counters.clear()
     model = build(case).train()
-    batches = [torch.randn(2, 3, *size) for size in [*SIZES, (50, 110), (97, 41)]]
+    batches = [torch.randn(2, 3, *size) for size in [(65, 97), (33, 70), (97, 41)]]
     expected = [step(model, model, images) for images in batches]
     compiling.compile_backbone(model)
     for images, values in zip(batches, expected, strict=True):
         assert_close(step(model, model, images), values, 1e-3)
     # ResTv2's differ in what is cut off, ResFormer's first is for one grid
-    most = {'ResT': 2, 'ResTV2': 6, 'ResFormer': 2}
+    most = {'ResT': 2, 'ResTV2': 4, 'ResFormer': 2}
     assert counters['stats']['unique_graphs'] <= most[case]
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize('case', ['ResT', 'ResTV2', 'ResFormer'])
+def test_compiled_blocks_take_mixed_precision(case: str) -> None:
+    torch._dynamo.reset()
+    model = build(case).train()
+    images = torch.randn(2, 3, 65, 97)
+    expected = step(model, model, images)
+    for block in model.modules():
+        if isinstance(block, Block):
+            block.compile(dynamic=True, fullgraph=True, backend='aot_eager')
+    with torch.autocast('cpu', torch.bfloat16):
+        outputs = model(images)
+    outputs[-1].float().square().mean().backward()
+    for actual, exact in zip(outputs, expected, strict=False):
+        error = (actual.float() - exact).square().mean() / exact.square().mean()
+        assert 0 < error < 1e-2
+    grads = [p.grad for p in model.parameters() if p.grad is not None]
+    assert len(grads) > len(expected) // 2
+    assert all(grad.isfinite().all() for grad in grads)
     torch._dynamo.reset()
 
 
