@@ -74,10 +74,9 @@ STUDIES = (
     ),
     Study(
         'The same on another processor',
-        'The main comparisons on another processor, named below them, whose MKL uses all that it '
-        'has: ResT keeps its lead, and the literal forms of ResTv2 and ResFormer, which are mostly '
-        'products, come closer. ResTv2 falls short there of being 2.5 times as fast in inference '
-        'and twice in training.',
+        'The main comparisons on another processor, named below them. The literal forms of ResTv2 '
+        'and ResFormer come closer there: ResTv2 falls short of being 2.5 times as fast in '
+        'inference and twice in training, ResFormer of 3 times in both.',
         {
             'other_rest_small': _compared('ResT:arch=small', 3, f'--against {PEERS} '),
             'other_restv2_tiny': _compared('ResTV2:arch=tiny', 5),

@@ -114,8 +114,8 @@ class EMSAV2(SpatialReductionAttention):
         """The convolution and its pixel shuffle, (B, h, w, C) -> (B, r h, r w, C)."""
         batch, height, width, channels = values.shape
         conv, ratio = self.up[0], self.up[1].upscale_factor
-        alone = torch.compiler.is_compiling() or requested_way() == 'reference'
-        if 1 < ratio**2 <= _MOST_CONVOLUTIONS and not alone:
+        at_once = torch.compiler.is_compiling() or requested_way() == 'reference'
+        if 1 < ratio**2 <= _MOST_CONVOLUTIONS and not at_once:
             each = (t.unflatten(0, (channels, -1)).unbind(1) for t in (conv.weight, conv.bias))
             pixels = [conv_tokens(values, *w, 1, 1, channels) for w in zip(*each, strict=True)]
             pixels = torch.stack(pixels, dim=3).unflatten(3, (ratio, ratio)).transpose(2, 3)

@@ -161,11 +161,10 @@ def _conv_backward(
         *(grad_maps, maps, weight, [len(weight)], [stride] * 2, [padding] * 2, [1, 1]),
         *(False, [0, 0], groups, needed),
     )
-    none = x.new_empty(0)
     return (
-        dx.permute(0, 2, 3, 1).contiguous() if needed[0] else none,
-        dweight.contiguous() if needed[1] else none.clone(),
-        dbias if needed[2] else none.clone(),
+        dx.permute(0, 2, 3, 1).contiguous() if needed[0] else x.new_empty(0),
+        dweight.contiguous() if needed[1] else x.new_empty(0),
+        dbias if needed[2] else x.new_empty(0),
     )
 
 
