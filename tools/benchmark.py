@@ -168,6 +168,9 @@ def draw(path: str, rows: list[list[str]]) -> None:
             sizes = [_megapixels(cells) for cells in points]
             panel.plot(sizes, [float(cells[column]) for cells in points], 'o-', label=label)
         panel.set(xscale='log', yscale='log', xlabel='megapixels a step', ylabel=column)
+        sizes = sorted({_megapixels(cells) for points in series.values() for cells in points})
+        panel.set_xticks(sizes, labels=[f'{size:.2g}' for size in sizes])
+        panel.set_xticks([], minor=True)
         panel.grid(alpha=0.3)
     panels[0].legend(fontsize='small')
     figure.savefig(path)

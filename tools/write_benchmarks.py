@@ -93,7 +93,7 @@ STUDIES = (
     ),
     Study(
         'Growth with the image',
-        'ResT-small in its own way, from 0.25 to 16 megapixels in inference and to 4 in training; '
+        'ResT-small in its own way, from 0.25 to 16 megapixels in inference and in training; '
         'ResFormer-base, global attention, in training. "work" is what a step added to the model '
         'and the libraries. The exponents are those of a straight line through the logarithms: 1 '
         'is linear in the pixels. Memory grows no faster than that; time must, since the number of '
@@ -103,8 +103,8 @@ STUDIES = (
         {
             'growth_infer': 'ResT:arch=small --shapes 512x512 1024x1024 2048x2048 4096x4096 '
             '--mode infer --steps 1',
-            'growth_train': 'ResT:arch=small --shapes 512x512 1024x1024 2048x2048 --mode train '
-            '--steps 1',
+            'growth_train': 'ResT:arch=small --shapes 512x512 1024x1024 2048x2048 4096x4096 '
+            '--mode train --steps 1',
             'growth_resformer': 'ResFormer:arch=base --shapes 512x512 768x768 1024x1024 '
             '--mode train --steps 1',
         },

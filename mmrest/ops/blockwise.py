@@ -100,7 +100,7 @@ def _backward(
         for which_maps, part in maps.blocks():
             logits, probs = maps.softmax(part)
             grad_rows = grad[part].contiguous()
-            dmap = multiply(grad_rows, v[which_maps], maps.take(2, part))
+            dmap = multiply(grad_rows, v[which_maps], maps.take(1, part))
             if mixed:
                 dmap.addcmul_(probs, pull[which_maps])
             softmax_backward(dmap, probs, -1, dmap.dtype, grad_input=dmap)
@@ -152,7 +152,7 @@ class _Maps:
         taken *= self.heads_together
         self.images = min(self.batch, max(1, limit // taken))
         taken *= self.images
-        self.memory = [self.statistics.new_empty(taken) for _ in range(3)]
+        self.memory = [self.statistics.new_empty(taken) for _ in range(3 if mixed else 2)]
 
     def blocks(self) -> Iterator[tuple[tuple[slice, slice], tuple[slice, slice, slice]]]:
         """Of each block its images and heads, and these with its queries."""
@@ -167,13 +167,15 @@ class _Maps:
         return self.memory[index][: math.prod(shape)].view(shape)
 
     def softmax(self, part: tuple[slice, slice, slice]) -> tuple[Tensor, Tensor]:
-        """The logits before the mix of heads, and the rows' softmax after it."""
-        logits, probs, mixed = (self.take(i, part) for i in range(3))
-        logits = multiply(self.q[part], self.k[part[:2]], logits)
+        """The logits before the mix of heads, and the rows' softmax after it.
+
+        Without a mix both are the same memory, which holds the softmax.
+        """
+        logits = multiply(self.q[part], self.k[part[:2]], self.take(0, part))
         if self.mix is None:
-            mixed = logits
-        else:
-            torch.matmul(self.mix, logits.flatten(2), out=mixed.flatten(2))
+            return logits, torch.softmax(logits, dim=-1, out=logits)
+        mixed, probs = self.take(1, part), self.take(2, part)
+        torch.matmul(self.mix, logits.flatten(2), out=mixed.flatten(2))
         return logits, torch.softmax(mixed, dim=-1, out=probs)
 
     def narrow(self, probs: Tensor) -> Tensor:

@@ -1,13 +1,15 @@
 """Matrix products, by the faster of torch's two processor libraries.
 
 torch computes float32 products on a processor by MKL, and convolutions by oneDNN. Which is
-faster depends on the processor: MKL does not use AVX-512 on AMD's, and oneDNN does; on Intel's both
-do, and oneDNN is faster with many rows, MKL where both matrices are transposed.
+faster depends on the processor. MKL does not use AVX-512 on AMD's, which is half the speed of those
+whose units are as wide (Zen 5 on); oneDNN does. On others both reach the units' speed: oneDNN is
+faster with many rows, MKL in attention as a whole and where both matrices are transposed.
 """
 
 from __future__ import annotations
 
 import platform
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,16 +27,23 @@ _ONEDNN = (
 )
 
 
-def _has_fast_mkl() -> bool:
+def _processor() -> tuple[bool, int]:
+    """Whether it is Intel's, and the number of its family where the system tells, else 0."""
     try:
         with open('/proc/cpuinfo') as file:
-            return 'GenuineIntel' in file.read()
+            text = file.read()
     except OSError:
-        return 'GenuineIntel' in platform.processor()
+        text = platform.processor()
+    family = re.search(r'^cpu family\s*: (\d+)', text, re.MULTILINE)
+    return 'GenuineIntel' in text, int(family[1]) if family else 0
 
 
-# Whether MKL uses all that the processor has.
-FAST_MKL = _has_fast_mkl()
+_INTEL, _FAMILY = _processor()
+_ZEN_5 = 26
+# Whether MKL is as fast as the processor's units.
+FAST_MKL = _INTEL or 0 < _FAMILY < _ZEN_5
+# Whether it is the faster for the small products of attention in blocks.
+_MKL_IN_BLOCKS = _INTEL
 # Below, copying oneDNN's results together costs more than its speed gains.
 _FEWEST_ROWS = 64
 # Above, a weight's gradient is faster as a product than as a convolution's.
@@ -137,12 +146,12 @@ def multiply(a: Tensor, b: Tensor, memory: Tensor | None = None) -> Tensor:
     """
     batch, heads, rows, _ = a.shape
     if prefers_onednn(a):
-        if batch * heads == 1 and (memory is None or not FAST_MKL):
+        if batch * heads == 1 and (memory is None or not _MKL_IN_BLOCKS):
             return multiply_by_onednn(a[0, 0], b[0, 0])[None, None]
         if memory is None or rows >= _FEWEST_ROWS:
             memory = a.new_empty(batch, heads, rows, b.shape[2]) if memory is None else memory
             for target, left, right in zip(*map(_matrices, (memory, a, b)), strict=True):
-                if FAST_MKL:
+                if _MKL_IN_BLOCKS:
                     torch.mm(left, right.t(), out=target)
                 else:
                     target.copy_(multiply_by_onednn(left, right))
@@ -164,7 +173,7 @@ def add_products(total: Tensor, a: Tensor, b: Tensor) -> None:
         total += b.mT @ a
         return
     for target, left, right in zip(*map(_matrices, (total, a, b)), strict=True):
-        if FAST_MKL:
+        if _MKL_IN_BLOCKS:
             target.addmm_(right.mT, left)
         else:
             target += multiply_by_onednn(right.mT, left.mT)

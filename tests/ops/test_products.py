@@ -11,7 +11,8 @@ from mmrest.ops import MLPWeights, add_norm_mlp_, attention_way, linear, mlp, no
 @pytest.fixture(autouse=True, params=[False, True], ids=['slow MKL', 'fast MKL'])
 def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Products as on a processor for which MKL is slow, and as on one for which it is fast."""
-    monkeypatch.setattr(products, 'FAST_MKL', request.param)
+    for name in ('FAST_MKL', '_MKL_IN_BLOCKS'):
+        monkeypatch.setattr(products, name, request.param)
 
 
 def leaf(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
