@@ -11,6 +11,9 @@ import torch
 from torch.utils.benchmark import Measurement, Timer
 
 from mmrest.ops import linear
+from mmrest.ops.processor import processor_facts
+
+_NUMBERS = {'family': 'cpu family', 'model': 'model'}
 
 
 class CudaMemory:
@@ -96,10 +99,11 @@ def describe_machine(device: str, threads: int) -> dict[str, str]:
 
 
 def processor_name() -> str:
-    """Architecture and, where Linux tells it, the model."""
-    try:
-        with open('/proc/cpuinfo') as file:
-            name = next(line.split(':')[1].strip() for line in file if 'model name' in line)
-    except (OSError, StopIteration):
-        name = ''
-    return f'{platform.machine()} {name}'.strip()
+    """Architecture and, where Linux tells them, name, family and model.
+
+    A virtual machine's name may leave out what the two numbers tell.
+    """
+    facts = processor_facts()
+    name = f'{platform.machine()} {facts.get("model name", "")}'.strip()
+    numbers = [f'{word} {facts[key]}' for word, key in _NUMBERS.items() if key in facts]
+    return f'{name} ({" ".join(numbers)})' if numbers else name

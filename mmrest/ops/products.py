@@ -9,8 +9,7 @@ faster with many rows, MKL in attention as a whole and where both matrices are t
 from __future__ import annotations
 
 import platform
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import flop_registry, register_flop_formula
 
+from mmrest.ops.processor import processor_facts
 from mmrest.ops.ways import requested_way
 
 _ONEDNN = (
@@ -27,23 +27,19 @@ _ONEDNN = (
 )
 
 
-def _processor() -> tuple[bool, int]:
-    """Whether it is Intel's, and the number of its family where the system tells, else 0."""
-    try:
-        with open('/proc/cpuinfo') as file:
-            text = file.read()
-    except OSError:
-        text = platform.processor()
-    family = re.search(r'^cpu family\s*: (\d+)', text, re.MULTILINE)
-    return 'GenuineIntel' in text, int(family[1]) if family else 0
-
-
-_INTEL, _FAMILY = _processor()
 _ZEN_5 = 26
-# Whether MKL is as fast as the processor's units.
-FAST_MKL = _INTEL or 0 < _FAMILY < _ZEN_5
+
+
+def is_mkl_fast(processor: Mapping[str, str]) -> bool:
+    """Whether MKL is as fast as the units of a processor, of which Linux tells these facts."""
+    vendor = processor.get('vendor_id')
+    narrow_amd = vendor == 'AuthenticAMD' and int(processor.get('cpu family', _ZEN_5)) < _ZEN_5
+    return vendor == 'GenuineIntel' or narrow_amd
+
+
+FAST_MKL = is_mkl_fast(processor_facts())
 # Whether it is the faster for the small products of attention in blocks.
-_MKL_IN_BLOCKS = _INTEL
+_MKL_IN_BLOCKS = processor_facts().get('vendor_id') == 'GenuineIntel'
 # Below, copying oneDNN's results together costs more than its speed gains.
 _FEWEST_ROWS = 64
 # Above, a weight's gradient is faster as a product than as a convolution's.

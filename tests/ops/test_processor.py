@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mmrest.ops.processor import processor_facts
+from mmrest.ops.products import is_mkl_fast
+
+
+def test_facts_are_those_of_the_first_core(tmp_path: Path) -> None:
+    file = tmp_path / 'cpuinfo'
+    file.write_text('processor\t: 0\nmodel name\t: A: B\nflags\t\t:\n\nprocessor\t: 1\n')
+    assert processor_facts(str(file)) == {'processor': '0', 'model name': 'A: B', 'flags': ''}
+
+
+def test_other_systems_tell_nothing(tmp_path: Path) -> None:
+    assert processor_facts(str(tmp_path / 'missing')) == {}
+    assert not is_mkl_fast({})
+
+
+@pytest.mark.parametrize(
+    ('vendor', 'family', 'fast'),
+    [
+        ('GenuineIntel', '6', True),
+        ('AuthenticAMD', '25', True),
+        ('AuthenticAMD', '26', False),
+        ('AuthenticAMD', None, False),
+        ('Another', '6', False),
+    ],
+)
+def test_mkl_is_fast_where_units_are_narrow_or_intels(
+    vendor: str, family: str | None, fast: bool
+) -> None:
+    facts = {'vendor_id': vendor, 'cpu family': family}
+    assert is_mkl_fast({key: value for key, value in facts.items() if value}) == fast
