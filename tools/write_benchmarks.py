@@ -1,7 +1,8 @@
 """Write docs/benchmarks.md from what the benchmark tools wrote into docs/benchmarks/.
 
 ``python tools/write_benchmarks.py --measure`` first measures what has no file there yet (an
-hour and more on 2 cores with nothing else running); ``--device cuda`` measures the GPU's table instead.
+hour and more on 2 cores with nothing else running); ``--device cuda`` measures the GPU's tables
+instead.
 """
 
 import argparse
