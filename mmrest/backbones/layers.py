@@ -12,9 +12,22 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
-from mmrest.ops import MLPWeights, add_norm_mlp_, conv_tokens, linear, norm_mlp, strided_conv
-from mmrest.ops.products import prefers_onednn
+from mmrest.ops import (
+    Convolution,
+    MLPWeights,
+    add_norm_mlp_,
+    attention,
+    conv_tokens,
+    convolve_in_strips,
+    linear,
+    norm_mlp,
+    strided_conv,
+)
+from mmrest.ops.products import even_step, prefers_onednn
 from mmrest.ops.ways import attention_way, requested_way
+
+# Of the queries that are attended at a time in inference.
+_CHUNK_ELEMENTS = 2**21
 
 
 def as_map(x: Tensor) -> Tensor:
@@ -43,6 +56,17 @@ def crop(maps: Tensor, size: tuple[int, int], dims: tuple[int, int] = (2, 3)) ->
     return maps.clone(memory_format=torch.contiguous_format) if compiling else maps.contiguous()
 
 
+def may_overwrite(*makers: nn.Module) -> bool:
+    """Whether what these modules make may be overwritten, or made in another way.
+
+    Not where gradients need it, a hook is to see it, or the papers' equations are asked for as they
+    are.
+    """
+    watched = any(maker._forward_hooks or maker._forward_pre_hooks for maker in makers)
+    literal = torch.compiler.is_compiling() or requested_way() == 'reference'
+    return not (torch.is_grad_enabled() or watched or literal)
+
+
 def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
     """``norm(conv(x))``; a BatchNorm in evaluation becomes part of the convolution.
 
@@ -51,15 +75,22 @@ def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
         norm: What follows it.
         x: (B, C, H, W).
     """
-    tracked = isinstance(norm, _BatchNorm) and norm.track_running_stats and norm.affine
-    watched = conv._forward_hooks or norm._forward_hooks
-    folds = tracked and not norm.training and not torch.is_grad_enabled() and not watched
-    if not folds or torch.compiler.is_compiling() or requested_way() == 'reference':
+    if not _folds(conv, norm):
         return norm(conv(x))
+    return conv._conv_forward(x, *_fold(conv, norm))
+
+
+def _folds(conv: nn.Conv2d, norm: nn.Module) -> bool:
+    """Whether a norm is no more than another weight and bias, and nobody can tell."""
+    tracked = isinstance(norm, _BatchNorm) and norm.track_running_stats and norm.affine
+    return tracked and not norm.training and may_overwrite(conv, norm)
+
+
+def _fold(conv: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor]:
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
     shift = norm.bias - norm.running_mean * scale
     bias = shift if conv.bias is None else shift + conv.bias * scale
-    return conv._conv_forward(x, conv.weight * scale[:, None, None, None], bias)
+    return conv.weight * scale[:, None, None, None], bias
 
 
 def conv_norm_relu_conv(
@@ -72,10 +103,22 @@ def conv_norm_relu_conv(
         norms: What follows each but the last.
         x: (B, C, H, W).
     """
+    last = convs[-1]
+    pairs = list(zip(convs, norms, strict=False))
+    if prefers_onednn(x) and may_overwrite(last) and all(_folds(*pair) for pair in pairs):
+        weights = [*(_fold(*pair) for pair in pairs), (last.weight, last.bias)]
+        return convolve_in_strips(
+            x,
+            [
+                Convolution(*weight, conv.stride[0], conv.padding[0])
+                for conv, weight in zip(convs, weights, strict=True)
+            ],
+        )
+    x = x.contiguous(memory_format=torch.channels_last)
     if not torch.is_grad_enabled():
-        for conv, norm in zip(convs, norms, strict=False):
+        for conv, norm in pairs:
             x = conv_norm(conv, norm, x).relu_()
-        return convs[-1](x)
+        return last(x)
     x = convs[0](x)
     for norm, conv in zip(norms, convs[1:], strict=True):
         # statistics of other processes are not asked for twice
@@ -191,6 +234,8 @@ class PixelAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
+        if may_overwrite(self.pa_conv):
+            return self.pa_conv(x).sigmoid_().mul_(x)
         return recompute(self._weigh, x)
 
     def _weigh(self, x: Tensor) -> Tensor:
@@ -264,14 +309,65 @@ class SpatialReductionAttention(nn.Module):
         self, x: Tensor, norm: nn.Module
     ) -> tuple[Tensor, Tensor, Tensor, tuple[int, int]]:
         x = norm(x)
-        batch, height, width, channels = x.shape
-        reduced = x
-        if self.sr is not None:
-            reduced = self.sr_norm(self.sr(x))
-        q = self.q(x).view(batch, height * width, self.num_heads, -1).transpose(1, 2)
-        kv = self.kv(reduced).reshape(batch, -1, 2, self.num_heads, channels // self.num_heads)
+        return self._make_queries(x.flatten(1, 2)), *self._make_keys_and_values(x)
+
+    def _make_queries(self, tokens: Tensor) -> Tensor:
+        """(B, n, channels) -> (B, heads, n, head_dim)."""
+        return self.q(tokens).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+
+    def _make_keys_and_values(self, x: Tensor) -> tuple[Tensor, Tensor, tuple[int, int]]:
+        """From a whole map (B, H, W, channels); and the reduced size."""
+        reduced = x if self.sr is None else self.sr_norm(self.sr(x))
+        kv = self.kv(reduced).flatten(1, 2).unflatten(2, (2, self.num_heads, -1))
         k, v = kv.permute(2, 0, 3, 1, 4)
-        return q, k, v, tuple(reduced.shape[1:3])
+        return k, v, tuple(reduced.shape[1:3])
+
+    def restore(self, v: Tensor, reduced_size: tuple[int, int], size: torch.Size) -> Tensor | None:
+        """What is added to plain attention before the projection; a family's own.
+
+        Args:
+            v: Values (B, heads, h w, head_dim).
+            reduced_size: (h, w).
+            size: (B, H, W, channels).
+
+        Returns:
+            (B, H, W, channels).
+        """
+        return None
+
+    def attend_plainly(self, x: Tensor, norm: nn.Module) -> Tensor:
+        """Plain attention, :meth:`restore` and the projection.
+
+        Args:
+            x: (B, H, W, channels).
+            norm: The LayerNorm in front of the attention.
+
+        Returns:
+            (B, H, W, channels).
+        """
+        # of what is called for each chunk a hook would see too little
+        if prefers_onednn(x) and may_overwrite(norm, self.q, self.proj):
+            return self._attend_in_chunks(norm(x))
+        q, k, v, reduced_size = self.project(x, norm)
+        attended = attention(q, k, v).transpose(1, 2).reshape(x.shape)
+        restored = self.restore(v, reduced_size, x.shape)
+        return self.proj(attended if restored is None else attended + restored)
+
+    def _attend_in_chunks(self, x: Tensor) -> Tensor:
+        """A chunk of queries at a time, which takes their place in ``x``.
+
+        Neither all queries nor all that is attended are then in memory.
+        """
+        k, v, reduced_size = self._make_keys_and_values(x)
+        restored = self.restore(v, reduced_size, x.shape)
+        tokens = x.flatten(1, 2)
+        step = even_step(tokens.shape[1], max(1, _CHUNK_ELEMENTS // (len(x) * x.shape[3])))
+        parts = tokens.split(step, dim=1)
+        extras = [None] * len(parts) if restored is None else restored.flatten(1, 2).split(step, 1)
+        for rows, extra in zip(parts, extras, strict=True):
+            attended = attention(self._make_queries(rows), k, v).transpose(1, 2).flatten(2)
+            rows.copy_(self.proj(attended if extra is None else attended.add_(extra)))
+        return x
 
 
 class DropPath(nn.Module):
@@ -334,8 +430,7 @@ class Block(nn.Module):
         """
         kept = self.drop_path(x)
         if kept is None:
-            overwrites = not torch.is_grad_enabled() and not self.attn._forward_hooks
-            return branch.add_(x) if overwrites else x + branch
+            return branch.add_(x) if may_overwrite(self.attn) else x + branch
         if branch.dtype != x.dtype or requested_way() == 'reference':
             return x + branch * kept
         return torch.addcmul(x, branch, kept)

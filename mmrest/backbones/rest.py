@@ -24,7 +24,7 @@ from mmrest.backbones.layers import (
 )
 from mmrest.backbones.staged import StagedBackbone
 from mmrest.checkpoints import RenamedCheckpoint
-from mmrest.ops import attention, emsa
+from mmrest.ops import emsa
 
 
 class Stem(nn.Module):
@@ -90,9 +90,12 @@ class EMSA(SpatialReductionAttention):
 
     def forward(self, x: Tensor, norm: nn.Module) -> Tensor:
         """(B, H, W, channels) -> (B, H, W, channels); ``norm`` is the LayerNorm in front of it."""
-        q, k, v, _ = self.project(x, norm)
         mix = self.transform_conv
-        out = attention(q, k, v) if mix is None else emsa(q, k, v, mix.weight[:, :, 0, 0], mix.bias)
+        if mix is None:
+            return self.attend_plainly(x, norm)
+        q, k, v, _ = self.project(x, norm)
+        out = emsa(q, k, v, mix.weight[:, :, 0, 0], mix.bias)
+        del q, k, v  # their memory serves the projection
         return self.proj(out.transpose(1, 2).reshape(x.shape))
 
 

@@ -26,7 +26,7 @@ from mmrest.backbones.layers import (
 )
 from mmrest.backbones.staged import StagedBackbone
 from mmrest.checkpoints import RenamedCheckpoint
-from mmrest.ops import attention, conv_tokens
+from mmrest.ops import conv_tokens
 from mmrest.ops.ways import requested_way
 
 # A depthwise convolution for each of a few pixels is quicker than one with several channels each.
@@ -103,14 +103,15 @@ class EMSAV2(SpatialReductionAttention):
 
     def forward(self, x: Tensor, norm: nn.Module) -> Tensor:
         """(B, H, W, channels) -> (B, H, W, channels); ``norm`` is the LayerNorm in front of it."""
-        batch, height, width, channels = x.shape
-        q, k, v, reduced_size = self.project(x, norm)
-        attended = attention(q, k, v).transpose(1, 2).reshape(x.shape)
-        values = v.transpose(1, 2).reshape(batch, *reduced_size, channels)
-        restored = crop(self._restore(values), (height, width), dims=(1, 2))
-        return self.proj(attended + self.up_norm(restored))
+        return self.attend_plainly(x, norm)
 
-    def _restore(self, values: Tensor) -> Tensor:
+    def restore(self, v: Tensor, reduced_size: tuple[int, int], size: torch.Size) -> Tensor:
+        """See :meth:`SpatialReductionAttention.restore`."""
+        batch, height, width, channels = size
+        values = v.transpose(1, 2).reshape(batch, *reduced_size, channels)
+        return self.up_norm(crop(self._enlarge(values), (height, width), dims=(1, 2)))
+
+    def _enlarge(self, values: Tensor) -> Tensor:
         """The convolution and its pixel shuffle, (B, h, w, C) -> (B, r h, r w, C)."""
         batch, height, width, channels = values.shape
         conv, ratio = self.up[0], self.up[1].upscale_factor

@@ -139,7 +139,7 @@ class StagedBackbone(PyramidBackbone):
     def compute_maps(self, images: Tensor) -> tuple[Tensor, ...]:
         """See :meth:`PyramidBackbone.compute_maps`."""
         outputs = []
-        x = images.contiguous(memory_format=torch.channels_last)
+        x = images
         for i, stage in enumerate(self.stages):
             x = stage(x)
             if i in self.out_indices:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 
 import torch
-import torch._dynamo
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from mmrest.ops.operators import empty_tokens, register_attention
-from mmrest.ops.products import add_products, multiply
+from mmrest.ops.products import add_products, even_step, multiply
 
 # Elements of a block's map: it stays in a processor's cache, and launching it costs little.
 _BLOCK_ELEMENTS = 2**20
@@ -60,14 +60,15 @@ def _forward(
     with torch.autocast(q.device.type, enabled=False):
         maps = _Maps(q, k, mix_weight)
         out = empty_tokens(q)
+        out_rows = out.transpose(1, 2)
         v_t = v.mT.contiguous()
         scale = maps.statistics.new_zeros(q.shape[:2])
         for which_maps, part in maps.blocks():
             probs = maps.softmax(part)[1]
             if mix_weight is not None:
                 probs.sub_(1 / maps.keys)
-                scale[which_maps] += torch.linalg.vector_norm(probs, dim=(2, 3)).square()
-            out[part] = multiply(maps.narrow(probs), v_t[which_maps])
+                scale[which_maps] += torch.linalg.vector_norm(probs, dim=3).square().sum(1)
+            out_rows[part] = multiply(maps.narrow(probs), v_t[which_maps])
         if mix_weight is not None:
             scale.div_(maps.queries * maps.keys).add_(eps).rsqrt_()
             out.mul_((scale / maps.range)[..., None, None])
@@ -88,6 +89,7 @@ def _backward(
         maps = _Maps(q, k, mix_weight)
         mixed = mix_weight is not None
         dq = empty_tokens(q)
+        grad_rows, dq_rows = grad.transpose(1, 2), dq.transpose(1, 2)
         # (B, heads, head_dim, M)
         dk_t, dv_t = (maps.statistics.new_zeros(t.mT.shape) for t in (k, v))
         k_t, v = maps.k.mT.contiguous(), v.contiguous()
@@ -95,26 +97,26 @@ def _backward(
         mix_grad = maps.statistics.new_zeros(mix_weight.shape if mixed else 0)
         if mixed:
             pull = torch.linalg.vecdot(*(t.flatten(2).to(scale.dtype) for t in (grad, out)))
-            pull = (pull * scale / -(maps.queries * maps.keys))[..., None, None]
-            mix_back = (maps.mix * scale[..., None]).mT
+            pull = (pull * scale / -(maps.queries * maps.keys))[:, None, :, None]
+            mix_back = (maps.mix * scale[..., None]).mT[:, None]
         for which_maps, part in maps.blocks():
             logits, probs = maps.softmax(part)
-            grad_rows = grad[part].contiguous()
-            dmap = multiply(grad_rows, v[which_maps], maps.take(1, part))
+            rows = grad_rows[part]
+            dmap = multiply(rows, v[which_maps], maps.take(1, part))
             if mixed:
-                dmap.addcmul_(probs, pull[which_maps])
+                dmap.addcmul_(probs, pull[part[0], :, part[2]])
             softmax_backward(dmap, probs, -1, dmap.dtype, grad_input=dmap)
             if mixed:
                 probs.sub_(1 / maps.keys)
-            add_products(dv_t[which_maps], maps.narrow(probs), grad_rows)
+            add_products(dv_t[which_maps], maps.narrow(probs), rows)
             if mixed:
-                pairs = (dmap.flatten(2) @ logits.flatten(2).mT) * scale[part[0], :, None]
+                pairs = (dmap @ logits.mT).sum(1) * scale[part[0], :, None]
                 mix_grad.add_(pairs.sum(0), alpha=maps.scale)
-                torch.matmul(mix_back[part[0]], dmap.flatten(2), out=probs.flatten(2))
-                dmap = probs
+                # probs has served
+                dmap = torch.matmul(mix_back[part[0]], dmap, out=probs)
             dmap = dmap.to(k.dtype)
-            dq[part] = multiply(dmap, k_t[which_maps])
-            add_products(dk_t[which_maps], dmap, q[part])
+            dq_rows[part] = multiply(dmap, k_t[which_maps])
+            add_products(dk_t[which_maps], dmap, maps.rows[part])
         if mixed:
             dv_t.mul_((scale / maps.range)[..., None, None])
             mix_grad = mix_grad.to(mix_weight.dtype)
@@ -125,13 +127,13 @@ def _backward(
 
 
 class _Maps:
-    """The blocks of the attention maps, and memory for one of them at a time.
+    """The blocks of the attention maps, (images, rows, heads, keys), and memory for one at a time.
 
     Statistics and softmax are in float32 at least, whatever the tensors are.
     """
 
     def __init__(self, q: Tensor, k: Tensor, mix_weight: Tensor | None) -> None:
-        self.q = q
+        self.rows = q.transpose(1, 2)
         self.batch, self.heads, self.queries, head_dim = q.shape
         self.keys = k.shape[2]
         self.scale = head_dim**-0.5
@@ -145,24 +147,26 @@ class _Maps:
         self.k = k.contiguous() if mixed else (k * self.scale).contiguous()
         limit = _BLOCK_ELEMENTS if q.device.type == 'cpu' else _BLOCK_ELEMENTS_ON_DEVICE
         # heads that are mixed must be in a block together; others get more queries each
-        most = max(_FEWEST_QUERIES, limit // ((self.heads if mixed else 1) * self.keys))
-        self.rows = _balance(self.queries, min(self.queries, most))
-        taken = self.rows * self.keys
+        about = max(_FEWEST_QUERIES, limit // ((self.heads if mixed else 1) * self.keys))
+        self.rows_together = min(self.queries, even_step(self.queries, about))
+        taken = self.rows_together * self.keys
         self.heads_together = self.heads if mixed else min(self.heads, max(1, limit // taken))
         taken *= self.heads_together
-        self.images = min(self.batch, max(1, limit // taken))
-        taken *= self.images
-        self.memory = [self.statistics.new_empty(taken) for _ in range(3 if mixed else 2)]
+        self.images_together = min(self.batch, max(1, limit // taken))
+        self.elements = taken * self.images_together
+        self.memory: dict[int, Tensor] = {}
 
     def blocks(self) -> Iterator[tuple[tuple[slice, slice], tuple[slice, slice, slice]]]:
-        """Of each block its images and heads, and these with its queries."""
-        for images in _slices(self.batch, self.images):
+        """Of each block its images and heads, and its images, rows and heads."""
+        for images in _slices(self.batch, self.images_together):
             for heads in _slices(self.heads, self.heads_together):
-                for rows in _slices(self.queries, self.rows):
-                    yield (images, heads), (images, heads, rows)
+                for rows in _slices(self.queries, self.rows_together):
+                    yield (images, heads), (images, rows, heads)
 
     def take(self, index: int, part: tuple[slice, slice, slice]) -> Tensor:
-        """Memory for a block's map (images, heads, rows, keys); what it held is lost."""
+        """Memory for a block's maps; what it held is lost."""
+        if index not in self.memory:
+            self.memory[index] = self.statistics.new_empty(self.elements)
         shape = *(s.stop - s.start for s in part), self.keys
         return self.memory[index][: math.prod(shape)].view(shape)
 
@@ -171,22 +175,16 @@ class _Maps:
 
         Without a mix both are the same memory, which holds the softmax.
         """
-        logits = multiply(self.q[part], self.k[part[:2]], self.take(0, part))
+        images, _, heads = part
+        logits = multiply(self.rows[part], self.k[images, heads], self.take(0, part))
         if self.mix is None:
             return logits, torch.softmax(logits, dim=-1, out=logits)
-        mixed, probs = self.take(1, part), self.take(2, part)
-        torch.matmul(self.mix, logits.flatten(2), out=mixed.flatten(2))
-        return logits, torch.softmax(mixed, dim=-1, out=probs)
+        mixed = torch.matmul(self.mix, logits, out=self.take(1, part))
+        return logits, torch.softmax(mixed, dim=-1, out=self.take(2, part))
 
     def narrow(self, probs: Tensor) -> Tensor:
         """A block's map in the dtype of the tensors, times ``range``."""
-        return probs if probs.dtype == self.q.dtype else (probs * self.range).to(self.q.dtype)
-
-
-def _balance(length: int, most: int) -> int:
-    """Steps of ``most`` or a little less, so that the last is not much shorter than the others."""
-    even = math.ceil(length / math.ceil(length / most))
-    return min(most, math.ceil(even / 8) * 8)  # products are fastest where rows come in eights
+        return probs if probs.dtype == self.rows.dtype else (probs * self.range).to(self.rows.dtype)
 
 
 def _slices(length: int, step: int) -> list[slice]:

@@ -15,7 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from mmrest.ops.products import add_weight_gradient, linear, multiply_by_onednn, prefers_onednn
+from mmrest.ops.products import (
+    add_weight_gradient,
+    even_step,
+    linear,
+    multiply_by_onednn,
+    prefers_onednn,
+)
 
 # A chunk's hidden layer stays in the cache, unless that leaves too few tokens to make up for going
 # through the weights and their gradients once a chunk.
@@ -64,7 +70,8 @@ def add_norm_mlp_(x: Tensor, weights: MLPWeights, eps: float) -> Tensor:
 
 def _chunks(x: Tensor, weights: MLPWeights) -> tuple[Tensor, ...]:
     """Views of the tokens (n, C)."""
-    return x.split(max(_FEWEST_TOKENS, _CHUNK_ELEMENTS // len(weights.fc1_weight) // 8 * 8))
+    about = max(_FEWEST_TOKENS, _CHUNK_ELEMENTS // len(weights.fc1_weight))
+    return x.split(even_step(len(x), about))
 
 
 def _branch(x: Tensor, weights: MLPWeights, eps: float) -> Tensor:

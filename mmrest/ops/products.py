@@ -8,6 +8,7 @@ faster with many rows, MKL in attention as a whole and where both matrices are t
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -40,8 +41,6 @@ def is_mkl_fast(processor: Mapping[str, str]) -> bool:
 FAST_MKL = is_mkl_fast(processor_facts())
 # Whether it is the faster for the small products of attention in blocks.
 _MKL_IN_BLOCKS = processor_facts().get('vendor_id') == 'GenuineIntel'
-# Below, copying oneDNN's results together costs more than its speed gains.
-_FEWEST_ROWS = 64
 # Above, a weight's gradient is faster as a product than as a convolution's.
 _LARGE_WEIGHT = 2**20
 
@@ -59,6 +58,12 @@ def prefers_onednn(x: Tensor) -> bool:
         and not torch.is_autocast_enabled('cpu')
         and not torch.compiler.is_exporting()
     )
+
+
+def even_step(length: int, about: int) -> int:
+    """Step of ``about`` so many rows, of which the last is not much shorter than the others."""
+    steps = max(1, round(length / about))
+    return math.ceil(length / steps / 8) * 8  # products are fastest where rows come in eights
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> Tensor:
@@ -129,55 +134,64 @@ def _as_map(rows: Tensor) -> Tensor:
     return rows[None, :, None].permute(0, 3, 1, 2)
 
 
-def multiply(a: Tensor, b: Tensor, memory: Tensor | None = None) -> Tensor:
-    """``a @ b^T`` for every matrix of a batch; without gradients.
+def multiply(rows: Tensor, matrices: Tensor, memory: Tensor | None = None) -> Tensor:
+    """``row @ matrix^T`` for every row and head; without gradients.
 
     Args:
-        a: (B, heads, n, c).
-        b: (B, heads, m, c).
-        memory: (B, heads, n, m), of the dtype that the result shall have; may be written to.
+        rows: (B, n, heads, c).
+        matrices: (B, heads, m, c), contiguous.
+        memory: (B, n, heads, m), of the dtype that the result shall have; may be written to.
 
     Returns:
-        (B, heads, n, m), ``memory`` or another tensor.
+        (B, n, heads, m), ``memory`` or another tensor.
     """
-    batch, heads, rows, _ = a.shape
-    if prefers_onednn(a):
-        if batch * heads == 1 and (memory is None or not _MKL_IN_BLOCKS):
-            return multiply_by_onednn(a[0, 0], b[0, 0])[None, None]
-        if memory is None or rows >= _FEWEST_ROWS:
-            memory = a.new_empty(batch, heads, rows, b.shape[2]) if memory is None else memory
-            for target, left, right in zip(*map(_matrices, (memory, a, b)), strict=True):
-                if _MKL_IN_BLOCKS:
-                    torch.mm(left, right.t(), out=target)
-                else:
-                    target.copy_(multiply_by_onednn(left, right))
-            return memory
+    by_onednn = _blocks_by_onednn(rows)
+    if by_onednn and len(rows) == 1:
+        return _multiply_heads(rows[0], matrices[0])[None]
     if memory is None:
-        return a @ b.mT
-    return torch.matmul(a, b.mT, out=memory) if memory.dtype == a.dtype else memory.copy_(a @ b.mT)
+        memory = rows.new_empty(*rows.shape[:3], matrices.shape[2])
+    for target, left, right in zip(memory, rows, matrices, strict=True):
+        if by_onednn:
+            target.copy_(_multiply_heads(left, right))
+        elif target.dtype == left.dtype:
+            torch.bmm(left.transpose(0, 1), right.mT, out=target.transpose(0, 1))
+        else:
+            target.copy_((left.transpose(0, 1) @ right.mT).transpose(0, 1))
+    return memory
 
 
-def add_products(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """``total += b^T @ a`` for every matrix of a batch; without gradients.
+def add_products(total: Tensor, maps: Tensor, rows: Tensor) -> None:
+    """``total += rows^T @ map`` for every head of every image; without gradients.
 
     Args:
         total: (B, heads, c, m).
-        a: (B, heads, n, m).
-        b: (B, heads, n, c).
+        maps: (B, n, heads, m).
+        rows: (B, n, heads, c).
     """
-    if not prefers_onednn(a):
-        total += b.mT @ a
+    if not _blocks_by_onednn(maps):
+        total += rows.permute(0, 2, 3, 1) @ maps.transpose(1, 2)
         return
-    for target, left, right in zip(*map(_matrices, (total, a, b)), strict=True):
-        if _MKL_IN_BLOCKS:
-            target.addmm_(right.mT, left)
-        else:
-            target += multiply_by_onednn(right.mT, left.mT)
+    for targets, image_maps, image_rows in zip(total, maps, rows, strict=True):
+        columns = image_rows.permute(1, 2, 0).contiguous()
+        for target, left, right in zip(targets, columns, image_maps.unbind(1), strict=True):
+            # oneDNN has no fast way for a transposed matrix with gaps
+            target += multiply_by_onednn(left, right.contiguous().t())
 
 
-def _matrices(batch: Tensor) -> list[Tensor]:
-    """(B, heads, n, m) -> B heads views (n, m)."""
-    return [matrix for group in batch.unbind() for matrix in group.unbind()]
+def _blocks_by_onednn(x: Tensor) -> bool:
+    return prefers_onednn(x) and not _MKL_IN_BLOCKS
+
+
+def _multiply_heads(rows: Tensor, matrices: Tensor) -> Tensor:
+    """:func:`multiply` for one image, (n, heads, c) and (heads, m, c) -> (n, heads, m)."""
+    count, heads, channels = rows.shape
+    if heads > 1 and rows.is_contiguous():
+        # a convolution with a group for each head takes them all at once
+        weight = matrices.reshape(-1, channels, 1, 1)
+        product = torch.conv2d(_as_map(rows.flatten(1)), weight, groups=heads)
+        return product[0, :, :, 0].t().reshape(count, heads, -1)
+    products = [multiply_by_onednn(*pair) for pair in zip(rows.unbind(1), matrices, strict=True)]
+    return torch.stack(products, dim=1) if heads > 1 else products[0][:, None]
 
 
 def _save(ctx: Any, inputs: tuple, output: Tensor) -> None:

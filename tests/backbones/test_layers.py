@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from mmrest import ResT
+from mmrest import ResT, ResTV2
+from mmrest.backbones import layers
 from mmrest.backbones.layers import Double, LayerNorm2d, PixelAttention, conv_norm_relu_conv
-from mmrest.ops import attention_way
+from mmrest.backbones.staged import StagedBackbone
+from mmrest.ops import attention_way, strips
 
 
 def stem(norm: type[nn.Module]) -> nn.Sequential:
@@ -72,6 +74,33 @@ def test_hooks_see_what_was_computed() -> None:
             model(images)
     assert len(fast) == 8 + 2 * 3
     torch.testing.assert_close(fast, seen, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ('family', 'name'),
+    [
+        *((ResT, name) for name in ('embed.conv1', 'embed.norm2', 'embed.conv3')),
+        *((ResTV2, name) for name in ('embed.proj.0', 'embed.proj.4', 'embed.proj.6')),
+        *((family, f'attn.{name}') for family in (ResT, ResTV2) for name in ('q', 'proj')),
+    ],
+)
+def test_a_hook_is_called_once_with_the_whole_map(
+    family: type[StagedBackbone], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layers, '_CHUNK_ELEMENTS', 1000)
+    monkeypatch.setattr(strips, '_STRIP_ELEMENTS', 1000)
+    model = family(out_indices=(0,)).eval()
+    images = torch.randn(1, 3, 72, 40)
+    with torch.no_grad():
+        expected = model(images)
+        found = [module for path, module in model.named_modules() if path.endswith(name)]
+        calls = []
+        for module in found:
+            module.register_forward_pre_hook(lambda m, args: calls.append(args[0].numel()))
+        actual = model(images)
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+    assert found
+    assert len(calls) == len(found)
 
 
 def test_pixel_attention_keeps_nothing_but_its_input() -> None:

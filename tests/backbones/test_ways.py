@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from mmrest import ResFormer, ResT, ResTV2
-from mmrest.backbones import PyramidBackbone
-from mmrest.ops import attention_way, blockwise, mlp
+from mmrest.backbones import PyramidBackbone, layers
+from mmrest.ops import attention_way, blockwise, mlp, strips
 from tests.backbones.test_pyramid import FAMILIES, randomize
 
 SMALL = dict(
@@ -78,6 +78,8 @@ def test_ways_agree_in_outputs_and_all_gradients(
     monkeypatch.setattr(blockwise, '_FEWEST_QUERIES', 1)
     monkeypatch.setattr(mlp, '_CHUNK_ELEMENTS', 1000)
     monkeypatch.setattr(mlp, '_FEWEST_TOKENS', 8)
+    monkeypatch.setattr(layers, '_CHUNK_ELEMENTS', 1000)
+    monkeypatch.setattr(strips, '_STRIP_ELEMENTS', 1000)
     model = build(case).train().to(dtype)
     images = torch.randn(2, 3, 65, 97, dtype=dtype)
     with attention_way('reference'):

@@ -112,15 +112,29 @@ def test_the_operators_are_proper() -> None:
     torch.library.opcheck(torch.ops.mmrest.linear.default, args)
 
 
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize('given', [False, True])
 @pytest.mark.parametrize('heads', [1, 3])
-@pytest.mark.parametrize('rows', [7, 64])
-def test_products_of_batches_are_those_of_torch(rows: int, heads: int, given: bool) -> None:
-    a, b = torch.randn(2, heads, rows, 8), torch.randn(2, heads, 5, 8)
-    memory = torch.empty(2, heads, rows, 5) if given else None
-    product = products.multiply(a, b, memory)
-    assert_close(product, a @ b.mT)
-    assert_close(products.multiply(a[:1], b[:1]), a[:1] @ b[:1].mT)
-    total = torch.ones(2, heads, 8, 5)
-    products.add_products(total, product, a)
-    assert_close(total, 1 + a.mT @ a @ b.mT)
+@pytest.mark.parametrize('count', [1, 7, 64])
+@pytest.mark.parametrize('batch', [1, 2])
+def test_products_of_heads_are_those_of_torch(
+    batch: int, count: int, heads: int, given: bool, dtype: torch.dtype
+) -> None:
+    rows = torch.randn(batch, count, heads, 8, dtype=dtype)
+    matrices = torch.randn(batch, heads, 5, 8, dtype=dtype)
+    memory = torch.empty(batch, count, heads, 5, dtype=dtype) if given else None
+    product = products.multiply(rows, matrices, memory)
+    assert_close(product, torch.einsum('bnhc,bhmc->bnhm', rows, matrices))
+    # a slice of the heads has gaps between its rows
+    part = products.multiply(rows[:, :, -1:], matrices[:, -1:])
+    assert_close(part, product[:, :, -1:])
+    total = torch.ones(batch, heads, 8, 5, dtype=dtype)
+    products.add_products(total, product, rows)
+    assert_close(total, 1 + torch.einsum('bnhm,bnhc->bhcm', product, rows))
+
+
+@pytest.mark.parametrize(
+    ('length', 'about', 'step'), [(7, 64, 8), (1050, 1024, 1056), (96, 60, 48)]
+)
+def test_steps_are_even(length: int, about: int, step: int) -> None:
+    assert products.even_step(length, about) == step
