@@ -10,24 +10,21 @@ from mmengine.registry import MODELS
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.modules import module as everywhere
 from torch.utils.checkpoint import checkpoint
 
 from mmrest.ops import (
     Convolution,
     MLPWeights,
     add_norm_mlp_,
-    attention,
     conv_tokens,
     convolve_in_strips,
     linear,
     norm_mlp,
     strided_conv,
 )
-from mmrest.ops.products import even_step, prefers_onednn
+from mmrest.ops.products import prefers_onednn
 from mmrest.ops.ways import attention_way, requested_way
-
-# Of the queries that are attended at a time in inference.
-_CHUNK_ELEMENTS = 2**21
 
 
 def as_map(x: Tensor) -> Tensor:
@@ -56,15 +53,17 @@ def crop(maps: Tensor, size: tuple[int, int], dims: tuple[int, int] = (2, 3)) ->
     return maps.clone(memory_format=torch.contiguous_format) if compiling else maps.contiguous()
 
 
-def may_overwrite(*makers: nn.Module) -> bool:
-    """Whether what these modules make may be overwritten, or made in another way.
+def unobserved(*modules: nn.Module) -> bool:
+    """Whether nobody can tell how these modules' outputs are made and what becomes of them.
 
-    Not where gradients need it, a hook is to see it, or the papers' equations are asked for as they
-    are.
+    Then they may be made in another way, in parts, and be overwritten. Gradients, a compiler and
+    hooks can tell, and who asks for the papers' equations.
     """
-    watched = any(maker._forward_hooks or maker._forward_pre_hooks for maker in makers)
-    literal = torch.compiler.is_compiling() or requested_way() == 'reference'
-    return not (torch.is_grad_enabled() or watched or literal)
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or requested_way() == 'reference':
+        return False
+    if everywhere._global_forward_hooks or everywhere._global_forward_pre_hooks:
+        return False
+    return not any(module._forward_hooks or module._forward_pre_hooks for module in modules)
 
 
 def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
@@ -81,9 +80,9 @@ def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
 
 
 def _folds(conv: nn.Conv2d, norm: nn.Module) -> bool:
-    """Whether a norm is no more than another weight and bias, and nobody can tell."""
+    """Whether a norm is no more than another weight and bias of its convolution."""
     tracked = isinstance(norm, _BatchNorm) and norm.track_running_stats and norm.affine
-    return tracked and not norm.training and may_overwrite(conv, norm)
+    return tracked and not norm.training and unobserved(conv, norm)
 
 
 def _fold(conv: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor]:
@@ -99,25 +98,24 @@ def conv_norm_relu_conv(
     """Convolutions with a norm and a ReLU between every two of them.
 
     Args:
-        convs: One more than ``norms``.
+        convs: One more than ``norms``; square kernels, strides and zero padding, no groups.
         norms: What follows each but the last.
         x: (B, C, H, W).
     """
     last = convs[-1]
     pairs = list(zip(convs, norms, strict=False))
-    if prefers_onednn(x) and may_overwrite(last) and all(_folds(*pair) for pair in pairs):
+    if prefers_onednn(x) and unobserved(last) and all(_folds(*pair) for pair in pairs):
         weights = [*(_fold(*pair) for pair in pairs), (last.weight, last.bias)]
-        return convolve_in_strips(
-            x,
-            [
-                Convolution(*weight, conv.stride[0], conv.padding[0])
-                for conv, weight in zip(convs, weights, strict=True)
-            ],
-        )
+        given = [
+            Convolution(*weight, conv.stride[0], conv.padding[0])
+            for conv, weight in zip(convs, weights, strict=True)
+        ]
+        return convolve_in_strips(x, given)
     x = x.contiguous(memory_format=torch.channels_last)
     if not torch.is_grad_enabled():
         for conv, norm in pairs:
-            x = conv_norm(conv, norm, x).relu_()
+            x = conv_norm(conv, norm, x)
+            x = x.relu_() if unobserved(conv, norm) else x.relu()
         return last(x)
     x = convs[0](x)
     for norm, conv in zip(norms, convs[1:], strict=True):
@@ -234,9 +232,10 @@ class PixelAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
-        if may_overwrite(self.pa_conv):
-            return self.pa_conv(x).sigmoid_().mul_(x)
-        return recompute(self._weigh, x)
+        if not unobserved(self.pa_conv):
+            return recompute(self._weigh, x)
+        weights = self.pa_conv(x).sigmoid_()
+        return weights.mul_(x) if weights.dtype == x.dtype else x * weights
 
     def _weigh(self, x: Tensor) -> Tensor:
         return x * self.pa_conv(x).sigmoid()
@@ -263,111 +262,6 @@ class LayerNorm2d(nn.LayerNorm):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-
-
-class SpatialReductionAttention(nn.Module):
-    """Projections of an attention whose keys and values come from a reduced map.
-
-    The reduction is a strided depthwise convolution and a LayerNorm (ResT, Section 3.1).
-
-    Args:
-        channels: Channels of the map.
-        num_heads: Attention heads.
-        sr_ratio: Reduction of the keys' and values' map along each side.
-        norm_eps: Of the LayerNorm.
-    """
-
-    def __init__(
-        self, channels: int, num_heads: int, sr_ratio: int, norm_eps: float = 1e-5
-    ) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.q = Linear(channels, channels)
-        self.kv = Linear(channels, 2 * channels)
-        self.proj = Linear(channels, channels)
-        self.sr = self.sr_norm = None
-        if sr_ratio > 1:
-            self.sr = TokenConv(
-                channels, channels, sr_ratio + 1, sr_ratio, sr_ratio // 2, groups=channels
-            )
-            self.sr_norm = nn.LayerNorm(channels, norm_eps)
-
-    def project(self, x: Tensor, norm: nn.Module) -> tuple[Tensor, Tensor, Tensor, tuple[int, int]]:
-        """Queries, keys and values of a map.
-
-        Args:
-            x: (B, H, W, channels).
-            norm: The LayerNorm in front of the attention.
-
-        Returns:
-            Queries (B, heads, H W, head_dim), keys and values (B, heads, h w, head_dim), and the
-            reduced size (h, w).
-        """
-        return recompute(self._project, x, norm)
-
-    def _project(
-        self, x: Tensor, norm: nn.Module
-    ) -> tuple[Tensor, Tensor, Tensor, tuple[int, int]]:
-        x = norm(x)
-        return self._make_queries(x.flatten(1, 2)), *self._make_keys_and_values(x)
-
-    def _make_queries(self, tokens: Tensor) -> Tensor:
-        """(B, n, channels) -> (B, heads, n, head_dim)."""
-        return self.q(tokens).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
-
-    def _make_keys_and_values(self, x: Tensor) -> tuple[Tensor, Tensor, tuple[int, int]]:
-        """From a whole map (B, H, W, channels); and the reduced size."""
-        reduced = x if self.sr is None else self.sr_norm(self.sr(x))
-        kv = self.kv(reduced).flatten(1, 2).unflatten(2, (2, self.num_heads, -1))
-        k, v = kv.permute(2, 0, 3, 1, 4)
-        return k, v, tuple(reduced.shape[1:3])
-
-    def restore(self, v: Tensor, reduced_size: tuple[int, int], size: torch.Size) -> Tensor | None:
-        """What is added to plain attention before the projection; a family's own.
-
-        Args:
-            v: Values (B, heads, h w, head_dim).
-            reduced_size: (h, w).
-            size: (B, H, W, channels).
-
-        Returns:
-            (B, H, W, channels).
-        """
-        return None
-
-    def attend_plainly(self, x: Tensor, norm: nn.Module) -> Tensor:
-        """Plain attention, :meth:`restore` and the projection.
-
-        Args:
-            x: (B, H, W, channels).
-            norm: The LayerNorm in front of the attention.
-
-        Returns:
-            (B, H, W, channels).
-        """
-        # of what is called for each chunk a hook would see too little
-        if prefers_onednn(x) and may_overwrite(norm, self.q, self.proj):
-            return self._attend_in_chunks(norm(x))
-        q, k, v, reduced_size = self.project(x, norm)
-        attended = attention(q, k, v).transpose(1, 2).reshape(x.shape)
-        restored = self.restore(v, reduced_size, x.shape)
-        return self.proj(attended if restored is None else attended + restored)
-
-    def _attend_in_chunks(self, x: Tensor) -> Tensor:
-        """A chunk of queries at a time, which takes their place in ``x``.
-
-        Neither all queries nor all that is attended are then in memory.
-        """
-        k, v, reduced_size = self._make_keys_and_values(x)
-        restored = self.restore(v, reduced_size, x.shape)
-        tokens = x.flatten(1, 2)
-        step = even_step(tokens.shape[1], max(1, _CHUNK_ELEMENTS // (len(x) * x.shape[3])))
-        parts = tokens.split(step, dim=1)
-        extras = [None] * len(parts) if restored is None else restored.flatten(1, 2).split(step, 1)
-        for rows, extra in zip(parts, extras, strict=True):
-            attended = attention(self._make_queries(rows), k, v).transpose(1, 2).flatten(2)
-            rows.copy_(self.proj(attended if extra is None else attended.add_(extra)))
-        return x
 
 
 class DropPath(nn.Module):
@@ -430,7 +324,8 @@ class Block(nn.Module):
         """
         kept = self.drop_path(x)
         if kept is None:
-            return branch.add_(x) if may_overwrite(self.attn) else x + branch
+            overwrites = branch.dtype == x.dtype and unobserved(*self.attn.modules())
+            return branch.add_(x) if overwrites else x + branch
         if branch.dtype != x.dtype or requested_way() == 'reference':
             return x + branch * kept
         return torch.addcmul(x, branch, kept)

@@ -18,10 +18,10 @@ from mmrest.backbones.layers import (
     Block,
     Halve,
     PixelAttention,
-    SpatialReductionAttention,
     conv_norm,
     conv_norm_relu_conv,
 )
+from mmrest.backbones.spatial_reduction import SpatialReductionAttention
 from mmrest.backbones.staged import StagedBackbone
 from mmrest.checkpoints import RenamedCheckpoint
 from mmrest.ops import emsa

@@ -19,11 +19,11 @@ from mmrest.backbones.layers import (
     Block,
     Halve,
     PixelAttention,
-    SpatialReductionAttention,
     TokenConv,
     conv_norm_relu_conv,
     crop,
 )
+from mmrest.backbones.spatial_reduction import SpatialReductionAttention
 from mmrest.backbones.staged import StagedBackbone
 from mmrest.checkpoints import RenamedCheckpoint
 from mmrest.ops import conv_tokens
@@ -105,9 +105,9 @@ class EMSAV2(SpatialReductionAttention):
         """(B, H, W, channels) -> (B, H, W, channels); ``norm`` is the LayerNorm in front of it."""
         return self.attend_plainly(x, norm)
 
-    def restore(self, v: Tensor, reduced_size: tuple[int, int], size: torch.Size) -> Tensor:
+    def restore(self, v: Tensor, reduced_size: tuple[int, int], shape: torch.Size) -> Tensor:
         """See :meth:`SpatialReductionAttention.restore`."""
-        batch, height, width, channels = size
+        batch, height, width, channels = shape
         values = v.transpose(1, 2).reshape(batch, *reduced_size, channels)
         return self.up_norm(crop(self._enlarge(values), (height, width), dims=(1, 2)))
 

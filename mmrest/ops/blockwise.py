@@ -129,7 +129,8 @@ def _backward(
 class _Maps:
     """The blocks of the attention maps, (images, rows, heads, keys), and memory for one at a time.
 
-    Statistics and softmax are in float32 at least, whatever the tensors are.
+    Some products bring memory of their own. Statistics and softmax are in float32 at least,
+    whatever the tensors are.
     """
 
     def __init__(self, q: Tensor, k: Tensor, mix_weight: Tensor | None) -> None:

@@ -61,7 +61,7 @@ def prefers_onednn(x: Tensor) -> bool:
 
 
 def even_step(length: int, about: int) -> int:
-    """Step of ``about`` so many rows, of which the last is not much shorter than the others."""
+    """Rows a step, within about half of ``about``, so that the last step is not much shorter."""
     steps = max(1, round(length / about))
     return math.ceil(length / steps / 8) * 8  # products are fastest where rows come in eights
 
@@ -139,7 +139,7 @@ def multiply(rows: Tensor, matrices: Tensor, memory: Tensor | None = None) -> Te
 
     Args:
         rows: (B, n, heads, c).
-        matrices: (B, heads, m, c), contiguous.
+        matrices: (B, heads, m, c).
         memory: (B, n, heads, m), of the dtype that the result shall have; may be written to.
 
     Returns:
@@ -185,8 +185,9 @@ def _blocks_by_onednn(x: Tensor) -> bool:
 def _multiply_heads(rows: Tensor, matrices: Tensor) -> Tensor:
     """:func:`multiply` for one image, (n, heads, c) and (heads, m, c) -> (n, heads, m)."""
     count, heads, channels = rows.shape
-    if heads > 1 and rows.is_contiguous():
-        # a convolution with a group for each head takes them all at once
+    # a convolution with a group for each head takes them all at once; torch does not give such a
+    # one to oneDNN where it has a single thread
+    if heads > 1 and rows.is_contiguous() and torch.get_num_threads() > 1:
         weight = matrices.reshape(-1, channels, 1, 1)
         product = torch.conv2d(_as_map(rows.flatten(1)), weight, groups=heads)
         return product[0, :, :, 0].t().reshape(count, heads, -1)

@@ -1,8 +1,8 @@
 """Convolutions one after the other, a strip of rows at a time.
 
 A stem's maps are the largest of a backbone. In strips none of them is in memory as a whole, and
-each strip is in the cache when the next convolution takes it. A few rows are computed twice, where
-two strips of a later map see them both. Without gradients, which need the maps.
+each strip is in the cache when the next convolution takes it. The rows that two strips of a later
+map both see are computed twice. For inference: gradients would need the maps.
 """
 
 from __future__ import annotations
@@ -48,19 +48,19 @@ def convolve_in_strips(x: Tensor, convolutions: Sequence[Convolution]) -> Tensor
     Returns:
         (B, out_channels, h, w), in channels-last layout.
     """
-    batch, _, *size = x.shape
-    sizes, elements = [], []
+    heights, width = [x.shape[2]], x.shape[3]
+    largest = 0
     for convolution in convolutions:
-        size = [convolution.size(side) for side in size]
-        sizes.append(size)
-        elements.append(batch * len(convolution.weight) * size[0] * size[1])
-    height, width = size
-    out = x.new_empty(batch, height, width, len(convolutions[-1].weight)).permute(0, 3, 1, 2)
-    step = max(1, height * _STRIP_ELEMENTS // max(elements))
-    heights = [x.shape[2], *(size[0] for size in sizes)]
-    for start in range(0, height, step):
-        rows = slice(start, min(start + step, height))
-        out[:, :, rows] = _strip(x, convolutions, heights, rows)
+        heights.append(convolution.size(heights[-1]))
+        width = convolution.size(width)
+        largest = max(largest, len(convolution.weight) * heights[-1] * width)
+    out = x.new_empty(len(x), heights[-1], width, len(convolutions[-1].weight)).permute(0, 3, 1, 2)
+    step = max(1, heights[-1] * _STRIP_ELEMENTS // largest)
+    together = max(1, _STRIP_ELEMENTS // largest)
+    for images, targets in zip(x.split(together), out.split(together), strict=True):
+        for start in range(0, heights[-1], step):
+            rows = slice(start, min(start + step, heights[-1]))
+            targets[:, :, rows] = _strip(images, convolutions, heights, rows)
     return out
 
 
@@ -74,7 +74,11 @@ def _strip(
     bottom = (rows.stop - 1) * last.stride - last.padding + last.weight.shape[2]
     seen = slice(max(top, 0), min(bottom, height))
     given = _strip(x, earlier, heights, seen).relu_() if earlier else x[:, :, seen]
-    # zeros above and below are those around the whole map
-    given = F.pad(given, (0, 0, seen.start - top, bottom - seen.stop))
     given = given.contiguous(memory_format=torch.channels_last)
+    above, below = seen.start - top, bottom - seen.stop
+    if above == last.padding and below <= last.padding:  # as around the whole map
+        return F.conv2d(given, last.weight, last.bias, last.stride, last.padding)[
+            ..., : rows.stop, :
+        ]
+    given = F.pad(given, (0, 0, above, below)) if above or below else given
     return F.conv2d(given, last.weight, last.bias, last.stride, (0, last.padding))

@@ -1,15 +1,15 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from mmrest import ResT, ResTV2
-from mmrest.backbones import layers
+from mmrest import ResFormer, ResT, ResTV2
+from mmrest.backbones import PyramidBackbone, spatial_reduction
 from mmrest.backbones.layers import Double, LayerNorm2d, PixelAttention, conv_norm_relu_conv
-from mmrest.backbones.staged import StagedBackbone
 from mmrest.ops import attention_way, strips
 
 
@@ -76,31 +76,66 @@ def test_hooks_see_what_was_computed() -> None:
     torch.testing.assert_close(fast, seen, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ('family', 'name'),
-    [
-        *((ResT, name) for name in ('embed.conv1', 'embed.norm2', 'embed.conv3')),
-        *((ResTV2, name) for name in ('embed.proj.0', 'embed.proj.4', 'embed.proj.6')),
-        *((family, f'attn.{name}') for family in (ResT, ResTV2) for name in ('q', 'proj')),
-    ],
-)
-def test_a_hook_is_called_once_with_the_whole_map(
-    family: type[StagedBackbone], name: str, monkeypatch: pytest.MonkeyPatch
+# inference computes in place, in strips and in chunks, and folds norms, but never what a hook sees
+SEEN = ('embed.conv1', 'embed.norm2', 'embed.conv3', 'embed.proj.0', 'embed.proj.4', 'embed.proj.6')
+SEEN += ('attn.q', 'attn.kv', 'attn.sr', 'attn.sr_norm', 'attn.qkv', 'attn.proj', 'norm1')
+
+
+@pytest.mark.parametrize('everywhere', [False, True], ids=['hooks of modules', 'global hooks'])
+@pytest.mark.parametrize('family', [ResT, ResTV2, ResFormer])
+def test_hooks_see_whole_maps_that_are_not_changed_afterwards(
+    family: type[PyramidBackbone], everywhere: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(layers, '_CHUNK_ELEMENTS', 1000)
+    monkeypatch.setattr(spatial_reduction, '_CHUNK_ELEMENTS', 1000)
     monkeypatch.setattr(strips, '_STRIP_ELEMENTS', 1000)
-    model = family(out_indices=(0,)).eval()
+    model = family().eval()
     images = torch.randn(1, 3, 72, 40)
     with torch.no_grad():
         expected = model(images)
-        found = [module for path, module in model.named_modules() if path.endswith(name)]
-        calls = []
-        for module in found:
-            module.register_forward_pre_hook(lambda m, args: calls.append(args[0].numel()))
+    watched = [m for name, m in model.named_modules() if name.endswith(SEEN)]
+    seen = {module: [] for module in watched}
+
+    def look(module: nn.Module, args: tuple, out: torch.Tensor) -> None:
+        if module in seen:
+            seen[module].append([(t, t.clone()) for t in (*args, out)])
+
+    if everywhere:
+        handles = [nn.modules.module.register_module_forward_hook(look)]
+    else:
+        handles = [module.register_forward_hook(look) for module in watched]
+    with torch.no_grad():
         actual = model(images)
+    for handle in handles:
+        handle.remove()
+    torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-3)
+    assert {len(calls) for calls in seen.values()} == {1}
+    for [tensors] in seen.values():
+        assert all(torch.equal(then, now) for then, now in tensors)
+
+
+@pytest.mark.parametrize('make', [PixelAttention, lambda c: ResT('lite').stages[1].blocks[0]])
+def test_inference_keeps_the_dtype_that_training_has_under_autocast(make: Any) -> None:
+    module = make(128).eval()
+    x = torch.randn(1, 8, 8, 128)
+    with torch.autocast('cpu', torch.bfloat16):
+        expected = module(x.clone())
+        with torch.no_grad():
+            actual = module(x.clone())
+    assert actual.dtype == expected.dtype
+    torch.testing.assert_close(actual, expected, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize('family', [ResT, ResTV2])
+def test_attention_in_chunks_is_that_of_the_whole_map(
+    family: type[PyramidBackbone], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spatial_reduction, '_CHUNK_ELEMENTS', 1000)
+    block = family().stages[0].blocks[0]
+    x = torch.randn(2, 21, 13, block.norm1.normalized_shape[0])
+    expected = block.attn.attend_plainly(x, block.norm1)
+    with torch.no_grad():
+        actual = block.attn._attend_in_chunks(block.norm1(x))
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
-    assert found
-    assert len(calls) == len(found)
 
 
 def test_pixel_attention_keeps_nothing_but_its_input() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from mmrest import ResFormer, ResT, ResTV2
-from mmrest.backbones import PyramidBackbone, layers
+from mmrest.backbones import PyramidBackbone, spatial_reduction
 from mmrest.ops import attention_way, blockwise, mlp, strips
 from tests.backbones.test_pyramid import FAMILIES, randomize
 
@@ -78,7 +78,7 @@ def test_ways_agree_in_outputs_and_all_gradients(
     monkeypatch.setattr(blockwise, '_FEWEST_QUERIES', 1)
     monkeypatch.setattr(mlp, '_CHUNK_ELEMENTS', 1000)
     monkeypatch.setattr(mlp, '_FEWEST_TOKENS', 8)
-    monkeypatch.setattr(layers, '_CHUNK_ELEMENTS', 1000)
+    monkeypatch.setattr(spatial_reduction, '_CHUNK_ELEMENTS', 1000)
     monkeypatch.setattr(strips, '_STRIP_ELEMENTS', 1000)
     model = build(case).train().to(dtype)
     images = torch.randn(2, 3, 65, 97, dtype=dtype)

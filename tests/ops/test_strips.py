@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -23,12 +25,12 @@ CHAINS = {
     "ResTv2's stem": make((4, 3, 2, 1), (8, 3, 2, 1), (8, 1, 1, 0)),
     'no bias': make((4, 3, 2, 1), (5, 3, 1, 1), bias=False),
     'a single one': make((4, 3, 2, 1)),
-    'wide kernels, no padding': make((4, 5, 3, 2), (6, 4, 2, 0)),
+    'wide kernels, no padding': make((4, 5, 3, 2), (6, 2, 2, 0)),
 }
 
 
 @pytest.mark.parametrize('elements', [2**20, 900, 1], ids=['one strip', 'some', 'row by row'])
-@pytest.mark.parametrize('size', [(32, 48), (33, 47), (19, 70)], ids=str)
+@pytest.mark.parametrize('size', [(32, 48), (33, 47), (19, 70), (5, 5)], ids=str)
 @pytest.mark.parametrize('chain', CHAINS)
 def test_strips_are_the_convolutions_of_the_whole(
     chain: str, size: tuple[int, int], elements: int, monkeypatch: pytest.MonkeyPatch
@@ -46,6 +48,23 @@ def test_strips_are_the_convolutions_of_the_whole(
     assert torch.equal(images, before)
 
 
+def test_a_batch_does_not_make_strips_shorter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strips, '_STRIP_ELEMENTS', 5000)
+    heights = []
+    compute = strips._strip
+
+    def spy(x: torch.Tensor, *args: Any) -> torch.Tensor:
+        maps = compute(x, *args)
+        heights.append(maps.shape[2])
+        return maps
+
+    monkeypatch.setattr(strips, '_strip', spy)
+    convolve_in_strips(torch.randn(1, 3, 64, 64), CHAINS['a single one'])
+    alone, heights[:] = list(heights), []
+    convolve_in_strips(torch.randn(3, 3, 64, 64), CHAINS['a single one'])
+    assert heights == alone * 3
+
+
 def test_no_map_but_the_last_is_ever_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(strips, '_STRIP_ELEMENTS', 1000)
     made = []
@@ -53,7 +72,7 @@ def test_no_map_but_the_last_is_ever_whole(monkeypatch: pytest.MonkeyPatch) -> N
     class Watch(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             out = func(*args, **(kwargs or {}))
-            made.append(out.numel())
+            made.extend(t.numel() for t in (out if isinstance(out, (list, tuple)) else [out]))
             return out
 
     images = torch.randn(1, 3, 128, 128)
