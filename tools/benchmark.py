@@ -19,7 +19,7 @@ import torch
 
 from mmrest.engine.benchmark import Case, Result, measure_in_turn
 from mmrest.engine.benchmark_model import build_backbone, build_whole, parse_model
-from mmrest.engine.cli import parse_shape, require_new_file
+from mmrest.engine.cli import parse_shape, require_new_file, require_new_picture
 from mmrest.engine.compiling import require_compiler
 from mmrest.engine.complexity import count_macs, count_parameters
 from mmrest.engine.machine import describe_machine, measure_peak
@@ -65,9 +65,10 @@ def check(args: argparse.Namespace) -> None:
         raise InputError('--device cuda: torch sees no GPU here')
     if args.compile:
         require_compiler()
-    for option, path in (('--csv', args.csv), ('--plot', args.plot)):
-        if path:
-            require_new_file(option, path, args.force, '--force replaces it')
+    if args.csv:
+        require_new_file('--csv', args.csv, args.force, '--force replaces it')
+    if args.plot:
+        require_new_picture('--plot', args.plot, args.force, '--force replaces it')
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from mmrest.engine.cli import (
     config_from_arguments,
     leave_process_group,
     require_files,
-    require_new_file,
+    require_new_picture,
 )
 from mmrest.engine.testing import dump_results, show_results, use_tta
 from mmrest.errors import InputError, clear_errors
@@ -133,7 +133,7 @@ def compare(args: argparse.Namespace) -> None:
     """Draw ``--compare`` into ``--plot``."""
     if args.config or args.resolutions or args.metric or not args.plot:
         raise InputError('--compare takes --plot FILE alone: --compare A.csv B.csv --plot c.png')
-    require_new_file('--plot', args.plot, replace=False, hint='name another file')
+    require_new_picture('--plot', args.plot, replace=False, hint='name another file')
     draw(args.compare, args.plot)
     print(f'drawn into {args.plot}')
 

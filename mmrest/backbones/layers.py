@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from mmengine.registry import MODELS
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import Tensor, nn
@@ -61,9 +62,17 @@ def unobserved(*modules: nn.Module) -> bool:
     """
     if torch.is_grad_enabled() or torch.compiler.is_compiling() or requested_way() == 'reference':
         return False
+    return not are_hooked(*modules)
+
+
+def are_hooked(*modules: nn.Module) -> bool:
+    """Whether one of the modules has to be called as it is, for a hook to be called, too.
+
+    Hooks look on, but also replace outputs and, as torch's pruning does, make weights.
+    """
     if everywhere._global_forward_hooks or everywhere._global_forward_pre_hooks:
-        return False
-    return not any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+        return True
+    return any(module._forward_hooks or module._forward_pre_hooks for module in modules)
 
 
 def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
@@ -242,7 +251,7 @@ class PixelAttention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Weights of two linear layers with a GELU between them; the block applies them.
+    """Two linear layers with a GELU between them.
 
     Args:
         channels: Input and output channels.
@@ -253,6 +262,10 @@ class MLP(nn.Module):
         super().__init__()
         self.fc1 = nn.Linear(channels, hidden)
         self.fc2 = nn.Linear(hidden, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., channels) -> (..., channels), as it is written; a block has a faster way."""
+        return self.fc2(F.gelu(self.fc1(x)))
 
 
 @MODELS.register_module('LN2d')
@@ -312,6 +325,8 @@ class Block(nn.Module):
         """(B, ..., channels) -> (B, ..., channels); ``context`` goes to ``attn``."""
         x = self._add(x, self.attn(x, self.norm1, *context))
         norm, fc1, fc2 = self.norm2, self.mlp.fc1, self.mlp.fc2
+        if not torch.compiler.is_compiling() and are_hooked(norm, *self.mlp.modules()):
+            return self._add(x, self.mlp(norm(x)))
         weights = MLPWeights(norm.weight, norm.bias, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
         if self.training:
             return self._add(x, norm_mlp(x, weights, norm.eps))
@@ -324,7 +339,8 @@ class Block(nn.Module):
         """
         kept = self.drop_path(x)
         if kept is None:
-            overwrites = branch.dtype == x.dtype and unobserved(*self.attn.modules())
+            makers = *self.attn.modules(), *self.mlp.modules()
+            overwrites = branch.dtype == x.dtype and unobserved(*makers)
             return branch.add_(x) if overwrites else x + branch
         if branch.dtype != x.dtype or requested_way() == 'reference':
             return x + branch * kept

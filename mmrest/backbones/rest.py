@@ -76,7 +76,8 @@ class EMSA(SpatialReductionAttention):
     """Efficient multi-head self-attention (Section 3.1, Eq. 4).
 
     With more than one head, the logits are mixed across heads and the attention map is
-    instance-normalised.
+    instance-normalised. Of ``transform_conv``, which mixes them, the weights alone are used:
+    neither it nor a hook on it is called.
 
     Args:
         channels: Channels of the map.

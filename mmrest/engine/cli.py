@@ -70,6 +70,20 @@ def require_new_file(option: str, path: str, replace: bool, hint: str) -> None:
         raise InputError(f'{path} exists; {hint}')
 
 
+def require_new_picture(option: str, path: str, replace: bool, hint: str) -> None:
+    """Check that a picture can be drawn into a file, before anything is measured.
+
+    Raises:
+        InputError: As :func:`require_new_file`, or matplotlib does not know such pictures.
+    """
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    require_new_file(option, path, replace, hint)
+    known = sorted(FigureCanvasBase.get_supported_filetypes())
+    if os.path.splitext(path)[1].lower().lstrip('.') not in known:
+        raise InputError(f'{option} {path}: the name must end with one of {", ".join(known)}')
+
+
 def config_from_arguments(args: argparse.Namespace) -> Config:
     """The config that the arguments describe; ``InputError`` if they cannot be met."""
     requested_way()  # what the environment asks for exists

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from mmrest import ResFormer, ResT, ResTV2
 from mmrest.backbones import PyramidBackbone, spatial_reduction
@@ -78,7 +79,8 @@ def test_hooks_see_what_was_computed() -> None:
 
 # inference computes in place, in strips and in chunks, and folds norms, but never what a hook sees
 SEEN = ('embed.conv1', 'embed.norm2', 'embed.conv3', 'embed.proj.0', 'embed.proj.4', 'embed.proj.6')
-SEEN += ('attn.q', 'attn.kv', 'attn.sr', 'attn.sr_norm', 'attn.qkv', 'attn.proj', 'norm1')
+SEEN += ('attn.q', 'attn.kv', 'attn.sr', 'attn.sr_norm', 'attn.qkv', 'attn.proj', 'norm1', 'norm2')
+SEEN += ('mlp', 'mlp.fc1', 'mlp.fc2')
 
 
 @pytest.mark.parametrize('everywhere', [False, True], ids=['hooks of modules', 'global hooks'])
@@ -111,6 +113,15 @@ def test_hooks_see_whole_maps_that_are_not_changed_afterwards(
     assert {len(calls) for calls in seen.values()} == {1}
     for [tensors] in seen.values():
         assert all(torch.equal(then, now) for then, now in tensors)
+
+
+@pytest.mark.parametrize('name', ['mlp.fc1', 'mlp.fc2', 'attn.q'])
+def test_hooks_that_make_weights_are_called_in_training(name: str) -> None:
+    block = ResT('lite').stages[0].blocks[0].train()
+    prune.random_unstructured(block.get_submodule(name), 'weight', 0.5)
+    for _ in range(2):
+        block(torch.randn(1, 6, 6, 64)).square().mean().backward()
+    assert block.get_submodule(name).weight_orig.grad.any()
 
 
 @pytest.mark.parametrize('make', [PixelAttention, lambda c: ResT('lite').stages[1].blocks[0]])

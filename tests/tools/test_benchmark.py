@@ -74,6 +74,7 @@ def test_compares_ways_peers_and_whole_models(run_tool: Run, tmp_path: Path) -> 
         (['ResFormer:taps=(0,1),pyramid=taps'], 'needs four taps'),
         (['ResT', '--csv', '/nowhere/table.csv'], 'cannot be written'),
         (['ResT', '--plot', '/nowhere/plot.png'], 'cannot be written'),
+        (['ResT', '--plot', 'plot.txt'], 'must end with one of'),
         (['configs/no_such_model.py'], 'configs/no_such_model.py cannot be read'),
         (['ResT', '--against', 'NoSuchNet'], 'no backbone NoSuchNet is registered'),
     ],
