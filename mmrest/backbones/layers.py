@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from itertools import count
 from typing import Any
 
 import torch
@@ -24,7 +26,7 @@ from mmrest.ops import (
     norm_mlp,
     strided_conv,
 )
-from mmrest.ops.products import prefers_onednn
+from mmrest.ops.products import prefers_onednn, saving_only
 from mmrest.ops.ways import attention_way, requested_way
 
 
@@ -157,16 +159,20 @@ class _NormReluConv:
 def recompute(function: Callable[..., Any], *inputs: Any) -> Any:
     """``function(*inputs)``, which the backward pass computes anew instead of storing its inside.
 
-    For what is quick to compute beside its size. A compiler decides that for itself. As with all of
-    torch's checkpointing, parameters must not change between the two passes.
+    For what is quick to compute beside its size. Linear layers and strided convolutions may only
+    come last: the second time they are not computed. A compiler decides that for itself. As with
+    all of torch's checkpointing, parameters must not change between the two passes.
     """
     compiling = torch.compiler.is_compiling()
     way = requested_way()
     if not torch.is_grad_enabled() or compiling or way == 'reference':
         return function(*inputs)
 
+    passes = count(1)
+
     def in_the_same_way(*given: Any) -> Any:
-        with attention_way(way):
+        again = next(passes) > 1
+        with attention_way(way), saving_only() if again else nullcontext():
             return function(*given)
 
     return checkpoint(in_the_same_way, *inputs, use_reentrant=False, preserve_rng_state=False)

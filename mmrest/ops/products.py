@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -66,6 +68,40 @@ def even_step(length: int, about: int) -> int:
     return math.ceil(length / steps / 8) * 8  # products are fastest where rows come in eights
 
 
+# of each thread
+_passes = threading.local()
+
+
+@contextmanager
+def saving_only() -> Iterator[None]:
+    """In this context linear layers and strided convolutions only save what gradients need.
+
+    What they return is undefined: for a second pass in which only what is saved is asked for.
+    """
+    _passes.saving_only = True
+    try:
+        yield
+    finally:
+        _passes.saving_only = False
+
+
+def is_saving_only() -> bool:
+    """Whether the context is :func:`saving_only`."""
+    return not torch.compiler.is_compiling() and getattr(_passes, 'saving_only', False)
+
+
+class _Save(torch.autograd.Function):
+    """Saves what ``mmrest::linear`` saves."""
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return x.new_empty(len(x), len(weight))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:2])
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> Tensor:
     """``F.linear``, and a GELU behind it if asked for.
 
@@ -82,7 +118,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool = False) -
         out = F.linear(x, weight, bias)
         return F.gelu(out) if gelu else out
     fused = gelu and not torch.is_grad_enabled()
-    out = torch.ops.mmrest.linear(x.reshape(-1, x.shape[-1]), weight, bias, fused)
+    rows = x.reshape(-1, x.shape[-1])
+    if is_saving_only():
+        out = _Save.apply(rows, weight, bias)
+    else:
+        out = torch.ops.mmrest.linear(rows, weight, bias, fused)
     out = out.view(*x.shape[:-1], weight.shape[0])
     return F.gelu(out) if gelu and not fused else out
 
@@ -168,11 +208,13 @@ def add_products(total: Tensor, maps: Tensor, rows: Tensor) -> None:
         maps: (B, n, heads, m).
         rows: (B, n, heads, c).
     """
-    if not _blocks_by_onednn(maps):
-        total += rows.permute(0, 2, 3, 1) @ maps.transpose(1, 2)
-        return
+    by_onednn = _blocks_by_onednn(maps)
     for targets, image_maps, image_rows in zip(total, maps, rows, strict=True):
-        columns = image_rows.permute(1, 2, 0).contiguous()
+        columns = image_rows.permute(1, 2, 0)
+        if not by_onednn:
+            targets += columns @ image_maps.transpose(0, 1)
+            continue
+        columns = columns.contiguous()
         for target, left, right in zip(targets, columns, image_maps.unbind(1), strict=True):
             # oneDNN has no fast way for a transposed matrix with gaps
             target += multiply_by_onednn(left, right.contiguous().t())

@@ -76,9 +76,9 @@ def _strip(
     given = _strip(x, earlier, heights, seen).relu_() if earlier else x[:, :, seen]
     given = given.contiguous(memory_format=torch.channels_last)
     above, below = seen.start - top, bottom - seen.stop
-    if above == last.padding and below <= last.padding:  # as around the whole map
-        return F.conv2d(given, last.weight, last.bias, last.stride, last.padding)[
-            ..., : rows.stop, :
-        ]
+    if above == last.padding and below <= last.padding:
+        # the convolution's own zeros do, and may make another row
+        maps = F.conv2d(given, last.weight, last.bias, last.stride, last.padding)
+        return maps[:, :, : rows.stop - rows.start]
     given = F.pad(given, (0, 0, above, below)) if above or below else given
     return F.conv2d(given, last.weight, last.bias, last.stride, (0, last.padding))

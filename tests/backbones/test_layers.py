@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.utils import prune
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmrest import ResFormer, ResT, ResTV2
 from mmrest.backbones import PyramidBackbone, spatial_reduction
@@ -147,6 +148,22 @@ def test_attention_in_chunks_is_that_of_the_whole_map(
     with torch.no_grad():
         actual = block.attn._attend_in_chunks(block.norm1(x))
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_backward_pass_does_not_project_again() -> None:
+    block = ResTV2(out_indices=(0,)).stages[0].blocks[0]
+    loss = block(torch.randn(1, 16, 16, 96)).square().sum()
+    called = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            called.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    with Watch():
+        loss.backward()
+    assert 'mmrest.linear.default' not in called
+    assert 'aten.native_layer_norm.default' in called  # but normalises again
 
 
 def test_pixel_attention_keeps_nothing_but_its_input() -> None:
