@@ -43,6 +43,8 @@ def is_mkl_fast(processor: Mapping[str, str]) -> bool:
 FAST_MKL = is_mkl_fast(processor_facts())
 # Whether it is the faster for the small products of attention in blocks.
 _MKL_IN_BLOCKS = processor_facts().get('vendor_id') == 'GenuineIntel'
+# Elements of matrices for which one convolution is faster than a product for each head.
+_MOST_GROUPED = 2**20
 # Above, a weight's gradient is faster as a product than as a convolution's.
 _LARGE_WEIGHT = 2**20
 
@@ -227,9 +229,10 @@ def _blocks_by_onednn(x: Tensor) -> bool:
 def _multiply_heads(rows: Tensor, matrices: Tensor) -> Tensor:
     """:func:`multiply` for one image, (n, heads, c) and (heads, m, c) -> (n, heads, m)."""
     count, heads, channels = rows.shape
-    # a convolution with a group for each head takes them all at once; torch does not give such a
-    # one to oneDNN where it has a single thread
-    if heads > 1 and rows.is_contiguous() and torch.get_num_threads() > 1:
+    # a convolution with a group for each head takes them all at once; it lays out all matrices anew
+    # for it, and torch does not give such a one to oneDNN where it has a single thread
+    small = matrices.numel() <= _MOST_GROUPED
+    if heads > 1 and small and rows.is_contiguous() and torch.get_num_threads() > 1:
         weight = matrices.reshape(-1, channels, 1, 1)
         product = torch.conv2d(_as_map(rows.flatten(1)), weight, groups=heads)
         return product[0, :, :, 0].t().reshape(count, heads, -1)
