@@ -132,7 +132,7 @@ def conv_norm_relu_conv(
     for norm, conv in zip(norms, convs[1:], strict=True):
         # statistics of other processes are not asked for twice
         once = isinstance(norm, nn.SyncBatchNorm)
-        x = conv(norm(x).relu_()) if once else recompute(_NormReluConv(norm, conv), x)
+        x = conv(norm(x).relu_()) if once else recompute(_NormReluConv(norm, conv), x, ends=[conv])
     return x
 
 
@@ -156,23 +156,27 @@ class _NormReluConv:
         return self.conv(normed.relu())
 
 
-def recompute(function: Callable[..., Any], *inputs: Any) -> Any:
+def recompute(function: Callable[..., Any], *inputs: Any, ends: Sequence[nn.Module] = ()) -> Any:
     """``function(*inputs)``, which the backward pass computes anew instead of storing its inside.
 
-    For what is quick to compute beside its size. Linear layers and strided convolutions may only
-    come last: the second time they are not computed. A compiler decides that for itself. As with
-    all of torch's checkpointing, parameters must not change between the two passes.
+    For what is quick to compute beside its size. The linear layers and strided convolutions among
+    ``ends`` make what the function returns, and nothing is computed from it; the second time they
+    are left out, unless a hook or another module in their place could tell. A compiler decides
+    all that for itself. As with all of torch's checkpointing, parameters must not change between
+    the two passes.
     """
     compiling = torch.compiler.is_compiling()
     way = requested_way()
     if not torch.is_grad_enabled() or compiling or way == 'reference':
         return function(*inputs)
 
+    plain = all(type(module) in (Linear, Halve, nn.Conv2d) for module in ends)
+    leaves_out = bool(ends) and plain and not are_hooked(*ends)
     passes = count(1)
 
     def in_the_same_way(*given: Any) -> Any:
         again = next(passes) > 1
-        with attention_way(way), saving_only() if again else nullcontext():
+        with attention_way(way), saving_only() if again and leaves_out else nullcontext():
             return function(*given)
 
     return checkpoint(in_the_same_way, *inputs, use_reentrant=False, preserve_rng_state=False)

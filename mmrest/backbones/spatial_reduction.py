@@ -51,7 +51,7 @@ class SpatialReductionAttention(nn.Module):
             Queries (B, heads, H W, head_dim), keys and values (B, heads, h w, head_dim), and the
             reduced size (h, w).
         """
-        return recompute(self._project, x, norm)
+        return recompute(self._project, x, norm, ends=[self.q, self.kv])
 
     def _project(
         self, x: Tensor, norm: nn.Module

@@ -166,6 +166,15 @@ def test_the_backward_pass_does_not_project_again() -> None:
     assert 'aten.native_layer_norm.default' in called  # but normalises again
 
 
+def test_a_hook_sees_true_values_in_the_backward_pass_too() -> None:
+    block = ResTV2(out_indices=(0,)).stages[0].blocks[0]
+    seen = []
+    block.attn.q.register_forward_hook(lambda module, args, out: seen.append(out.detach().clone()))
+    block(torch.randn(1, 16, 16, 96)).square().sum().backward()
+    first, again = seen
+    torch.testing.assert_close(again, first)
+
+
 def test_pixel_attention_keeps_nothing_but_its_input() -> None:
     x = torch.randn(1, 8, 8, 4, requires_grad=True)
     kept = []
