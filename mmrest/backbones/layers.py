@@ -19,11 +19,11 @@ from torch.utils.checkpoint import checkpoint
 from mmrest.ops import (
     Convolution,
     MLPWeights,
-    add_norm_mlp_,
+    add_branch,
+    add_norm_mlp,
     conv_tokens,
     convolve_in_strips,
     linear,
-    norm_mlp,
     strided_conv,
 )
 from mmrest.ops.products import prefers_onednn, saving_only
@@ -333,28 +333,17 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, *context: Any) -> Tensor:
         """(B, ..., channels) -> (B, ..., channels); ``context`` goes to ``attn``."""
-        x = self._add(x, self.attn(x, self.norm1, *context))
+        branch, kept = self.attn(x, self.norm1, *context), self.drop_path(x)
+        if kept is None and branch.dtype == x.dtype and unobserved(*self.attn.modules()):
+            x = branch.add_(x)
+        else:
+            x = add_branch(x, branch, kept)
+        kept = self.drop_path(x)
         norm, fc1, fc2 = self.norm2, self.mlp.fc1, self.mlp.fc2
         if not torch.compiler.is_compiling() and are_hooked(norm, *self.mlp.modules()):
-            return self._add(x, self.mlp(norm(x)))
+            return add_branch(x, self.mlp(norm(x)), kept)
         weights = MLPWeights(norm.weight, norm.bias, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
-        if self.training:
-            return self._add(x, norm_mlp(x, weights, norm.eps))
-        return add_norm_mlp_(x, weights, norm.eps)
-
-    def _add(self, x: Tensor, branch: Tensor) -> Tensor:
-        """``x + branch`` for the samples that do not skip it, going through them once.
-
-        ``branch`` may be overwritten without gradients, unless a hook has seen it.
-        """
-        kept = self.drop_path(x)
-        if kept is None:
-            makers = *self.attn.modules(), *self.mlp.modules()
-            overwrites = branch.dtype == x.dtype and unobserved(*makers)
-            return branch.add_(x) if overwrites else x + branch
-        if branch.dtype != x.dtype or requested_way() == 'reference':
-            return x + branch * kept
-        return torch.addcmul(x, branch, kept)
+        return add_norm_mlp(x, weights, norm.eps, kept)
 
 
 def stochastic_depth_rates(final: float, depths: tuple[int, ...]) -> list[list[float]]:

@@ -5,7 +5,7 @@ This package knows torch, Triton if it is there, and the errors of mmrest.
 
 from mmrest.ops.attention import attention, emsa
 from mmrest.ops.convolution import conv_tokens, strided_conv
-from mmrest.ops.mlp import MLPWeights, add_norm_mlp_, norm_mlp
+from mmrest.ops.mlp import MLPWeights, add_branch, add_norm_mlp
 from mmrest.ops.products import linear
 from mmrest.ops.strips import Convolution, convolve_in_strips
 from mmrest.ops.ways import attention_way
@@ -14,7 +14,8 @@ from mmrest.ops.windows import attend_in_windows
 __all__ = [
     'Convolution',
     'MLPWeights',
-    'add_norm_mlp_',
+    'add_branch',
+    'add_norm_mlp',
     'attend_in_windows',
     'attention',
     'attention_way',
@@ -22,6 +23,5 @@ __all__ = [
     'convolve_in_strips',
     'emsa',
     'linear',
-    'norm_mlp',
     'strided_conv',
 ]

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmrest.ops import MLPWeights, add_norm_mlp_, attention_way, linear, mlp, norm_mlp, products
+from mmrest.ops import MLPWeights, add_norm_mlp, attention_way, linear, mlp, products
 
 
 @pytest.fixture(autouse=True, params=[False, True], ids=['slow MKL', 'fast MKL'])
@@ -29,10 +29,11 @@ def mlp_inputs(tokens: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, MLP
     return leaf(*tokens, 8, dtype=dtype), MLPWeights(*(leaf(*s, dtype=dtype) for s in shapes))
 
 
-def literal_mlp(x: Tensor, weights: MLPWeights) -> Tensor:
+def literal_mlp(x: Tensor, weights: MLPWeights, kept: Tensor | None = None) -> Tensor:
     norm_weight, norm_bias, *linears = weights
     normed = F.layer_norm(x, (8,), norm_weight, norm_bias, 1e-6)
-    return F.linear(F.gelu(F.linear(normed, *linears[:2])), *linears[2:])
+    branch = F.linear(F.gelu(F.linear(normed, *linears[:2])), *linears[2:])
+    return x + branch if kept is None else x + branch * kept
 
 
 @pytest.mark.parametrize('gelu', [False, True])
@@ -69,15 +70,22 @@ def test_linear_gives_no_gradient_to_what_is_frozen() -> None:
 
 
 @pytest.mark.parametrize('elements', [2**20, 24 * 16], ids=['one chunk', 'several chunks'])
+@pytest.mark.parametrize('drops', [False, True])
 @pytest.mark.parametrize('tokens', [(1,), (2, 50), (3, 8, 16), (61,)], ids=str)
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64], ids=str)
 def test_mlp_is_the_literal_one_with_all_gradients(
-    tokens: tuple[int, ...], elements: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    tokens: tuple[int, ...],
+    drops: bool,
+    elements: int,
+    dtype: torch.dtype,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(mlp, '_CHUNK_ELEMENTS', elements)
     monkeypatch.setattr(mlp, '_FEWEST_TOKENS', 8)
     x, weights = mlp_inputs(tokens, dtype)
-    expected, actual = literal_mlp(x, weights), norm_mlp(x, weights, 1e-6)
+    factors = torch.arange(tokens[0], dtype=dtype).view(-1, *[1] * len(tokens))
+    given = (weights, 1e-6, factors if drops else None)
+    expected, actual = literal_mlp(x, weights, given[2]), add_norm_mlp(x, *given)
     assert actual.shape == x.shape
     assert_close(actual, expected)
     direction = torch.randn_like(expected)
@@ -88,26 +96,26 @@ def test_mlp_is_the_literal_one_with_all_gradients(
     ):
         assert_close(a, b)
     with attention_way('reference'):
-        assert_close(norm_mlp(x, weights, 1e-6), expected)
+        assert_close(add_norm_mlp(x, *given), expected)
     with torch.no_grad():
-        assert_close(norm_mlp(x, weights, 1e-6), expected)
-        assert_close(add_norm_mlp_(x.clone(), weights, 1e-6), x + expected)
         transposed = x.transpose(0, -1).clone(memory_format=torch.contiguous_format)
-        transposed = transposed.transpose(0, -1)
-        assert_close(add_norm_mlp_(transposed, weights, 1e-6), x + expected)
+        for without_gradients in (x.clone(), transposed.transpose(0, -1)):
+            assert_close(add_norm_mlp(without_gradients, *given), expected)
 
 
 def test_nothing_is_overwritten_while_gradients_are_recorded() -> None:
     x, weights = mlp_inputs((30,), torch.float32)
     before = x.detach().clone()
-    out = add_norm_mlp_(x, weights, 1e-6)
+    out = add_norm_mlp(x, weights, 1e-6)
     assert torch.equal(x, before)
-    assert_close(out, x + literal_mlp(x, weights))
+    assert_close(out, literal_mlp(x, weights))
 
 
 def test_the_operators_are_proper() -> None:
     x, weights = mlp_inputs((30,), torch.float32)
-    torch.library.opcheck(torch.ops.mmrest.norm_mlp.default, (x, *weights, 1e-6))
+    for factors in (None, torch.rand(30, 1)):
+        args = (x, *weights, factors, 1e-6)
+        torch.library.opcheck(torch.ops.mmrest.add_norm_mlp.default, args)
     args = (x, weights.fc1_weight, weights.fc1_bias, False)
     torch.library.opcheck(torch.ops.mmrest.linear.default, args)
 
@@ -142,7 +150,7 @@ def test_products_of_heads_are_those_of_torch(
 
 
 @pytest.mark.parametrize(
-    ('length', 'about', 'step'), [(7, 64, 8), (1050, 1024, 1056), (96, 60, 48)]
+    ('length', 'about', 'step'), [(7, 64, 16), (1050, 1024, 1056), (96, 60, 48)]
 )
 def test_steps_are_even(length: int, about: int, step: int) -> None:
     assert products.even_step(length, about) == step
