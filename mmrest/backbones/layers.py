@@ -146,14 +146,19 @@ class _NormReluConv:
     def __call__(self, x: Tensor) -> Tensor:
         if not self.again:
             self.again = True
-            return self.conv(self.norm(x).relu())
+            return self.conv(self._relu(self.norm(x)))
         buffers = {name: buffer.clone() for name, buffer in self.norm.named_buffers()}
         mode, self.norm.training = self.norm.training, self.training
         try:
             normed = functional_call(self.norm, buffers, x)
         finally:  # checkpointing leaves by an exception once it has what it needs
             self.norm.training = mode
-        return self.conv(normed.relu())
+        return self.conv(self._relu(normed))
+
+    def _relu(self, normed: Tensor) -> Tensor:
+        # a BatchNorm's result is its own, and needed by nothing else
+        own = isinstance(self.norm, _BatchNorm) and not are_hooked(self.norm)
+        return normed.relu_() if own else normed.relu()
 
 
 def recompute(function: Callable[..., Any], *inputs: Any, ends: Sequence[nn.Module] = ()) -> Any:
@@ -257,7 +262,8 @@ class PixelAttention(nn.Module):
         return weights.mul_(x) if weights.dtype == x.dtype else x * weights
 
     def _weigh(self, x: Tensor) -> Tensor:
-        return x * self.pa_conv(x).sigmoid()
+        weights = self.pa_conv(x)
+        return x * (weights.sigmoid() if are_hooked(self.pa_conv) else weights.sigmoid_())
 
 
 class MLP(nn.Module):

@@ -30,7 +30,7 @@ from mmrest.ops import conv_tokens
 from mmrest.ops.ways import requested_way
 
 # A depthwise convolution for each of a few pixels is quicker than one with several channels each.
-_MOST_CONVOLUTIONS = 4
+_MOST_CONVOLUTIONS = 64
 
 
 class Embed(nn.Module):

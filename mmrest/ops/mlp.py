@@ -79,10 +79,18 @@ def _chunks(
     return zip(none if factors is None else factors.split(step), *views, strict=True)
 
 
+def _is_dropped(factors: Tensor | None) -> bool:
+    """Whether the branch of all these tokens is multiplied by 0, and need not be computed."""
+    return factors is not None and not factors.any()
+
+
 def _add(x: Tensor, weights: MLPWeights, factors: Tensor | None, eps: float, out: Tensor) -> None:
     """The shortcut and its branch, written into ``out``, which may be ``x``."""
     channels = x.shape[-1:]
     for factor, rows, target in _chunks(weights, factors, x, out):
+        if _is_dropped(factor):
+            target.copy_(rows)
+            continue
         normed = F.layer_norm(rows, channels, weights.norm_weight, weights.norm_bias, eps)
         hidden = multiply_by_onednn(normed, weights.fc1_weight, weights.fc1_bias, gelu=True)
         branch = multiply_by_onednn(hidden, weights.fc2_weight, weights.fc2_bias)
@@ -107,6 +115,9 @@ def _backward(grad: Tensor, x: Tensor, *given: Any) -> tuple[Tensor, ...]:
     totals = totals._replace(fc2_weight=torch.zeros_like(weights.fc1_weight))
     transposed = weights.fc1_weight.t().contiguous(), weights.fc2_weight.t().contiguous()
     for factor, rows, grad_rows, target in _chunks(weights, factors, x, grad, dx):
+        if _is_dropped(factor):
+            target.copy_(grad_rows)
+            continue
         of_branch = grad_rows if factor is None else grad_rows * factor
         through = _differentiate(rows, of_branch, weights, transposed, eps, totals)
         torch.add(grad_rows, through, out=target)
