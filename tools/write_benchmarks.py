@@ -21,6 +21,7 @@ from mmrest.errors import InputError, clear_errors
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / 'docs/benchmarks'
+DOCUMENT = ROOT / 'docs/benchmarks.md'
 FEATURED = ('model', 'impl', 'mode', 'ms', 'time / first', '% of peak', 'peak MB', 'peak / first')
 PEERS = (
     'mmdet.ResNet:depth=50 mmdet.SwinTransformer '
@@ -191,10 +192,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--measure', action='store_true', help='measure what has no file yet')
     parser.add_argument('--device', choices=['cpu', 'cuda'], default='cpu', help='of --measure')
-    parser.add_argument('--out', type=Path, default=ROOT / 'docs/benchmarks.md')
+    parser.add_argument('--out', type=Path, default=DOCUMENT)
     args = parser.parse_args()
     with clear_errors():
-        require_new_file('--out', args.out, replace=True, hint='')
+        replace = args.out.resolve() == DOCUMENT
+        require_new_file('--out', args.out, replace, 'only the document itself is replaced')
         for study in STUDIES if args.measure else ():
             for name, arguments in study.runs.items():
                 if study.device == args.device and not (FOLDER / f'{name}.csv').exists():

@@ -29,6 +29,8 @@ from mmrest.ops import (
 from mmrest.ops.products import prefers_onednn, saving_only
 from mmrest.ops.ways import attention_way, requested_way
 
+_HOOKS = '_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks'
+
 
 def as_map(x: Tensor) -> Tensor:
     """(B, H, W, C) -> (B, C, H, W): a view, in channels-last layout; a copy while compiling."""
@@ -70,11 +72,12 @@ def unobserved(*modules: nn.Module) -> bool:
 def are_hooked(*modules: nn.Module) -> bool:
     """Whether one of the modules has to be called as it is, for a hook to be called, too.
 
-    Hooks look on, but also replace outputs and, as torch's pruning does, make weights.
+    Hooks look on, but also replace outputs and, as torch's pruning does, make weights. Those of the
+    backward pass forbid to overwrite what the module returns.
     """
-    if everywhere._global_forward_hooks or everywhere._global_forward_pre_hooks:
+    if any(getattr(everywhere, f'_global{kind}') for kind in _HOOKS):
         return True
-    return any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+    return any(getattr(module, kind) for module in modules for kind in _HOOKS)
 
 
 def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
@@ -156,7 +159,7 @@ class _NormReluConv:
         return self.conv(self._relu(normed))
 
     def _relu(self, normed: Tensor) -> Tensor:
-        # a BatchNorm's result is its own, and needed by nothing else
+        # nobody else needs what a BatchNorm returns
         own = isinstance(self.norm, _BatchNorm) and not are_hooked(self.norm)
         return normed.relu_() if own else normed.relu()
 
@@ -262,8 +265,7 @@ class PixelAttention(nn.Module):
         return weights.mul_(x) if weights.dtype == x.dtype else x * weights
 
     def _weigh(self, x: Tensor) -> Tensor:
-        weights = self.pa_conv(x)
-        return x * (weights.sigmoid() if are_hooked(self.pa_conv) else weights.sigmoid_())
+        return x * self.pa_conv(x).sigmoid()
 
 
 class MLP(nn.Module):
@@ -339,17 +341,17 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, *context: Any) -> Tensor:
         """(B, ..., channels) -> (B, ..., channels); ``context`` goes to ``attn``."""
-        branch, kept = self.attn(x, self.norm1, *context), self.drop_path(x)
+        kept, kept_of_mlp = self.drop_path(x), self.drop_path(x)
+        branch = self.attn(x, self.norm1, *context)
         if kept is None and branch.dtype == x.dtype and unobserved(*self.attn.modules()):
             x = branch.add_(x)
         else:
             x = add_branch(x, branch, kept)
-        kept = self.drop_path(x)
         norm, fc1, fc2 = self.norm2, self.mlp.fc1, self.mlp.fc2
         if not torch.compiler.is_compiling() and are_hooked(norm, *self.mlp.modules()):
-            return add_branch(x, self.mlp(norm(x)), kept)
+            return add_branch(x, self.mlp(norm(x)), kept_of_mlp)
         weights = MLPWeights(norm.weight, norm.bias, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
-        return add_norm_mlp(x, weights, norm.eps, kept)
+        return add_norm_mlp(x, weights, norm.eps, kept_of_mlp)
 
 
 def stochastic_depth_rates(final: float, depths: tuple[int, ...]) -> list[list[float]]:

@@ -20,6 +20,7 @@ from mmrest.backbones.layers import (
     Halve,
     PixelAttention,
     TokenConv,
+    are_hooked,
     conv_norm_relu_conv,
     crop,
 )
@@ -29,7 +30,7 @@ from mmrest.checkpoints import RenamedCheckpoint
 from mmrest.ops import conv_tokens
 from mmrest.ops.ways import requested_way
 
-# A depthwise convolution for each of a few pixels is quicker than one with several channels each.
+# Up to so many pixels, a depthwise convolution for each is quicker than one for all of them.
 _MOST_CONVOLUTIONS = 64
 
 
@@ -115,7 +116,8 @@ class EMSAV2(SpatialReductionAttention):
         """The convolution and its pixel shuffle, (B, h, w, C) -> (B, r h, r w, C)."""
         batch, height, width, channels = values.shape
         conv, ratio = self.up[0], self.up[1].upscale_factor
-        at_once = torch.compiler.is_compiling() or requested_way() == 'reference'
+        compiling = torch.compiler.is_compiling()
+        at_once = compiling or requested_way() == 'reference' or are_hooked(conv)
         if 1 < ratio**2 <= _MOST_CONVOLUTIONS and not at_once:
             each = (t.unflatten(0, (channels, -1)).unbind(1) for t in (conv.weight, conv.bias))
             pixels = [conv_tokens(values, *w, 1, 1, channels) for w in zip(*each, strict=True)]

@@ -81,7 +81,7 @@ def test_hooks_see_what_was_computed() -> None:
 # inference computes in place, in strips and in chunks, and folds norms, but never what a hook sees
 SEEN = ('embed.conv1', 'embed.norm2', 'embed.conv3', 'embed.proj.0', 'embed.proj.4', 'embed.proj.6')
 SEEN += ('attn.q', 'attn.kv', 'attn.sr', 'attn.sr_norm', 'attn.qkv', 'attn.proj', 'norm1', 'norm2')
-SEEN += ('mlp', 'mlp.fc1', 'mlp.fc2')
+SEEN += ('mlp', 'mlp.fc1', 'mlp.fc2', 'pa_conv', 'up.0', 'up_norm')
 
 
 @pytest.mark.parametrize('everywhere', [False, True], ids=['hooks of modules', 'global hooks'])
@@ -116,12 +116,48 @@ def test_hooks_see_whole_maps_that_are_not_changed_afterwards(
         assert all(torch.equal(then, now) for then, now in tensors)
 
 
-@pytest.mark.parametrize('name', ['mlp.fc1', 'mlp.fc2', 'attn.q'])
+@pytest.mark.parametrize('pre', [False, True])
+@pytest.mark.parametrize('family', [ResT, ResTV2, ResFormer])
+def test_backward_hooks_are_called_and_change_nothing(
+    family: type[PyramidBackbone], pre: bool
+) -> None:
+    model = family(drop_path_rate=0.0).train()
+    images = torch.randn(1, 3, 72, 40)
+
+    def gradients() -> list[torch.Tensor]:
+        loss = sum(out.square().mean() for out in model(images))
+        return torch.autograd.grad(loss, list(model.parameters()))
+
+    expected = gradients()
+    called = []
+    watched = {name: m for name, m in model.named_modules() if name.endswith(SEEN)}
+    for name, module in watched.items():
+        kind = 'register_full_backward_pre_hook' if pre else 'register_full_backward_hook'
+        getattr(module, kind)(lambda *args, name=name: called.append(name))
+    actual = gradients()
+    assert sorted(called) == sorted(watched)
+    torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize('training', [False, True])
+def test_a_hook_on_the_drop_path_sees_what_is_not_overwritten(training: bool) -> None:
+    block = ResTV2(drop_path_rate=0.5).stages[0].blocks[0].train(training)
+    seen = []
+    block.drop_path.register_forward_hook(lambda module, args, out: seen.append(*args))
+    x = torch.randn(4, 6, 6, 96)
+    copy = x.clone()
+    with torch.no_grad():
+        block(x)
+    assert len(seen) == 2
+    assert all(torch.equal(given, copy) for given in seen)
+
+
+@pytest.mark.parametrize('name', ['mlp.fc1', 'mlp.fc2', 'attn.q', 'attn.up.0'])
 def test_hooks_that_make_weights_are_called_in_training(name: str) -> None:
-    block = ResT('lite').stages[0].blocks[0].train()
+    block = ResTV2().stages[0].blocks[0].train()
     prune.random_unstructured(block.get_submodule(name), 'weight', 0.5)
     for _ in range(2):
-        block(torch.randn(1, 6, 6, 64)).square().mean().backward()
+        block(torch.randn(1, 6, 6, 96)).square().mean().backward()
     assert block.get_submodule(name).weight_orig.grad.any()
 
 
