@@ -68,8 +68,8 @@ RESFORMER = _compared('ResFormer:arch=small', 3, shape='1024x1024')
 
 
 EARLIER = (
-    'by an earlier version, whose inference went neither in strips nor in chunks and whose '
-    'products went head by head'
+    'by an earlier version, without strips and chunks in inference, without products of all heads '
+    'at once and with an MLP whose hidden layer was not transposed for its gradients'
 )
 # of glibc's malloc, which then keeps what is freed
 KEPT = {'MALLOC_TRIM_THRESHOLD_': '8000000000', 'MALLOC_MMAP_THRESHOLD_': '8000000000'}
@@ -98,7 +98,7 @@ STUDIES = (
     Study(
         'ResTv2 and ResFormer against their literal forms',
         'ResTv2-tiny at 800x1344; ResFormer-small with global attention and its pyramid at '
-        '1024x1024. ResTv2 falls short of being twice as fast in training here.',
+        '1024x1024.',
         {
             'restv2_tiny': REST_V2,
             'resformer_small': RESFORMER,
@@ -108,10 +108,10 @@ STUDIES = (
         'The same where memory is kept',
         'With glibc told to keep what is freed; otherwise it returns large maps to the system, '
         'which has to map and clear them again for the next layer. The literal forms and the '
-        'peers, which use more memory, gain most by it: ResT-small is 3.1 times as fast as '
-        '`reference` in inference and 2.2 times in training, as fast as ResNet-50 in inference and '
-        'slower in training. The lead in memory is larger. So on a processor much of the tables '
-        'above is the cost of memory, which these variables reduce, at the price of a larger peak.',
+        'peers, which use more memory, gain most by it: ResNet-50 is then as fast as ResT-small in '
+        'inference and faster in training. The lead in memory is larger. So on a processor much of '
+        'the tables above is the cost of memory, which these variables reduce, at the price of a '
+        'larger peak.',
         {'kept_rest_small': REST, 'kept_restv2_tiny': REST_V2, 'kept_resformer_small': RESFORMER},
         environment=KEPT,
     ),
@@ -145,8 +145,8 @@ STUDIES = (
     Study(
         'Growth with the image',
         'ResT-small in its own way, from 0.25 to 16 megapixels in inference and in training; '
-        f'ResFormer-base, global attention, in training; {EARLIER}. '
-        '"work" is what a step added to the model '
+        'ResFormer-base, global attention, in training. The training of ResT-small was measured '
+        f'{EARLIER}. "work" is what a step added to the model '
         'and the libraries. The exponents are those of a straight line through the logarithms: 1 '
         'is linear in the pixels. Memory grows no faster than that; time must, since the number of '
         'keys grows with the number of queries. A single attention map of the first stage would '
