@@ -29,6 +29,7 @@ from mmrest.ops import (
 from mmrest.ops.products import prefers_onednn, saving_only
 from mmrest.ops.ways import attention_way, requested_way
 
+# Where a module keeps its hooks; those of all modules are kept in torch under the same names.
 _HOOKS = '_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks'
 
 
@@ -159,9 +160,9 @@ class _NormReluConv:
         return self.conv(self._relu(normed))
 
     def _relu(self, normed: Tensor) -> Tensor:
-        # nobody else needs what a BatchNorm returns
-        own = isinstance(self.norm, _BatchNorm) and not are_hooked(self.norm)
-        return normed.relu_() if own else normed.relu()
+        # nobody else needs what a BatchNorm returns; a compiler sees that for itself
+        own = isinstance(self.norm, _BatchNorm) and not torch.compiler.is_compiling()
+        return normed.relu_() if own and not are_hooked(self.norm) else normed.relu()
 
 
 def recompute(function: Callable[..., Any], *inputs: Any, ends: Sequence[nn.Module] = ()) -> Any:
