@@ -260,7 +260,8 @@ class PixelAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
-        if not unobserved(self.pa_conv):
+        # another module in its place might return what it was given
+        if not isinstance(self.pa_conv, TokenConv) or not unobserved(self.pa_conv):
             return recompute(self._weigh, x)
         weights = self.pa_conv(x).sigmoid_()
         return weights.mul_(x) if weights.dtype == x.dtype else x * weights

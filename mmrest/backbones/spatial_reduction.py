@@ -94,7 +94,8 @@ class SpatialReductionAttention(nn.Module):
             (B, H, W, channels).
         """
         seen = norm, self.q, self.proj, self.kv if self.sr is None else self.sr
-        if prefers_onednn(x) and unobserved(*seen):
+        # another module in the norm's place might return the map itself, which is needed
+        if prefers_onednn(x) and isinstance(norm, nn.LayerNorm) and unobserved(*seen):
             return self._attend_in_chunks(norm(x))
         q, k, v, reduced_size = self.project(x, norm)
         attended = attention(q, k, v).transpose(1, 2).reshape(x.shape)

@@ -139,6 +139,20 @@ def test_backward_hooks_are_called_and_change_nothing(
     torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-4)
 
 
+def test_what_an_identity_returns_is_not_overwritten() -> None:
+    position = PixelAttention(96)
+    position.pa_conv = nn.Identity()
+    block = ResTV2().stages[0].blocks[0].eval()
+    block.norm1 = nn.Identity()
+    for module in (position, block):
+        x = torch.randn(1, 6, 6, 96)
+        copy = x.clone()
+        with torch.no_grad():
+            out = module(x)
+        assert torch.equal(x, copy)
+        torch.testing.assert_close(out, module(copy), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize('training', [False, True])
 def test_a_hook_on_the_drop_path_sees_what_is_not_overwritten(training: bool) -> None:
     block = ResTV2(drop_path_rate=0.5).stages[0].blocks[0].train(training)
