@@ -30,8 +30,10 @@ from mmrest.checkpoints import RenamedCheckpoint
 from mmrest.ops import conv_tokens
 from mmrest.ops.ways import requested_way
 
-# Up to so many pixels, a depthwise convolution for each is quicker than one for all of them.
-_MOST_CONVOLUTIONS = 64
+# Up to so many pixels, and from so many elements of the map on, a depthwise convolution for each
+# pixel is quicker than one for all of them.
+_MOST_CONVOLUTIONS = 16
+_FEWEST_ELEMENTS = 2**16
 
 
 class Embed(nn.Module):
@@ -118,6 +120,7 @@ class EMSAV2(SpatialReductionAttention):
         conv, ratio = self.up[0], self.up[1].upscale_factor
         compiling = torch.compiler.is_compiling()
         at_once = compiling or requested_way() == 'reference' or are_hooked(conv)
+        at_once = at_once or values.numel() < _FEWEST_ELEMENTS
         if 1 < ratio**2 <= _MOST_CONVOLUTIONS and not at_once:
             each = (t.unflatten(0, (channels, -1)).unbind(1) for t in (conv.weight, conv.bias))
             pixels = [conv_tokens(values, *w, 1, 1, channels) for w in zip(*each, strict=True)]

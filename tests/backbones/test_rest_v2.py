@@ -9,9 +9,30 @@ import torch.nn.functional as F
 from torch import nn
 
 from mmrest import ResTV2
+from mmrest.backbones import rest_v2
 from mmrest.backbones.rest_v2 import EMSAV2
 from mmrest.checkpoints import CheckpointError, load_pretrained
 from tests.parity import recorded
+
+
+@pytest.mark.parametrize('ratio', [1, 2, 4, 8])
+def test_a_convolution_for_each_pixel_is_one_for_all(
+    ratio: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attn = EMSAV2(6, 2, ratio, 1e-6)
+    values = torch.randn(2, 5, 7, 6, requires_grad=True)
+    results = []
+    for fewest in (0, values.numel() + 1):
+        monkeypatch.setattr(rest_v2, '_FEWEST_ELEMENTS', fewest)
+        out = attn._enlarge(values)
+        results.append(
+            [out, *torch.autograd.grad(out.square().sum(), [values, *attn.up[0].parameters()])]
+        )
+    conv, shuffle = attn.up
+    expected = shuffle(conv(values).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    for each, at_once in zip(*results, strict=True):
+        torch.testing.assert_close(each, at_once, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(results[0][0], expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize('size', [(1, 1), (8, 16), (9, 5)], ids=str)
