@@ -29,7 +29,7 @@ from mmrest.ops import (
 from mmrest.ops.products import prefers_onednn, saving_only
 from mmrest.ops.ways import attention_way, requested_way
 
-# Where a module keeps its hooks; those of all modules are kept in torch under the same names.
+# Where a module keeps its hooks; torch keeps those of all modules under these names with _global.
 _HOOKS = '_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks'
 
 

@@ -134,6 +134,9 @@ def _differentiate(
 ) -> Tensor:
     """The gradient of a chunk (n, C) through its branch; those of the weights go to ``totals``.
 
+    ``transposed`` are the weights of fc1 (C, hidden) and of fc2 (hidden, C). ``totals`` holds fc2's
+    gradient as (hidden, C), too.
+
     The hidden layer is (hidden, n) here. All products then go along the rows of their first matrix,
     and are faster for it than it costs to transpose what is small.
     """

@@ -207,8 +207,7 @@ def multiply(rows: Tensor, matrices: Tensor, memory: Tensor | None = None) -> Te
 def lay_out(matrices: Tensor, heads: int) -> Tensor:
     """The matrices (B, all heads, m, c) as :func:`multiply` takes them fastest, ``heads`` a time.
 
-    oneDNN is faster by a tenth to a half where the numbers that it multiplies a row's element with
-    lie side by side.
+    oneDNN is faster where the numbers that it multiplies a row's element with lie side by side.
     """
     if not _blocks_by_onednn(matrices) or _are_grouped(matrices, heads):
         return matrices.contiguous()
