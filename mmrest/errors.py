@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 
@@ -18,3 +18,10 @@ def clear_errors() -> Iterator[None]:
         yield
     except InputError as error:
         sys.exit(f'error: {error}')
+
+
+def list_some(names: Iterable[object], most: int = 12) -> str:
+    """The first names, and how many more there are."""
+    names = [str(name) for name in names]
+    more = f' and {len(names) - most} more' if len(names) > most else ''
+    return ', '.join(names[:most]) + more

@@ -12,11 +12,15 @@ import argparse
 import pathlib
 import pickle
 import re
-from collections.abc import MutableMapping, MutableSequence
+from collections.abc import Iterator, MutableMapping, MutableSequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
 from typing import Any
 
 import numpy as np
 from mmengine.logging import HistoryBuffer
+from torch import _weights_only_unpickler as torch_unpickler
 
 
 class _Dtype:
@@ -87,23 +91,53 @@ def _method_name(owner: Any, name: str) -> str:
     return name
 
 
-def allowed_globals() -> list[Any]:
-    """For ``torch.serialization.safe_globals``; the result of loading goes to :func:`settle`."""
-    return [
-        (_History, 'mmengine.logging.history_buffer.HistoryBuffer'),
-        (_method_name, 'builtins.getattr'),
-        (_Dtype, 'numpy.dtype'),
-        (_Array, 'numpy.ndarray'),
-        # numpy 1 and 2 read each other's files
-        (_reconstruct, 'numpy.core.multiarray._reconstruct'),
-        (_reconstruct, 'numpy._core.multiarray._reconstruct'),
-        (_scalar, 'numpy.core.multiarray.scalar'),
-        (_scalar, 'numpy._core.multiarray.scalar'),
-        slice,
-        # the arguments of a training script, as the authors' ImageNet files may hold them
-        argparse.Namespace,
-        (pathlib.PurePosixPath, 'pathlib.PosixPath'),
-    ]
+_ALLOWED = {
+    'mmengine.logging.history_buffer.HistoryBuffer': _History,
+    'builtins.getattr': _method_name,
+    'numpy.dtype': _Dtype,
+    'numpy.ndarray': _Array,
+    # numpy 1 and 2 read each other's files
+    'numpy.core.multiarray._reconstruct': _reconstruct,
+    'numpy._core.multiarray._reconstruct': _reconstruct,
+    'numpy.core.multiarray.scalar': _scalar,
+    'numpy._core.multiarray.scalar': _scalar,
+    'builtins.slice': slice,
+    # the arguments of a training script, as the authors' ImageNet files may hold them
+    'argparse.Namespace': argparse.Namespace,
+    'pathlib.PosixPath': pathlib.PurePosixPath,
+}
+_allowed_here: ContextVar[dict[str, Any] | None] = ContextVar('allowed_here', default=None)
+
+
+@contextmanager
+def only_plain_data() -> Iterator[None]:
+    """In this context ``torch.load(weights_only=True)`` takes the stand-ins for plain data.
+
+    What the process has allowed with ``torch.serialization.add_safe_globals`` does not count here,
+    and other threads do not notice. What is loaded goes to :func:`settle`.
+    """
+    _ask_the_context_first()
+    token = _allowed_here.set(_ALLOWED)
+    try:
+        yield
+    finally:
+        _allowed_here.reset(token)
+
+
+@cache
+def _ask_the_context_first() -> None:
+    """Make torch's unpickler ask for the context's globals; elsewhere it goes on as it was.
+
+    torch's own list is one for all threads: to change it, even for a moment, would change what
+    somebody else is loading.
+    """
+    of_process = torch_unpickler._get_user_allowed_globals
+
+    def allowed() -> dict[str, Any]:
+        here = _allowed_here.get()
+        return of_process() if here is None else here
+
+    torch_unpickler._get_user_allowed_globals = allowed
 
 
 def settle(value: Any, seen: set[int] | None = None) -> Any:

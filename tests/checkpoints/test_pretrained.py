@@ -449,8 +449,9 @@ def test_mmengine_reads_through_the_safe_reader(
 def test_a_whole_model_must_fit(tmp_path: Path) -> None:
     file = tmp_path / 'model.pth'
     torch.save({'state_dict': nn.Linear(2, 3).state_dict()}, file)
-    require_fit(nn.Linear(2, 3), str(file))
+    checkpoint = read_checkpoint(file)
+    require_fit(nn.Linear(2, 3), checkpoint, str(file))
     with pytest.raises(CheckpointError, match=r'does not fit the Linear of the config.\n.*weight'):
-        require_fit(nn.Linear(2, 4), str(file))
+        require_fit(nn.Linear(2, 4), checkpoint, str(file))
     with pytest.raises(CheckpointError, match=r'missing: 0\.bias, 0\.weight'):
-        require_fit(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 3)), str(file))
+        require_fit(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 3)), checkpoint, str(file))

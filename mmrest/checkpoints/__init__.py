@@ -1,0 +1,35 @@
+"""Reading checkpoints safely and fitting them to a model strictly.
+
+mmengine's own reader either unpickles whatever a file holds, code included, or (mmengine 0.10.7 on
+torch >= 2.6) cannot read the training checkpoints that it wrote; and what it loads is whatever
+keys happen to match. Here a file is read with ``torch.load(weights_only=True)`` and a short list of
+plain data types (:mod:`.reading`), and a model is loaded only if every key and shape fits
+(:mod:`.fitting`). :mod:`.mmengine_loader` gives both to mmengine's runners and inferencers.
+"""
+
+from mmrest.checkpoints.errors import CheckpointError, CheckpointNotFoundError
+from mmrest.checkpoints.fitting import (
+    RenamedCheckpoint,
+    load_pretrained,
+    require_fit,
+    require_training_state,
+    take_backbone,
+)
+from mmrest.checkpoints.mmengine_loader import use_safe_reader
+from mmrest.checkpoints.reading import dataset_meta, read_checkpoint, save_safetensors
+from mmrest.checkpoints.states import model_state
+
+__all__ = [
+    'CheckpointError',
+    'CheckpointNotFoundError',
+    'RenamedCheckpoint',
+    'dataset_meta',
+    'load_pretrained',
+    'model_state',
+    'read_checkpoint',
+    'require_fit',
+    'require_training_state',
+    'save_safetensors',
+    'take_backbone',
+    'use_safe_reader',
+]
