@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from mmrest.checkpoints import RenamedCheckpoint, load_pretrained
 from mmrest.errors import InputError
+from mmrest.ops import attention_way
 
 Size = tuple[int, int]
 
@@ -83,11 +84,12 @@ class PyramidBackbone(BaseModule, metaclass=ABCMeta):
                     f'{name}: init_cfg={dict(entry)} has no type; write init_cfg=dict(type='
                     "'Pretrained', checkpoint=...)"
                 )
-            unknown = entry.keys() - {'type', 'checkpoint', 'sha256', 'prefix', 'map_location'}
+            known = {'checkpoint', 'sha256', 'prefix', 'map_location', 'adapt_in_channels'}
+            unknown = entry.keys() - {'type'} - known
             if _is_pretrained(entry) and (unknown or 'checkpoint' not in entry):
                 raise InputError(
                     f"{name}: init_cfg=dict(type='Pretrained', checkpoint=...) takes also sha256, "
-                    f'prefix and map_location, got {dict(entry)}'
+                    f'prefix, map_location and adapt_in_channels, got {dict(entry)}'
                 )
         self.in_channels = in_channels
         self.out_indices = out_indices
@@ -100,7 +102,7 @@ class PyramidBackbone(BaseModule, metaclass=ABCMeta):
         """Images to one map a level.
 
         Args:
-            images: (B, in_channels, H, W) of any H, W >= 1.
+            images: (B, in_channels, H, W) of any H, W >= 1; B may be 0.
 
         Returns:
             (B, out_channels[i], ceil(H / s), ceil(W / s)) a level, with ``s = out_strides[i]``.
@@ -113,12 +115,15 @@ class PyramidBackbone(BaseModule, metaclass=ABCMeta):
             not isinstance(images, Tensor)
             or images.ndim != 4
             or images.shape[1] != self.in_channels
-            or 0 in images.shape
+            or 0 in images.shape[2:]
         ):
             raise InputError(
                 f'{type(self).__name__} takes images of shape (B, {self.in_channels}, H, W) with '
-                f'B, H, W >= 1, got {shape}'
+                f'H, W >= 1, got {shape}'
             )
+        if not torch.compiler.is_compiling() and not len(images):
+            with attention_way('reference'):  # torch's own operators know empty batches
+                return self.compute_maps(images)
         if self._valid_sizes is None:
             return self.compute_maps(images)
         return self._compute_maps_of_valid_parts(images, self._valid_sizes)

@@ -138,7 +138,9 @@ class Attention(nn.Module):
         """(B, 1 + rows columns, channels) -> the same; ``norm`` is the LayerNorm in front of it."""
         batch, length, channels = x.shape
         qkv = self.qkv(norm(x))
-        parts = qkv.view(batch, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        parts = qkv.view(batch, length, 3, self.num_heads, channels // self.num_heads).permute(
+            2, 0, 3, 1, 4
+        )
         if self.window_size and max(grid) > self.window_size:
             attended = attend_in_windows(*parts, grid, self.window_size)
         else:
@@ -291,9 +293,11 @@ class ResFormer(PyramidBackbone):
         for name in ('embed_dims', 'depth', 'num_heads'):
             if type(fields[name]) is not int or fields[name] < 1:
                 raise InputError(f'ResFormer: {name}={fields[name]!r} must be 1 or more')
-        channels, heads = fields['embed_dims'], fields['num_heads']
-        if int(channels * fields['mlp_ratio']) < 1:
-            raise InputError(f'ResFormer: mlp_ratio={fields["mlp_ratio"]} leaves no channels')
+        channels, heads, ratio = (fields[f] for f in ('embed_dims', 'num_heads', 'mlp_ratio'))
+        if type(ratio) not in (int, float) or ratio <= 0:
+            raise InputError(f'ResFormer: mlp_ratio={ratio!r} must be a number above 0')
+        if int(channels * ratio) < 1:
+            raise InputError(f'ResFormer: mlp_ratio={ratio} leaves no channels')
         if channels % heads or channels % 4:
             raise InputError(
                 f'ResFormer: embed_dims {channels} must be a multiple of 4 and of num_heads {heads}'
@@ -335,7 +339,8 @@ class ResFormer(PyramidBackbone):
         """See :meth:`PyramidBackbone.compute_maps`."""
         tokens, grid = self.encode(images)
         maps = {
-            i: x[:, 1:].transpose(1, 2).reshape(x.shape[0], -1, *grid) for i, x in tokens.items()
+            i: x[:, 1:].transpose(1, 2).reshape(x.shape[0], x.shape[2], *grid)
+            for i, x in tokens.items()
         }
         levels = []
         for rescaled, block, stride in zip(

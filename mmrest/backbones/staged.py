@@ -155,13 +155,28 @@ class StagedBackbone(PyramidBackbone):
         """See :meth:`PyramidBackbone.resolve_arch`; also checks that the fields fit together."""
         fields = super().resolve_arch(arch)
         name = cls.__name__
+        for field, values in fields.items():
+            whole = field != 'mlp_ratios'
+            kinds = (int,) if whole else (int, float)
+            fits = isinstance(values, list | tuple) and all(
+                type(value) in kinds and value > 0 for value in values
+            )
+            if not fits or not values:
+                number = 'whole number' if whole else 'number'
+                raise InputError(
+                    f'{name}: arch field {field}={values!r} must have a {number} above 0 for each '
+                    'stage, for example (2, 2, 6, 2)'
+                )
         if len({len(values) for values in fields.values()}) != 1:
             raise InputError(
                 f'{name}: the fields of arch differ in their numbers of stages: {fields}'
             )
         for dim, heads in zip(fields['embed_dims'], fields['num_heads'], strict=True):
-            if heads < 1 or dim % heads:
+            if dim % heads:
                 raise InputError(f'{name}: embed_dims {dim} is not a multiple of num_heads {heads}')
+        for dim, ratio in zip(fields['embed_dims'], fields['mlp_ratios'], strict=True):
+            if int(dim * ratio) < 1:
+                raise InputError(f'{name}: mlp_ratios {ratio} of {dim} channels leaves none')
         return fields
 
     def stage_modules(self, stage: int) -> Iterable[nn.Module]:

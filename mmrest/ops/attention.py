@@ -45,9 +45,9 @@ def attention(q: Tensor, k: Tensor, v: Tensor, way: str | None = None) -> Tensor
         (B, heads, N, head_dim).
 
     Raises:
-        InputError: There is no such way.
+        InputError: There is no such way, or the shapes do not go together.
     """
-    way = requested_way(way)
+    way = _choose(way, q, k, v)
     if way == 'reference':
         return ((q @ k.mT) * q.shape[-1] ** -0.5).softmax(dim=-1) @ v
     if way == 'blockwise' or (way == 'auto' and _blockwise_beats_fused(q, k)):
@@ -86,10 +86,15 @@ def emsa(
         (B, heads, N, head_dim), in the dtype of ``v``.
 
     Raises:
-        InputError: There is no such way, or ``triton`` is asked for and cannot serve; the message
-            says why.
+        InputError: There is no such way, the shapes do not go together, or ``triton`` is asked for
+            and cannot serve; the message says why.
     """
-    way = requested_way(way)
+    way = _choose(way, q, k, v)
+    if mix_weight.shape != (q.shape[1], q.shape[1]):
+        raise InputError(
+            f'emsa: mix_weight {tuple(mix_weight.shape)} must be (heads, heads), and there are '
+            f'{q.shape[1]} heads'
+        )
     if dropout:
         if way != 'reference':
             warnings.warn(
@@ -108,6 +113,24 @@ def emsa(
     return attend(q, k, v, mix_weight, mix_bias, eps)
 
 
+def _choose(way: str | None, q: Tensor, k: Tensor, v: Tensor) -> str:
+    """The way that serves, after a check of the shapes; for empty tensors that is the literal one.
+
+    Raises:
+        InputError: The shapes do not go together, or there is no such way.
+    """
+    way = requested_way(way)
+    if torch.compiler.is_compiling():
+        return way
+    fits = q.ndim == k.ndim == v.ndim == 4 and k.shape == v.shape
+    if not fits or q.shape[:2] != k.shape[:2] or q.shape[3] != k.shape[3]:
+        raise InputError(
+            'attention: queries must be (B, heads, N, head_dim), keys and values (B, heads, M, '
+            f'head_dim), got {tuple(q.shape)}, {tuple(k.shape)} and {tuple(v.shape)}'
+        )
+    return 'reference' if 0 in q.shape or 0 in k.shape else way
+
+
 def _emsa_reference(
     q: Tensor,
     k: Tensor,
@@ -118,6 +141,8 @@ def _emsa_reference(
     dropout: float = 0.0,
 ) -> Tensor:
     logits = (q @ k.mT) * q.shape[-1] ** -0.5
+    if not torch.compiler.is_compiling() and 0 in logits.shape[1:]:
+        return logits.to(v.dtype) @ v  # sums over nothing
     weight, bias = (t if t is None else t.to(logits.dtype) for t in (mix_weight, mix_bias))
     mixed = F.conv2d(logits, weight[:, :, None, None], bias)
     # An explicit dtype keeps the statistics in float32 under autocast and in half precision.

@@ -56,7 +56,8 @@ def add_norm_mlp(x: Tensor, weights: MLPWeights, eps: float, kept: Tensor | None
     Returns:
         (B, ..., C).
     """
-    if not prefers_onednn(x):
+    empty = not torch.compiler.is_compiling() and not x.numel()
+    if empty or not prefers_onednn(x):
         norm_weight, norm_bias, *linears = weights
         normed = F.layer_norm(x, x.shape[-1:], norm_weight, norm_bias, eps)
         return add_branch(x, linear(linear(normed, *linears[:2], gelu=True), *linears[2:]), kept)

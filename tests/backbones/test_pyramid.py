@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,8 @@ from torch import nn
 
 from mmrest import ResFormer, ResT, ResTV2
 from mmrest.backbones import PyramidBackbone
+from mmrest.checkpoints import CheckpointError
+from mmrest.errors import InputError
 
 # Family and a small variant of it, with every head count and reduction of the published ones.
 STAGED = dict(
@@ -332,7 +335,7 @@ def test_bad_arguments_are_named(
 
 
 @pytest.mark.parametrize(
-    'shape', [(3, 32, 32), (1, 4, 32, 32), (1, 3, 0, 32), (0, 3, 32, 32)], ids=str
+    'shape', [(3, 32, 32), (1, 4, 32, 32), (1, 3, 0, 32), (0, 4, 32, 32)], ids=str
 )
 @families
 def test_bad_images_are_named(family: type[PyramidBackbone], shape: tuple[int, ...]) -> None:
@@ -355,3 +358,112 @@ def test_freezing_random_weights_is_noticed(
     finally:
         logger.removeHandler(caplog.handler)
     assert 'freezes random weights' in caplog.text
+
+
+@families
+@pytest.mark.parametrize('training', [False, True])
+def test_a_batch_of_no_images(family: type[PyramidBackbone], training: bool) -> None:
+    """As torch's own layers: maps of the right size, gradients of zero, statistics as they were."""
+    model = build(family).train(training)
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    images = torch.rand(0, 3, 37, 51)
+    maps = model(images)
+    for level, channels, stride in zip(maps, model.out_channels, model.out_strides, strict=True):
+        assert level.shape == (0, channels, -(-37 // stride), -(-51 // stride))
+    sum(level.sum() for level in maps).backward()
+    assert all(torch.equal(p.grad, torch.zeros_like(p)) for p in model.parameters())
+    for name, buffer in model.named_buffers():
+        if not name.endswith('num_batches_tracked'):
+            torch.testing.assert_close(buffer, before[name])
+    with model.valid_sizes([]):
+        assert model(images)[0].shape == maps[0].shape
+
+
+@families
+def test_derivatives_forward_are_those_backward(family: type[PyramidBackbone]) -> None:
+    """torch.func and forward-mode AD see through the backbone."""
+    model = randomize(build(family)).eval().double()
+    image, tangent = (torch.rand(1, 3, 37, 51, dtype=torch.float64) for _ in range(2))
+    weights = [torch.rand_like(level) for level in model(image)]
+
+    def weigh(pixels: torch.Tensor) -> torch.Tensor:
+        return sum((w * level).sum() for w, level in zip(weights, model(pixels), strict=True))
+
+    image.requires_grad_()
+    (gradient,) = torch.autograd.grad(weigh(image), image)
+    image = image.detach()
+    assert gradient.abs().max() > 0
+    torch.testing.assert_close(torch.func.grad(weigh)(image), gradient)
+    forward = torch.func.jvp(weigh, (image,), (tangent,))[1]
+    torch.testing.assert_close(forward, (gradient * tangent).sum())
+
+
+STAGED_FIELDS = [
+    dict(depths=2),
+    dict(embed_dims='8'),
+    dict(embed_dims=(8.0, 16, 24, 32)),
+    dict(mlp_ratios=(4, 0, 4, 4)),
+    dict(mlp_ratios=(0.01, 4, 4, 4)),
+    dict(sr_ratios=(8, 4, 2, 0)),
+    dict(sr_ratios=(8, 4.5, 2, 1)),
+    dict(depths=(1, 0, 1, 1)),
+    dict(num_heads=(1, True, 4, 8)),
+    dict(num_heads=(1, 2, 4, -8)),
+    dict(depths=()),
+]
+PLAIN_FIELDS = [
+    dict(depth='4'),
+    dict(depth=0),
+    dict(embed_dims=(32,)),
+    dict(num_heads=True),
+    dict(mlp_ratio=0),
+    dict(mlp_ratio='4'),
+]
+
+
+@pytest.mark.parametrize(
+    ('family', 'fields'),
+    [
+        (family, fields)
+        for family in FAMILIES
+        for fields in (PLAIN_FIELDS if family is ResFormer else STAGED_FIELDS)
+    ],
+    ids=lambda value: str(getattr(value, '__name__', value)),
+)
+def test_a_wrong_field_of_arch_is_named(
+    family: type[PyramidBackbone], fields: dict[str, Any]
+) -> None:
+    with pytest.raises(InputError, match=next(iter(fields))):
+        family(arch={**FAMILIES[family], **fields})
+
+
+@families
+@pytest.mark.parametrize('way', ['mean', 'repeat'])
+@pytest.mark.parametrize('in_channels', [1, 2, 4, 6])
+def test_weights_of_colour_images_for_other_channels(
+    family: type[PyramidBackbone], way: str, in_channels: int, tmp_path: Path
+) -> None:
+    """Of an image whose channels are all the same, the maps are those of the grey image."""
+    coloured = randomize(build(family)).eval()
+    file = str(tmp_path / 'rgb.pth')
+    torch.save(coloured.state_dict(), file)
+    init_cfg = dict(type='Pretrained', checkpoint=file)
+    with pytest.raises(CheckpointError, match='wrong shape'):
+        build(family, in_channels=in_channels, init_cfg=init_cfg).init_weights()
+    init_cfg['adapt_in_channels'] = way
+    model = build(family, in_channels=in_channels, init_cfg=init_cfg).eval()
+    model.init_weights()
+    if way == 'mean' or in_channels % 3 == 0:
+        grey = torch.rand(1, 1, 40, 56, dtype=torch.float64)
+        model, coloured = model.double(), coloured.double()
+        expected = coloured(grey.expand(-1, 3, -1, -1))
+        found = model(grey.expand(-1, in_channels, -1, -1))
+        for a, b in zip(found, expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+    first = next(p for p in model.parameters() if p.ndim == 4)
+    old = next(p for p in coloured.parameters() if p.ndim == 4)
+    if way == 'repeat':
+        torch.testing.assert_close(first[:, 0].float(), old[:, 0].float() * 3 / in_channels)
+    init_cfg['adapt_in_channels'] = 'sum'
+    with pytest.raises(CheckpointError, match="must be 'mean' or 'repeat'"):
+        build(family, in_channels=in_channels, init_cfg=init_cfg).init_weights()

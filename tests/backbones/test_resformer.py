@@ -114,7 +114,7 @@ def test_the_position_is_of_the_true_grid() -> None:
         (dict(pyramid=None, taps=()), 'at least one tap'),
         (dict(pyramid=None, taps=3), 'taps must be ascending'),
         (dict(arch=dict(PLAIN, embed_dims='32')), "embed_dims='32'"),
-        (dict(arch=dict(PLAIN, mlp_ratio=0)), 'leaves no channels'),
+        (dict(arch=dict(PLAIN, mlp_ratio=0.001)), 'leaves no channels'),
         (dict(window_size=-1), 'window_size'),
         (dict(window_size=1.5), 'window_size'),
         (dict(window_size=2, global_blocks=(7,)), 'global_blocks must'),

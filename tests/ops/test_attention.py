@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import functools
+import re
 import sys
 from typing import Any
 
@@ -7,7 +9,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
 
+from mmrest.errors import InputError
 from mmrest.ops import attention, attention_way, blockwise, emsa
 
 WAYS = ('reference', 'blockwise')
@@ -201,3 +205,59 @@ def test_the_operators_are_proper(mixed: bool) -> None:
     q, k, v, weight, bias = inputs(12, 5)
     mix = (weight, bias) if mixed else (None, None)
     torch.library.opcheck(torch.ops.mmrest.attend_blockwise.default, (q, k, v, *mix, 1e-5))
+
+
+@pytest.mark.parametrize('way', ['auto', 'reference', 'blockwise'])
+@pytest.mark.parametrize('shape', [(0, 2, 4, 3), (1, 2, 0, 3), (1, 2, 4, 0), (1, 0, 4, 4)])
+def test_nothing_attends_to_nothing(way: str, shape: tuple[int, ...]) -> None:
+    """Batch, heads, queries or keys of none: as torch's own attention."""
+    batch, heads, queries, keys = shape
+    q = torch.rand(batch, heads, queries, 8, requires_grad=True)
+    k, v = (torch.rand(batch, heads, keys, 8, requires_grad=True) for _ in range(2))
+    out = attention(q, k, v, way=way)
+    torch.testing.assert_close(out, F.scaled_dot_product_attention(q, k, v).nan_to_num())
+    mixed = emsa(q, k, v, torch.rand(heads, heads), torch.rand(heads), way=way)
+    assert mixed.shape == q.shape
+    (out.sum() + mixed.sum()).backward()
+    assert q.grad.shape == q.shape
+    assert torch.equal(q.grad, torch.zeros_like(q))
+
+
+@pytest.mark.parametrize('way', ['auto', 'reference', 'blockwise'])
+@pytest.mark.parametrize(
+    'change',
+    [
+        dict(k=(1, 2, 5, 8)),
+        dict(v=(1, 2, 6, 7)),
+        dict(q=(1, 3, 4, 8)),
+        dict(q=(2, 2, 4, 8)),
+        dict(k=(1, 2, 6, 9), v=(1, 2, 6, 9)),
+        dict(q=(2, 4, 8)),
+    ],
+)
+def test_shapes_that_do_not_go_together_are_named(way: str, change: dict) -> None:
+    shapes = {**dict(q=(1, 2, 4, 8), k=(1, 2, 6, 8), v=(1, 2, 6, 8)), **change}
+    tensors = [torch.rand(shape) for shape in shapes.values()]
+    for call in (attention, functools.partial(emsa, mix_weight=torch.rand(2, 2))):
+        with pytest.raises(InputError, match=re.escape(str(shapes['q']))):
+            call(*tensors, way=way)
+
+
+def test_a_mix_of_another_number_of_heads_is_named() -> None:
+    tensors = [torch.rand(1, 2, 4, 8) for _ in range(3)]
+    with pytest.raises(InputError, match=r'mix_weight \(3, 3\) must be \(heads, heads\)'):
+        emsa(*tensors, torch.rand(3, 3))
+
+
+@pytest.mark.parametrize('way', ['auto', 'blockwise'])
+def test_forward_mode_sees_through(way: str) -> None:
+    args = tuple(t.double() for t in inputs(12, 5)[:4])
+    tangents = tuple(torch.rand_like(t) for t in args)
+    expected = torch.func.jvp(lambda *a: emsa(*a, way='reference'), args, tangents)[1]
+    assert expected.abs().max() > 0
+    found = torch.func.jvp(lambda *a: emsa(*a, way=way), args, tangents)[1]
+    torch.testing.assert_close(found, expected)
+    with forward_ad.dual_level():
+        duals = [forward_ad.make_dual(*pair) for pair in zip(args, tangents, strict=True)]
+        dual = forward_ad.unpack_dual(emsa(*duals, way=way)).tangent
+    torch.testing.assert_close(dual, expected)
