@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -69,7 +70,8 @@ def resize_batch(
         InputError: An annotation is of a kind that cannot be resized.
     """
     if scale == 1:
-        return inputs, list(samples)
+        # some heads write into their samples, and the other scales are made from these
+        return inputs, copy.deepcopy(list(samples))
     before: Size = tuple(inputs.shape[-2:])
     sizes = [_scaled(sample.img_shape[:2], scale) for sample in samples]
     padded: Size = tuple(

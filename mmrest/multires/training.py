@@ -181,12 +181,13 @@ class MultiResolutionTraining(BaseModel):
             except (RuntimeError, AssertionError) as error:
                 if scale == 1 or 'out of memory' in str(error):
                     raise
-                size = 'x'.join(map(str, inputs.shape[-2:]))
                 # an assertion may say nothing
                 reason = next(iter(str(error).splitlines()), type(error).__name__)
+                size = 'x'.join(map(str, inputs.shape[-2:]))
                 raise InputError(
-                    f'MultiResolution: at scale {scale:g} the images are {size} and the model '
-                    f'fails: {reason}. If it needs multiples, set size_divisor=32'
+                    f'{reason}\n(MultiResolution: the model says so at scale {scale:g}, where the '
+                    f'images are {size}; it may need a higher lowest scale or, if it needs sizes '
+                    'in multiples, size_divisor=32)'
                 ) from error
         if self.consistency is not None:
             features = _features(self.consistency, seen, inputs, samples)

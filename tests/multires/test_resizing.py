@@ -164,7 +164,15 @@ def test_the_full_scale_is_the_batch_itself() -> None:
     image, sample = scene((20, 30), (32, 32))
     inputs, samples = resize_batch(image[None], [sample], 1.0, Padding(32))
     assert inputs.data_ptr() == image.data_ptr()
-    assert samples[0] is sample
+    assert samples[0] is not sample
+    assert torch.equal(samples[0].gt_instances.bboxes, sample.gt_instances.bboxes)
+    # what a head writes into its samples reaches no other scale
+    for name in ('bboxes', 'labels'):
+        before = sample.gt_instances[name].clone()
+        samples[0].gt_instances[name].zero_()
+        assert torch.equal(sample.gt_instances[name], before)
+    del samples[0].gt_instances.masks
+    assert 'masks' in sample.gt_instances
 
 
 def test_padding_is_the_preprocessors() -> None:
