@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.registry import TRANSFORMS
 
+from mmrest.engine.data_root import move_data_root
 from mmrest.errors import InputError
-
-# What a config's data sets and evaluators are made of, beside train_dataloader and its like.
-_DATA_KEYS = ('data_root', 'built_in_data')
 
 
 def load_config(
@@ -43,8 +42,14 @@ def load_config(
         raise InputError(f'config {path} {found}{hint}')
     try:
         cfg = Config.fromfile(path)
-    except (OSError, SyntaxError, KeyError) as error:
-        raise InputError(f'{path} is no config that can be read: {error}') from error
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f'{path} or a base of it is not written in UTF-8 ({error}); save it as UTF-8'
+        ) from error
+    except (OSError, SyntaxError, KeyError, ImportError, AttributeError, TypeError) as error:
+        raise InputError(
+            f'{path} is no config that can be read: {type(error).__name__}: {error}'
+        ) from error
     cfg.launcher = launcher
     if options:
         cfg.merge_from_dict(dict(options))
@@ -54,44 +59,79 @@ def load_config(
     return cfg
 
 
-def move_data_root(cfg: Config, data_root: str) -> None:
-    """Make every data set and evaluator of a config read from another folder.
+def type_name(node: Any) -> str:
+    """Name of what a config's node builds, without its scope; empty if the node builds nothing.
 
-    Every string of their entries that lies under the old ``data_root`` is moved with it.
-
-    Raises:
-        InputError: ``data_root`` is no folder, or the config has no root or several.
+    ``type`` is a string, perhaps with a scope or a module before the name, or in mmengine's pure
+    Python configs the class or function itself.
     """
-    new = Path(data_root).expanduser()
-    if not new.is_dir() and 'built_in_data' not in cfg:
-        raise InputError(f'--data-root {data_root} is no folder (looked in {new.resolve()})')
-    loaders = [cfg.get(f'{split}_dataloader') for split in ('train', 'val', 'test')]
-    roots = {
-        node['data_root'].rstrip('/')
-        for loader in loaders
-        for node in iterate_dicts(loader)
-        if node.get('data_root')
-    }
-    if len(roots) != 1:
-        raise InputError(
-            f'--data-root moves the one data_root of a config, this one has {sorted(roots)}; '
-            'use --cfg-options for each instead'
-        )
-    old = roots.pop()
+    kind = node.get('type') if isinstance(node, Mapping) else None
+    if isinstance(kind, str):
+        return kind.rpartition('.')[2]
+    return getattr(kind, '__name__', '')
 
-    def move(text: str) -> str:
-        inside = text.rstrip('/') == old or text.startswith(f'{old}/')
-        return f'{new}/{text[len(old) :].lstrip("/")}' if inside else text
 
-    for key in list(cfg):
-        if key.endswith(('_dataloader', '_evaluator', '_pipeline')) or key in _DATA_KEYS:
-            cfg[key] = map_strings(cfg[key], move)
+def is_multi_resolution(model: Mapping[str, Any]) -> bool:
+    """True for the config of ``MultiResolution``, in which the task's model is another one."""
+    return type_name(model) in ('MultiResolution', 'make_multi_resolution')
+
+
+def is_pretrained(init_cfg: Any) -> bool:
+    """True for an ``init_cfg`` that loads a checkpoint."""
+    return type_name(init_cfg) in ('Pretrained', 'PretrainedInit')
 
 
 def task_model(cfg: Config) -> Config:
     """The config's detector or segmentor, also where it is trained at several resolutions."""
-    wrapped = str(cfg.model.get('type')).split('.')[-1] == 'MultiResolution'
-    return cfg.model.model if wrapped else cfg.model
+    return cfg.model.model if is_multi_resolution(cfg.model) else cfg.model
+
+
+def require_model(cfg: Config, option: str | None = None) -> None:
+    """Check that a config describes a model.
+
+    Args:
+        cfg: Of mmdet or mmseg.
+        option: What it is needed for, for the message.
+
+    Raises:
+        InputError: It does not.
+    """
+    if not isinstance(cfg.get('model'), Mapping):
+        raise InputError((f'{option}: ' if option else '') + f'{cfg.filename} describes no model')
+
+
+def scope_of(cfg: Config) -> str | None:
+    """The library of a config, ``'mmdet'`` or ``'mmseg'``; None if it does not tell.
+
+    Pure Python configs need no ``default_scope``: the model's class tells its library.
+    """
+    if scope := cfg.get('default_scope'):
+        return scope
+    kind = task_model(cfg).get('type') if isinstance(cfg.get('model'), Mapping) else None
+    module = kind if isinstance(kind, str) else getattr(kind, '__module__', '')
+    library, separator, _ = module.partition('.')
+    return library if separator else None
+
+
+def name_transforms(cfg: Config) -> None:
+    """Write the test pipeline's classes as their names, changed in place.
+
+    mmdet's and mmseg's inferencers look for transforms by name; registries understand both.
+    """
+    with TRANSFORMS.switch_scope_and_registry(scope_of(cfg)) as registry:
+        for node in iterate_dicts(cfg.test_dataloader.dataset.get('pipeline')):
+            if isinstance(kind := node.get('type'), type):
+                registered = registry.get(kind.__name__) is kind
+                full = f'{kind.__module__}.{kind.__qualname__}'
+                node['type'] = kind.__name__ if registered else full
+
+
+def datasets_of(loader: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
+    """The data sets of a data loader that read files, inside whatever wraps them."""
+    for node in iterate_dicts((loader or {}).get('dataset')):
+        wraps = node.get('dataset') or node.get('datasets')
+        if not wraps and ('ann_file' in node or 'data_prefix' in node or 'data_root' in node):
+            yield node
 
 
 def iterate_dicts(node: Any) -> Iterator[Mapping[str, Any]]:
@@ -103,14 +143,3 @@ def iterate_dicts(node: Any) -> Iterator[Mapping[str, Any]]:
         return
     for child in node:
         yield from iterate_dicts(child)
-
-
-def map_strings(node: Any, change: Callable[[str], str]) -> Any:
-    """A copy of a nest of mappings and sequences with every string value changed."""
-    if isinstance(node, str):
-        return change(node)
-    if isinstance(node, Mapping):
-        return type(node)({key: map_strings(value, change) for key, value in node.items()})
-    if isinstance(node, list | tuple):
-        return type(node)(map_strings(value, change) for value in node)
-    return node

@@ -61,7 +61,7 @@ def test_each_kind_of_damage_is_found(coco: Path) -> None:
     (coco / 'val2017').rename(coco / 'moved')
     (coco / 'val2017').mkdir()
     (coco / 'moved').rename(coco / 'val2017/val2017')
-    with pytest.raises(InputError, match=r'val2017 .* PROBLEM: holds no files'):
+    with pytest.raises(InputError, match=r'val2017 .* PROBLEM: lacks 000000000001\.jpg'):
         check(coco)
 
 
