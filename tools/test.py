@@ -6,8 +6,7 @@
 
 import argparse
 
-from mmrest.checkpoints import require_fit
-from mmrest.engine import prepare_data
+from mmrest.engine import prepare_data, require_usable_data
 from mmrest.engine.cli import (
     add_config_arguments,
     add_launch_arguments,
@@ -17,6 +16,7 @@ from mmrest.engine.cli import (
     require_files,
     require_new_picture,
 )
+from mmrest.engine.config_errors import explain_config_errors
 from mmrest.engine.testing import dump_results, show_results, use_tta
 from mmrest.errors import InputError, clear_errors
 from mmrest.multires.commands import sweep_resolutions
@@ -37,7 +37,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--show-dir',
         metavar='DIR',
-        help='draw predictions into DIR (segmentation: into DIR/vis_data/vis_image)',
+        help='draw the predictions of every image into DIR; nothing there is overwritten',
     )
     parser.add_argument('--wait-time', type=float, default=2, help='of --show, in seconds')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
@@ -96,13 +96,14 @@ def main() -> None:
         cfg.load_from, cfg.resume = args.checkpoint, False
         require_files(cfg)
         prepare_data(cfg, ['test'])
+        require_usable_data(cfg, ['test'])
         if args.resolutions:
             ratios = [parse_aspect_ratio(text) for text in args.aspect_ratios]
             sweep_resolutions(cfg, args.resolutions, ratios, args.train_resolution, args.metric)
             return
         runner = build_runner(cfg)
-        require_fit(runner.model, args.checkpoint)
-        runner.test()
+        with explain_config_errors():
+            runner.test()
         leave_process_group()
 
 

@@ -2,17 +2,22 @@
 
 import argparse
 
-from mmrest.engine import prepare_data
+from mmengine.config import Config
+from mmengine.runner import find_latest_checkpoint
+
+from mmrest.engine import prepare_data, require_usable_data
 from mmrest.engine.cli import (
     add_config_arguments,
     add_launch_arguments,
     build_runner,
     config_from_arguments,
     leave_process_group,
+    require_accelerator_for_amp,
     require_files,
-    require_gpu_for_amp,
-    require_resumable,
+    run_training,
+    use_amp,
 )
+from mmrest.engine.pretraining import require_weights, train_from_scratch
 from mmrest.errors import InputError, clear_errors
 
 
@@ -32,6 +37,11 @@ def parse_args() -> argparse.Namespace:
         action='store_true',
         help='scale the learning rate with the batch size that the GPUs make together',
     )
+    parser.add_argument(
+        '--from-scratch',
+        action='store_true',
+        help='train from random weights: no pretrained checkpoint, and nothing frozen',
+    )
     add_launch_arguments(parser)
     add_config_arguments(parser)
     return parser.parse_args()
@@ -42,8 +52,7 @@ def main() -> None:
     with clear_errors():
         cfg = config_from_arguments(args)
         if args.amp:
-            cfg.optim_wrapper.type = 'AmpOptimWrapper'
-            cfg.optim_wrapper.loss_scale = 'dynamic'
+            use_amp(cfg)
         if args.auto_scale_lr:
             if not cfg.get('auto_scale_lr', {}).get('base_batch_size'):
                 raise InputError(
@@ -53,13 +62,24 @@ def main() -> None:
         if args.resume:
             cfg.resume = True
             cfg.load_from = None if args.resume == 'auto' else args.resume
-        require_gpu_for_amp(cfg)
+        if args.from_scratch:
+            train_from_scratch(cfg)
+        require_accelerator_for_amp(cfg)
         require_files(cfg)
-        prepare_data(cfg, ['train', 'val'] if cfg.get('val_cfg') else ['train'])
-        runner = build_runner(cfg)
-        require_resumable(runner, cfg)
-        runner.train()
+        require_weights(cfg)
+        splits = ['train', 'val'] if cfg.get('val_cfg') else ['train']
+        prepare_data(cfg, splits)
+        require_usable_data(cfg, splits)
+        runner = build_runner(cfg, _purpose(cfg))
+        run_training(runner)
         leave_process_group()
+
+
+def _purpose(cfg: Config) -> str:
+    """What a checkpoint is for: to go on, or to start from."""
+    if cfg.get('resume') and (cfg.get('load_from') or find_latest_checkpoint(cfg.work_dir)):
+        return 'resume'
+    return 'start'
 
 
 if __name__ == '__main__':

@@ -3,19 +3,48 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import tempfile
 
 import torch
 from mmengine.config import Config, DictAction
+from mmengine.device import get_device
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 
-from mmrest.checkpoints import require_fit, require_training_state, use_safe_reader
+from mmrest.checkpoints import use_safe_reader
 from mmrest.engine.compiling import use_compiled_backbone
-from mmrest.engine.config import iterate_dicts, load_config
+from mmrest.engine.config import (
+    is_multi_resolution,
+    is_pretrained,
+    iterate_dicts,
+    load_config,
+    require_model,
+    type_name,
+)
+from mmrest.engine.config_errors import explain_config_errors
+from mmrest.engine.run_checks import saved_last, watch_run
+from mmrest.engine.unread_levels import require_all_levels_read
 from mmrest.errors import InputError
 from mmrest.ops.ways import requested_way
+
+
+class _ConfigOptions(DictAction):
+    """mmengine's ``KEY=VALUE`` arguments, with an error for what is none."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: list[str],
+        option_string: str | None = None,
+    ) -> None:
+        for value in values:
+            key, separator, _ = value.partition('=')
+            if not (separator and key):
+                parser.error(f'{option_string} {value}: write KEY=VALUE')
+        super().__call__(parser, namespace, values, option_string)
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +52,7 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=_ConfigOptions,
         metavar='KEY=VALUE',
         help='change the config, for example model.backbone.with_cp=True',
     )
@@ -101,21 +130,56 @@ def config_from_arguments(args: argparse.Namespace) -> Config:
     return cfg
 
 
-def build_runner(cfg: Config) -> Runner:
-    """The runner of a config, reading checkpoints safely.
+def build_runner(cfg: Config, purpose: str = 'test') -> Runner:
+    """The runner of a config, which reads checkpoints safely and watches its run.
+
+    Args:
+        cfg: Of mmdet or mmseg.
+        purpose: What it is for: ``'test'``, ``'resume'`` a training, or ``'start'`` one.
 
     Raises:
-        InputError: The config describes no model, or its work directory cannot be written.
+        InputError: The config describes no such run, or its work directory cannot be written.
     """
-    if 'model' not in cfg:
-        raise InputError(f'{cfg.filename} describes no model')
+    require_model(cfg)
+    part = 'test' if purpose == 'test' else 'train'
+    needed = [f'{part}_dataloader', f'{part}_cfg']
+    needed.append('test_evaluator' if part == 'test' else 'optim_wrapper')
+    if absent := [key for key in needed if not cfg.get(key)]:
+        raise InputError(
+            f'{cfg.filename} has no {" and no ".join(absent)}, so that it cannot {part}'
+        )
     require_writable(cfg.work_dir)
     use_safe_reader()
     if cfg.launcher != 'none':
         choose_model_wrapper(cfg)
     if cfg.launcher == 'pytorch' and not torch.cuda.is_available():
         torch.distributed.init_process_group('gloo')
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    with explain_config_errors():
+        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    watch_run(runner, purpose)
+    if part == 'train' and cfg.launcher != 'none':
+        require_all_levels_read(runner.model)
+    return runner
+
+
+def run_training(runner: Runner) -> None:
+    """Train, and say in one line what a user can mend.
+
+    Raises:
+        InputError: The config cannot be built, or the disk is full; the message names what was
+            saved last.
+    """
+    with explain_config_errors():
+        try:
+            runner.train()
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise InputError(
+                f'the disk of {runner.work_dir} is full: {error}; {saved_last(runner.work_dir)}. '
+                'Make room and go on with --resume; default_hooks.checkpoint.max_keep_ckpts=3 '
+                'keeps fewer checkpoints'
+            ) from error
 
 
 def require_writable(folder: str | os.PathLike) -> None:
@@ -145,7 +209,7 @@ def choose_model_wrapper(cfg: Config) -> None:
     On a CPU mmengine would ask for a device; a model that takes its resolutions in turn has a
     wrapper of its own. What the config says itself goes before.
     """
-    in_turn = cfg.model.get('type', '').endswith('MultiResolution') and cfg.model.get('accumulate')
+    in_turn = is_multi_resolution(cfg.model) and cfg.model.get('accumulate')
     on_cpu = not torch.cuda.is_available()
     if in_turn or on_cpu:
         cfg.model_wrapper_cfg = {
@@ -157,25 +221,6 @@ def choose_model_wrapper(cfg: Config) -> None:
         }
 
 
-def require_resumable(runner: Runner, cfg: Config) -> None:
-    """Check that the checkpoint of ``--resume`` or ``load_from`` is of use to the model.
-
-    A checkpoint to resume must fit entirely. One to start from may have other heads, as in all of
-    OpenMMLab, but not nothing in common with the model.
-
-    Raises:
-        CheckpointError: It is not; the message names the keys.
-    """
-    source = cfg.get('load_from')
-    if cfg.get('resume'):
-        source = source or find_latest_checkpoint(cfg.work_dir)
-        if source:
-            require_training_state(source)
-            require_fit(runner.model, source)
-    elif source:
-        require_fit(runner.model, source, partly=True)
-
-
 def require_files(cfg: Config, checkpoint: str | None = None) -> None:
     """Check that the checkpoints that a run will read are there, before anything is built.
 
@@ -185,7 +230,7 @@ def require_files(cfg: Config, checkpoint: str | None = None) -> None:
     wanted = [
         entry['checkpoint']
         for entry in iterate_dicts(cfg.get('model'))
-        if entry.get('type') == 'Pretrained' and entry.get('checkpoint')
+        if is_pretrained(entry) and entry.get('checkpoint')
     ]
     wanted += [path for path in (cfg.get('load_from'), checkpoint) if path]
     for path in wanted:
@@ -194,14 +239,28 @@ def require_files(cfg: Config, checkpoint: str | None = None) -> None:
             raise InputError(f'checkpoint {path} {what} (looked in {os.path.abspath(path)})')
 
 
-def require_gpu_for_amp(cfg: Config) -> None:
+def use_amp(cfg: Config) -> None:
+    """Train in mixed precision: ``--amp``.
+
+    Raises:
+        InputError: The config has no ``optim_wrapper``.
+    """
+    require_model(cfg, '--amp')
+    if not cfg.get('optim_wrapper'):
+        raise InputError(f'--amp: {cfg.filename} has no optim_wrapper')
+    cfg.optim_wrapper.type = 'AmpOptimWrapper'
+    cfg.optim_wrapper.loss_scale = 'dynamic'
+
+
+def require_accelerator_for_amp(cfg: Config) -> None:
     """Say that mmengine's AMP needs an accelerator, before anything is built.
+
+    Which of them it takes (CUDA, NPU, MLU, MUSA, ...) is left to mmengine.
 
     Raises:
         InputError: AMP is asked for on a machine without one.
     """
-    kind = (cfg.get('optim_wrapper') or {}).get('type')
-    if kind == 'AmpOptimWrapper' and not torch.cuda.is_available():
+    if type_name(cfg.get('optim_wrapper')) == 'AmpOptimWrapper' and get_device() == 'cpu':
         raise InputError(
             'mixed precision (--amp, AmpOptimWrapper) needs a GPU and torch sees none; '
             'leave it out to train in float32'

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from mmengine.logging import MMLogger, print_log
 from mmengine.optim import DefaultOptimWrapperConstructor
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
@@ -46,9 +50,11 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         self, params: list[dict], module: nn.Module, prefix: str = '', **kwargs: Any
     ) -> None:
         """Add the parameters of ``module``; at the top, decay and merge equal groups."""
-        super().add_params(params, module, prefix, **kwargs)
         if prefix:
+            super().add_params(params, module, prefix, **kwargs)
             return
+        with _silent_info():  # it would tell the rates before the decay
+            super().add_params(params, module, prefix, **kwargs)
         module = unwrap_model(module)
         backbone = getattr(module, 'backbone', None)
         if not hasattr(backbone, 'get_layer_depth'):
@@ -61,10 +67,25 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             for name, parameter in backbone.named_parameters()
             for layer, count in [backbone.get_layer_depth(name)]
         }
+        names = {id(parameter): name for name, parameter in module.named_parameters()}
         merged: dict[tuple, list[nn.Parameter]] = defaultdict(list)
         for group in params:
             options = {'lr': self.base_lr, **group}
             for parameter in options.pop('params'):
                 scaled = {**options, 'lr': options['lr'] * scales.get(id(parameter), 1.0)}
+                for key, value in scaled.items():
+                    text = f'paramwise_options -- {names[id(parameter)]}:{key}={value}'
+                    print_log(text, logger='current')
                 merged[tuple(sorted(scaled.items()))].append(parameter)
         params[:] = [dict(options, params=members) for options, members in merged.items()]
+
+
+@contextmanager
+def _silent_info() -> Iterator[None]:
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(max(level, logging.WARNING))
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

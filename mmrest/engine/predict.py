@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -12,11 +13,10 @@ import mmcv
 import torch
 from mmengine.config import Config
 
-from mmrest.checkpoints import require_fit, use_safe_reader
+from mmrest.checkpoints import read_checkpoint, require_fit, use_safe_reader
+from mmrest.engine.config import name_transforms, scope_of
+from mmrest.engine.pictures import IMAGE_SUFFIXES, make_folder, plan_files
 from mmrest.errors import InputError
-
-# What OpenMMLab's visualizers' colour pictures can be written as.
-_WRITABLE = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
 
 
 def plan_pictures(images: Iterable[str], out_dir: str, replace: bool = False) -> dict[Path, Path]:
@@ -38,31 +38,21 @@ def plan_pictures(images: Iterable[str], out_dir: str, replace: bool = False) ->
         path = Path(name).expanduser()
         if not path.exists():
             raise InputError(f'image {name} does not exist (looked in {path.absolute()})')
-        found = sorted(f for f in path.iterdir() if f.is_file()) if path.is_dir() else [path]
-        readable = [file for file in found if cv2.haveImageReader(str(file))]
+        if path.is_dir():
+            readable = sorted(f for f in path.iterdir() if f.is_file() and _looks_like_image(f))
+        else:
+            readable = [path] if cv2.haveImageReader(str(path)) else []
         if not readable:
             raise InputError(f'{name} is no image that OpenCV reads, nor a folder with one')
         files += readable
-    plan: dict[Path, Path] = {}
-    for file in dict.fromkeys(files):
-        suffix = file.suffix if file.suffix.lower() in _WRITABLE else '.png'
-        picture = Path(out_dir, f'{file.stem}{suffix}')
-        number = 2
-        while picture in plan.values():
-            picture = Path(out_dir, f'{file.stem}-{number}{suffix}')
-            number += 1
-        plan[file] = picture
-    sources = {file.resolve() for file in plan}
-    for picture in plan.values():
-        if picture.resolve() in sources:
-            raise InputError(f'--out-dir {out_dir} would overwrite the image {picture}')
-        if picture.exists() and not replace:
-            raise InputError(f'{picture} exists; --force replaces it')
-    try:
-        Path(out_dir).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f'--out-dir {out_dir} cannot be used: {error}') from error
-    return plan
+    plan = plan_files(files, out_dir, '--out-dir', replace)
+    make_folder('--out-dir', out_dir)
+    return {Path(image): picture for image, picture in plan.items()}
+
+
+def _looks_like_image(file: Path) -> bool:
+    """True if OpenCV may read it, or if its name says so: then it is damaged, which is told."""
+    return cv2.haveImageReader(str(file)) or file.suffix.lower() in IMAGE_SUFFIXES
 
 
 def predict(
@@ -95,10 +85,10 @@ def predict(
         except (RuntimeError, AssertionError) as error:
             raise InputError(f'--device {device} is not there: {error}') from error
     inferencer, options = _build_inferencer(cfg, checkpoint, device, score_threshold)
-    require_fit(inferencer.model, checkpoint)
+    require_fit(inferencer.model, read_checkpoint(checkpoint), checkpoint)
     for image, picture in plan.items():
-        if mmcv.imread(str(image)) is None:
-            yield InputError(f'{image} cannot be decoded; it may be damaged')
+        if not image.stat().st_size or mmcv.imread(str(image)) is None:
+            yield InputError(f'{image} cannot be decoded; it is empty or damaged')
             continue
         try:
             drawn = inferencer(str(image), return_vis=True, **options)['visualization']
@@ -115,7 +105,9 @@ def _build_inferencer(
     cfg: Config, checkpoint: str, device: str | None, score_threshold: float
 ) -> tuple[Any, dict[str, Any]]:
     """The inferencer of the config's own library, and what to call it with."""
-    scope = cfg.get('default_scope')
+    scope = scope_of(cfg)
+    cfg = copy.deepcopy(cfg)
+    name_transforms(cfg)
     arguments = dict(model=cfg, weights=checkpoint, device=device)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', FutureWarning)
@@ -128,4 +120,4 @@ def _build_inferencer(
             from mmseg.apis import MMSegInferencer
 
             return MMSegInferencer(**arguments), {}
-    raise InputError(f"the config's default_scope is {scope!r}; predicting knows mmdet and mmseg")
+    raise InputError(f"the config's library is {scope!r}; predicting knows mmdet and mmseg")

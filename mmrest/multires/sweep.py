@@ -22,8 +22,8 @@ from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
 from mmengine.utils import import_modules_from_strings
 
-from mmrest.checkpoints import require_fit
 from mmrest.engine.cli import build_runner
+from mmrest.engine.config import type_name
 from mmrest.engine.machine import describe_machine, peak_memory
 from mmrest.errors import InputError
 
@@ -103,13 +103,13 @@ def find_resize(cfg: Config) -> ConfigDict:
     pipeline = dataset.get('pipeline')
     if not pipeline:
         raise InputError('--resolutions needs a test_dataloader with one data set and a pipeline')
-    found = [t for t in pipeline if t['type'].split('.')[-1] == 'Resize' and t.get('scale')]
-    fixed = [t for t in pipeline if t['type'].split('.')[-1] == 'Pad' and t.get('size')]
+    found = [t for t in pipeline if type_name(t) == 'Resize' and t.get('scale')]
+    fixed = [t for t in pipeline if type_name(t) == 'Pad' and t.get('size')]
     if len(found) != 1 or isinstance(found[0].scale, int) or fixed:
         raise InputError(
             '--resolutions needs exactly one Resize with scale=(width, height) in the test '
             'pipeline, and no Pad to a fixed size; this one has '
-            f'{", ".join(t["type"] for t in pipeline)}'
+            f'{", ".join(map(type_name, pipeline))}'
         )
     return found[0]
 
@@ -140,7 +140,6 @@ def measure_at(cfg: Config, resolution: Resolution) -> Measurement:
 
 def _measure(cfg: Config, result: Measurement) -> None:
     runner = build_runner(cfg)
-    require_fit(runner.model, cfg.load_from)
     timed = _time_steps(runner)
     memory = peak_memory(next(runner.model.parameters()).device.type)
     memory.reset()

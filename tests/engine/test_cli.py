@@ -4,7 +4,9 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmrest.engine.cli import choose_model_wrapper
+from mmrest.engine import cli
+from mmrest.engine.cli import choose_model_wrapper, require_accelerator_for_amp
+from mmrest.errors import InputError
 
 
 def chosen(monkeypatch: pytest.MonkeyPatch, gpu: bool, **config: object) -> dict | None:
@@ -28,3 +30,15 @@ def test_the_wrapper_for_several_processes(monkeypatch: pytest.MonkeyPatch) -> N
     assert wrapper['find_unused_parameters']
     own = dict(type='MMFullyShardedDataParallel')
     assert chosen(monkeypatch, True, model=in_turn, model_wrapper_cfg=own)['type'] == own['type']
+
+
+@pytest.mark.parametrize('device', ['cuda', 'npu', 'mlu', 'musa', 'mps'])
+def test_mixed_precision_is_for_every_accelerator(
+    device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = Config(dict(optim_wrapper=dict(type='AmpOptimWrapper')))
+    monkeypatch.setattr(cli, 'get_device', lambda: device)
+    require_accelerator_for_amp(cfg)
+    monkeypatch.setattr(cli, 'get_device', lambda: 'cpu')
+    with pytest.raises(InputError, match='needs a GPU'):
+        require_accelerator_for_amp(cfg)

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import pytest
 import torch
+from mmengine.logging import MMLogger
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope, init_default_scope
 from torch import nn
@@ -66,3 +68,33 @@ def test_a_bad_rate_is_named(rate: Any) -> None:
 def test_a_backbone_without_depths_is_named() -> None:
     with pytest.raises(InputError, match='which Linear does not have'):
         optimizer_of(Detector(nn.Linear(2, 2)), 0.5)
+
+
+class Lines(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+
+def test_the_log_tells_the_rates_that_are_used() -> None:
+    logger = MMLogger.get_instance('layer-decay', log_level='INFO')
+    handler = Lines()
+    logger.addHandler(handler)
+    model = Detector(build(next(iter(FAMILIES))))
+    optimizer = optimizer_of(model, 0.5, norm_decay_mult=0.0)
+    names = {id(p): name for name, p in model.named_parameters()}
+    expected = {
+        f'paramwise_options -- {names[id(p)]}:{option}={group[option]}'
+        for group in optimizer.param_groups
+        for p in group['params']
+        for option in ('lr', 'weight_decay')
+    }
+    told = [line for line in handler.lines if ':lr=' in line or ':weight_decay=' in line]
+    assert len(told) == len(set(told))
+    assert set(told) <= expected
+    rates = {line for line in expected if ':lr=' in line}
+    assert rates <= set(told)
+    assert len({line.rpartition('=')[2] for line in rates}) > 3

@@ -50,3 +50,16 @@ def test_pictures_are_written_in_a_format_for_colour(images: list[Path], tmp_pat
     cv2.imwrite(str(image), np.zeros((4, 4), np.uint8))
     plan = plan_pictures([str(image)], str(tmp_path / 'out'))
     assert [picture.name for picture in plan.values()] == ['x.png']
+
+
+def test_a_damaged_image_in_a_folder_is_not_passed_over(tmp_path: Path) -> None:
+    folder = tmp_path / 'images'
+    folder.mkdir()
+    cv2.imwrite(str(folder / 'good.jpg'), np.zeros((4, 4, 3), np.uint8))
+    (folder / 'empty.jpg').touch()
+    (folder / 'text.png').write_text('text')
+    (folder / 'notes.txt').write_text('text')
+    planned = plan_pictures([str(folder)], str(tmp_path / 'out'))
+    assert [file.name for file in planned] == ['empty.jpg', 'good.jpg', 'text.png']
+    with pytest.raises(InputError, match=r'empty\.jpg is no image'):
+        plan_pictures([str(folder / 'empty.jpg')], str(tmp_path / 'out'))

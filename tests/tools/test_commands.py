@@ -15,6 +15,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
 
 from mmrest.checkpoints import read_checkpoint
 from tests.conftest import ROOT
@@ -159,7 +161,7 @@ def test_a_segmentor_goes_the_same_way(shapes_root: Path, run_tool: Run, tmp_pat
     assert result.returncode == 0, result.stderr
     assert 'mIoU' in result.stdout + result.stderr
     assert len(list((tmp_path / 'maps').glob('*.png'))) == 4
-    assert len(list((tmp_path / 'vis').rglob('*.png'))) == 4
+    assert len(list((tmp_path / 'vis').glob('*.jpg'))) == 4
     slide = [f'model.test_cfg.{o}' for o in ('mode=slide', 'crop_size=(48,64)', 'stride=(31,47)')]
     for options in (OWN_SIZE, [*OWN_SIZE, *slide]):
         result = run_tool('test.py', SEGMENTOR, checkpoint, *common, *data, *options)
@@ -196,6 +198,53 @@ def test_two_processes_train_and_test_on_the_cpu(tmp_path: Path) -> None:
     assert len(history['train/loss'].data[0]) == 2
 
 
+def test_the_layout_of_a_checkpoint_changes_no_result(
+    checkpoint: Path, shapes_root: Path, run_tool: Run, tmp_path: Path
+) -> None:
+    state = read_checkpoint(checkpoint)['state_dict']
+    compiled = {f'module._orig_mod.{key}': value for key, value in state.items()}
+    results = []
+    for name, content in dict(plain={'state_dict': state}, model={'model': compiled}).items():
+        torch.save(content, tmp_path / f'{name}.pth')
+        data = ['--data-root', shapes_root, '--work-dir', tmp_path / name]
+        options = ['--out', tmp_path / f'{name}.pkl', '--cfg-options', *SMALL_DATA]
+        result = run_tool('test.py', DETECTOR, tmp_path / f'{name}.pth', *data, *options)
+        assert result.returncode == 0, result.stderr
+        with open(tmp_path / f'{name}.pkl', 'rb') as file:
+            results.append([sample['pred_instances']['scores'] for sample in pickle.load(file)])
+    for plain, other in zip(*results, strict=True):
+        assert len(plain) > 0
+        assert torch.equal(plain, other)
+
+
+def test_masks_are_merged_over_views(shapes_root: Path, run_tool: Run, tmp_path: Path) -> None:
+    config = 'configs/mask_rcnn_rest_lite_shapes.py'
+    cfg = Config.fromfile(ROOT / config)
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        torch.save({'state_dict': MODELS.build(cfg.model).state_dict()}, tmp_path / 'new.pth')
+    data = ['--data-root', shapes_root, '--work-dir', tmp_path / 'work']
+    options = ['built_in_data.num_train=12', 'built_in_data.num_val=4']
+    options.append('model.test_cfg.rcnn.score_thr=0.0')
+    result = run_tool(
+        'test.py', config, tmp_path / 'new.pth', *data, '--tta', '--cfg-options', *options
+    )
+    assert result.returncode == 0, result.stderr
+    assert 'coco/segm_mAP' in result.stdout + result.stderr
+
+
+def test_pictures_never_replace_the_images(
+    checkpoint: Path, shapes_root: Path, run_tool: Run, tmp_path: Path
+) -> None:
+    images = {file: file.read_bytes() for file in (shapes_root / 'val2017').iterdir()}
+    result = run_tool(
+        *('test.py', DETECTOR, checkpoint, '--data-root', shapes_root, '--work-dir', tmp_path),
+        *('--show-dir', shapes_root / 'val2017', '--cfg-options', *SMALL_DATA),
+    )
+    assert result.returncode == 1
+    assert 'would overwrite the image' in result.stderr
+    assert {file: file.read_bytes() for file in (shapes_root / 'val2017').iterdir()} == images
+
+
 COCO = 'configs/retinanet_rest_small_coco.py'
 # {trained} has been trained with other settings than those that are given here
 LITTLE_DATA = ['--data-root', '{shapes}', '--resume', '{trained}', '--cfg-options', *SMALL_DATA]
@@ -204,7 +253,11 @@ LITTLE_DATA = ['--data-root', '{shapes}', '--resume', '{trained}', '--cfg-option
 @pytest.mark.parametrize(
     ('arguments', 'messages'),
     [
-        (['train.py', COCO, '--data-root', '{tmp}/empty'], ['PROBLEM: missing', 'cocodataset.org']),
+        (
+            ['train.py', COCO, '--from-scratch', '--data-root', '{tmp}/empty'],
+            ['PROBLEM: missing', 'cocodataset.org'],
+        ),
+        (['train.py', COCO, '--data-root', '{tmp}/empty'], ['random weights', '--from-scratch']),
         (['train.py', COCO, '--data-root', '{tmp}/nowhere'], ['is no folder']),
         (['train.py', 'configs/retinanet_rest_small_coc.py'], ['did you mean']),
         (['train.py', COCO, '--amp'], ['needs a GPU']),
@@ -236,6 +289,36 @@ LITTLE_DATA = ['--data-root', '{shapes}', '--resume', '{trained}', '--cfg-option
             ['does not fit the RetinaNet of the config'],
         ),
         (['train.py', 'README.md'], ['is no config']),
+        (['train.py', '{tmp}/weights.pth'], ['is no config']),
+        (['train.py', 'configs/_base_/det_runtime.py', '--amp'], ['--amp', 'describes no model']),
+        (
+            ['test.py', 'configs/_base_/det_runtime.py', '{trained}', '--tta'],
+            ['--tta', 'describes no model'],
+        ),
+        (
+            ['test.py', 'configs/_base_/det_runtime.py', '{trained}', '--out', '{tmp}/o.pkl'],
+            ['--out', 'describes no model'],
+        ),
+        (
+            ['train.py', DETECTOR, *LITTLE_DATA, 'model.bbox_head.num_classes=3'],
+            ['5 classes (disc, ring', 'set num_classes=5'],
+        ),
+        (
+            ['train.py', DETECTOR, *LITTLE_DATA, 'train_dataloader.persistent_workers=True'],
+            ['persistent_workers=True needs num_workers'],
+        ),
+        (
+            ['train.py', DETECTOR, *LITTLE_DATA, 'model.backbone.archh=lite'],
+            ["ResT an argument 'archh'", 'did you mean arch?'],
+        ),
+        (
+            ['train.py', DETECTOR, *LITTLE_DATA, 'optim_wrapper.optimizer.learning_rate=1'],
+            ["AdamW an argument 'learning_rate'"],
+        ),
+        (
+            ['train.py', DETECTOR, *LITTLE_DATA, 'train_dataloader.dataset.metainfo.classes=disc'],
+            ["the string 'disc'", "classes=('disc',)"],
+        ),
         (['train.py', 'configs/_base_/det_runtime.py'], ['describes no model']),
         (['test.py', COCO, '{tmp}/gone.pth'], ['gone.pth does not exist']),
         (['test.py', COCO, '{trained}'], ['PROBLEM: missing']),
@@ -285,4 +368,21 @@ def test_an_unknown_way_of_attention_is_named_before_anything_is_built(
     assert result.returncode != 0
     assert "'fastest'" in result.stderr
     assert 'it is one of auto, reference, blockwise, triton' in result.stderr
+    assert 'Traceback' not in result.stderr
+
+
+@pytest.mark.parametrize('option', ['nonsense', '=1', 'a'])
+def test_an_option_without_a_value_is_named(option: str, run_tool: Run) -> None:
+    result = run_tool('train.py', DETECTOR, '--cfg-options', option)
+    assert result.returncode == 2
+    assert f'{option}: write KEY=VALUE' in result.stderr
+    assert 'Traceback' not in result.stderr
+
+
+def test_a_config_of_another_encoding_is_named(run_tool: Run, tmp_path: Path) -> None:
+    config = tmp_path / 'latin.py'
+    config.write_bytes(b'# \xe9\nmodel = dict()\n')
+    result = run_tool('train.py', config)
+    assert result.returncode == 1
+    assert 'is not written in UTF-8' in result.stderr
     assert 'Traceback' not in result.stderr

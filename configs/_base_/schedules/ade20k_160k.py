@@ -1,4 +1,6 @@
 # 160k iterations of ADE20K at batch 16, as the authors of ResTv2 for tiny.
+# tools/train.py asks for pretrained weights, or for --from-scratch
+fine_tuning = True
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=160000, val_interval=16000)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')

@@ -1,4 +1,6 @@
 # 12 epochs of COCO at batch 16, as the authors: AdamW, steps near 60k and 80k of 90k iterations.
+# tools/train.py asks for pretrained weights, or for --from-scratch
+fine_tuning = True
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=12, val_interval=1)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')

@@ -1,0 +1,87 @@
+"""What is wrong with a config that cannot be built, in one line instead of a traceback."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import Any
+
+from mmengine.registry import build_from_cfg
+
+from mmrest.errors import InputError
+
+
+@contextmanager
+def explain_config_errors() -> Iterator[None]:
+    """Turn an unknown type or argument in a config into an :class:`InputError`.
+
+    Errors of other kinds, and those that a class raises itself, keep their traceback.
+    """
+    try:
+        yield
+    except (TypeError, KeyError) as error:
+        frame = _building_frame(error.__traceback__)
+        text = None if frame is None else _explain(error, frame)
+        if text is None:
+            raise
+        raise InputError(text) from error
+
+
+def _building_frame(traceback: TracebackType | None) -> FrameType | None:
+    """The innermost place at which a registry was building something."""
+    found = None
+    while traceback is not None:
+        if traceback.tb_frame.f_code is build_from_cfg.__code__:
+            found = traceback.tb_frame
+        traceback = traceback.tb_next
+    return found
+
+
+def _explain(error: Exception, frame: FrameType) -> str | None:
+    local = frame.f_locals
+    built, arguments = local.get('obj_cls'), local.get('args', {})
+    if isinstance(error, KeyError):
+        if built is not None or 'obj_type' not in local:
+            return None
+        return _unknown_type(local['obj_type'], local['registry'])
+    name = getattr(built, '__name__', str(built))
+    if match := re.search(r"unexpected keyword argument '(\w+)'", str(error)):
+        if match[1] not in arguments:
+            return None
+        close = difflib.get_close_matches(match[1], sorted(_parameters(built)), n=2)
+        hint = f'; did you mean {" or ".join(close)}?' if close else ''
+        return f'the config gives {name} an argument {match[1]!r}, which it does not have{hint}'
+    if match := re.search(r'missing \d+ required \w+(?:-only)? arguments?: (.*)', str(error)):
+        return f'the config gives {name} no {match[1]}, which it needs'
+    return None
+
+
+def _unknown_type(name: str, registry: Any) -> str:
+    own = name.rpartition('.')[2]
+    names = set(registry.module_dict)
+    if registry.parent is not None:
+        names |= set(registry.parent.module_dict)
+    close = difflib.get_close_matches(own, sorted(names), n=2)
+    hint = f'; did you mean {" or ".join(close)}?' if close else ''
+    return (
+        f'{name} is no {registry.name} that {registry.scope} knows{hint} (a module of your own '
+        "must be named in custom_imports=dict(imports=['...']))"
+    )
+
+
+def _parameters(built: Any) -> set[str]:
+    """Names of the arguments of a class, those of the classes that it derives from too."""
+    makers = (
+        [vars(kind).get('__init__') for kind in inspect.getmro(built)]
+        if (inspect.isclass(built))
+        else [built]
+    )
+    names = set()
+    for maker in makers:
+        if inspect.isfunction(maker):
+            names |= set(inspect.signature(maker).parameters) - {'self', 'args', 'kwargs'}
+    return names

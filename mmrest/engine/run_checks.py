@@ -1,0 +1,163 @@
+"""Hooks with which the command lines watch a run: what it loads, learns and finds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.runner import Runner, find_latest_checkpoint
+
+from mmrest.checkpoints import require_fit, require_training_state
+from mmrest.engine.class_names import require_enough_outputs
+from mmrest.errors import InputError
+
+# A scaler of mixed precision skips a step now and then whose loss or gradients overflow.
+_MOST_SKIPPED = 20
+_COCO_ITEMS = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
+_LVIS_ITEMS = ('AP', 'AP50', 'AP75', 'APs', 'APm', 'APl', 'APr', 'APc', 'APf')
+
+
+class CheckpointFitHook(Hook):
+    """Checks the very checkpoint that the runner is about to load.
+
+    Args:
+        purpose: ``'test'`` and ``'resume'`` take a checkpoint that fits entirely, ``'start'`` one
+            that may have other heads, as in all of OpenMMLab, but not nothing in common.
+    """
+
+    priority = 'LOWEST'  # after those that change what is loaded, as averaged weights do
+
+    def __init__(self, purpose: str) -> None:
+        self.purpose = purpose
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Called by the runner between reading and loading.
+
+        Raises:
+            CheckpointError: It does not fit; the message names the keys.
+        """
+        source = runner._load_from or find_latest_checkpoint(runner.work_dir) or 'the checkpoint'
+        if self.purpose == 'resume':
+            require_training_state(checkpoint, source)
+        require_fit(runner.model, checkpoint, source, partly=self.purpose == 'start')
+
+
+class HeadSizeHook(Hook):
+    """Checks that heads have an output for each class of the data set.
+
+    Args:
+        split: ``'train'`` or ``'test'``.
+    """
+
+    def __init__(self, split: str) -> None:
+        self.split = split
+
+    def before_run(self, runner: Runner) -> None:
+        """Called by the runner when the model and the data set are built.
+
+        Raises:
+            InputError: A head has fewer.
+        """
+        dataset = getattr(runner, f'{self.split}_dataloader').dataset
+        for warning in require_enough_outputs(runner.model, getattr(dataset, 'metainfo', {})):
+            runner.logger.warning(warning)
+
+
+class FiniteLossHook(Hook):
+    """Ends a training whose loss is no number any more, before a checkpoint keeps that."""
+
+    def __init__(self) -> None:
+        self._in_a_row = 0
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Called by the runner after each step.
+
+        Raises:
+            InputError: The loss is infinite or no number. With mixed precision, whose scaler skips
+                such steps, many in a row.
+        """
+        loss = outputs.get('loss') if isinstance(outputs, Mapping) else None
+        # mmengine's own log has waited for the number already
+        if loss is None or math.isfinite(value := float(loss)):
+            self._in_a_row = 0
+            return
+        self._in_a_row += 1
+        skips = getattr(runner.optim_wrapper, 'loss_scaler', None) is not None
+        if skips and self._in_a_row <= _MOST_SKIPPED:
+            return
+        parts = ', '.join(f'{k} {float(v):.4g}' for k, v in outputs.items() if k != 'loss')
+        raise InputError(
+            f'the loss is {value} in iteration {runner.iter + 1} (epoch {runner.epoch + 1}'
+            f'{"; " + parts if parts else ""}); {saved_last(runner.work_dir)}. A lower learning '
+            'rate, a longer warm-up or optim_wrapper.clip_grad=dict(max_norm=1.0) may help; so may '
+            'a look at the annotations (boxes without area, labels out of range)'
+        )
+
+
+class EmptyResultsHook(Hook):
+    """Says what an evaluation without predictions means, and makes its metrics 0.
+
+    mmdet's COCO metrics are then missing, and with them the best checkpoint and the log's columns.
+    """
+
+    priority = 'HIGHEST'  # before what notes and logs metrics and keeps the best checkpoint
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Called by the runner after a validation."""
+        self._complete(runner, runner.val_evaluator, metrics)
+
+    def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Called by the runner after a test."""
+        self._complete(runner, runner.test_evaluator, metrics)
+
+    def _complete(self, runner: Runner, evaluator: Any, metrics: dict[str, float] | None) -> None:
+        if metrics is None:
+            return
+        expected = [name for metric in evaluator.metrics for name in coco_metric_names(metric)]
+        missing = [name for name in expected if name not in metrics]
+        if missing:
+            metrics.update(dict.fromkeys(missing, 0.0))
+            runner.logger.warning(
+                'the model detects nothing above its score threshold in any image, so that every '
+                'AP is 0: usual in the first epochs, later a sign that it does not learn'
+            )
+
+
+def coco_metric_names(metric: Any) -> list[str]:
+    """The names that an evaluator's COCO-like metric gives its boxes' and masks' results."""
+    kinds = {kind.__name__ for kind in type(metric).__mro__}
+    if 'CocoMetric' not in kinds or getattr(metric, 'format_only', False):
+        return []
+    items = metric.metric_items or (_LVIS_ITEMS if 'LVISMetric' in kinds else _COCO_ITEMS)
+    prefix = f'{metric.prefix}/' if metric.prefix else ''
+    return [
+        f'{prefix}{kind}_{item}'
+        for kind in metric.metrics
+        if kind in ('bbox', 'segm')
+        for item in items
+    ]
+
+
+def saved_last(work_dir: str) -> str:
+    """Which checkpoint of a work directory is the last whole one."""
+    last = find_latest_checkpoint(work_dir)
+    return f'saved last: {last}' if last else f'no checkpoint has been saved in {work_dir}'
+
+
+def watch_run(runner: Runner, purpose: str) -> None:
+    """Register the hooks of this module.
+
+    Args:
+        runner: Of mmengine, also a ``FlexibleRunner``.
+        purpose: ``'test'``, ``'resume'`` or ``'start'``, as of :class:`CheckpointFitHook`.
+    """
+    split = 'test' if purpose == 'test' else 'train'
+    hooks = [CheckpointFitHook(purpose), HeadSizeHook(split), EmptyResultsHook()]
+    if split == 'train':
+        hooks.append(FiniteLossHook())
+    for hook in hooks:
+        runner.register_hook(hook)

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.structures import BaseDataElement, PixelData
+
+from mmrest.engine.pictures import DrawPredictionsHook, SaveLabelMapsHook, plan_files
+from mmrest.errors import InputError
+
+
+def images(root: Path, *names: str) -> list[str]:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(root / name), np.zeros((4, 5, 3), np.uint8))
+    return [str(root / name) for name in names]
+
+
+def test_sub_folders_are_kept(tmp_path: Path) -> None:
+    files = images(tmp_path / 'data', 'a/1.jpg', 'b/1.jpg', 'b/c/1.jpg')
+    plan = plan_files(files, tmp_path / 'out', '--show-dir', keep_folders=True)
+    written = [picture.relative_to(tmp_path / 'out') for picture in plan.values()]
+    assert written == [Path('a/1.jpg'), Path('b/1.jpg'), Path('b/c/1.jpg')]
+
+
+def test_equal_names_are_numbered(tmp_path: Path) -> None:
+    files = images(tmp_path, 'a/1.jpg', 'b/1.jpg', 'a/1.png', 'a/1.gif.png')
+    for options in (dict(), dict(suffix='.png')):
+        plan = plan_files(files, tmp_path / 'out', '--out', **options)
+        assert len(set(plan.values())) == len(files)
+    plan = plan_files(files, tmp_path / 'out', '--out', keep_folders=True, suffix='.png')
+    assert len(set(plan.values())) == len(files)
+
+
+@pytest.mark.parametrize('keep_folders', [False, True])
+def test_nothing_that_exists_is_overwritten(keep_folders: bool, tmp_path: Path) -> None:
+    files = images(tmp_path / 'data', '1.jpg', '2.jpg')
+    for out in (tmp_path / 'data', tmp_path / 'data/../data'):
+        with pytest.raises(InputError, match='would overwrite the image'):
+            plan_files(files, out, '--show-dir', replace=True, keep_folders=keep_folders)
+    (tmp_path / 'out').mkdir()
+    (tmp_path / 'out/2.jpg').write_text('mine')
+    with pytest.raises(InputError, match=r'2\.jpg exists; name another folder'):
+        plan_files(files, tmp_path / 'out', '--show-dir', keep_folders=keep_folders)
+
+
+def test_a_link_to_the_images_is_the_images(tmp_path: Path) -> None:
+    files = images(tmp_path / 'data', '1.jpg')
+    (tmp_path / 'link').symlink_to(tmp_path / 'data')
+    with pytest.raises(InputError, match='would overwrite the image'):
+        plan_files(files, tmp_path / 'link', '--show-dir', replace=True)
+
+
+class Files:
+    """A data set of image files, as a runner has it."""
+
+    def __init__(self, files: list[str]) -> None:
+        self.files = files
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def get_data_info(self, index: int) -> dict:
+        return dict(img_path=self.files[index])
+
+
+class Recorder:
+    def add_datasample(
+        self,
+        name: str,
+        image: np.ndarray,
+        data_sample: object,
+        out_file: str,
+        pred_score_thr: float,
+    ) -> None:
+        Path(out_file).write_bytes(pickle.dumps((name, image.shape, pred_score_thr)))
+
+
+def runner_of(files: list[str]) -> SimpleNamespace:
+    loader = SimpleNamespace(dataset=Files(files))
+    return SimpleNamespace(test_dataloader=loader, visualizer=Recorder())
+
+
+def sample_of(file: str, **more: object) -> BaseDataElement:
+    return BaseDataElement(metainfo=dict(img_path=file, **more))
+
+
+def test_a_picture_for_every_image(tmp_path: Path) -> None:
+    files = images(tmp_path / 'data', *(f'video{i}/0001.jpg' for i in range(6)))
+    runner = runner_of(files)
+    hook = DrawPredictionsHook(str(tmp_path / 'out'), score_thr=0.7)
+    hook.before_test(runner)
+    hook.after_test_iter(runner, 0, outputs=[sample_of(file) for file in files])
+    written = sorted((tmp_path / 'out').rglob('*.jpg'))
+    assert len(written) == 6
+    assert pickle.loads(written[0].read_bytes()) == ('0001.jpg', (4, 5, 3), 0.7)
+    with pytest.raises(InputError, match='exists; name another folder'):
+        DrawPredictionsHook(str(tmp_path / 'out')).before_test(runner)
+
+
+@pytest.mark.parametrize(('reduce_zero_label', 'expected'), [(False, [0, 2, 1]), (True, [1, 3, 2])])
+def test_label_maps_are_those_of_the_data_set(
+    reduce_zero_label: bool, expected: list[int], tmp_path: Path
+) -> None:
+    files = images(tmp_path / 'data', 'a/1.jpg', 'b/1.jpg')
+    runner = runner_of(files)
+    hook = SaveLabelMapsHook(str(tmp_path / 'out'))
+    hook.before_test(runner)
+    for file in files:
+        sample = sample_of(file, reduce_zero_label=reduce_zero_label)
+        sample.pred_sem_seg = PixelData(data=torch.tensor([[[0, 2, 1]]]))
+        hook.after_test_iter(runner, 0, outputs=[sample])
+    for name in ('a/1.png', 'b/1.png'):
+        labels = cv2.imread(str(tmp_path / 'out' / name), cv2.IMREAD_UNCHANGED)
+        assert labels.tolist() == [expected]

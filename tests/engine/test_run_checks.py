@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from mmengine.fileio import LocalBackend
+from mmengine.logging import MMLogger
+from mmengine.runner import Runner
+
+from mmrest.checkpoints import read_checkpoint
+from mmrest.engine.cli import run_training
+from mmrest.engine.run_checks import EmptyResultsHook, FiniteLossHook, coco_metric_names
+from mmrest.errors import InputError
+from tests.checkpoints.test_whole_models import Pixels, Toy
+
+
+class Diverging(Toy):
+    """A loss that is no number from the third step on."""
+
+    steps = 0
+
+    def forward(self, inputs: torch.Tensor, mode: str = 'tensor') -> Any:
+        out = super().forward(inputs, mode)
+        self.steps += 1
+        return dict(loss=out['loss'] * float('nan')) if self.steps > 2 else out
+
+
+def trainer(model: torch.nn.Module, folder: Path, **optim_wrapper: Any) -> Runner:
+    loader = dict(
+        batch_size=1,
+        dataset=Pixels(),
+        sampler=dict(type='DefaultSampler', shuffle=False),
+        collate_fn=dict(type='default_collate'),
+    )
+    wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.1), **optim_wrapper)
+    return Runner(
+        model=model,
+        work_dir=str(folder),
+        experiment_name=folder.name,
+        train_dataloader=loader,
+        train_cfg=dict(by_epoch=True, max_epochs=5),
+        optim_wrapper=wrapper,
+        log_level='ERROR',
+    )
+
+
+def test_a_loss_that_is_no_number_ends_the_training(tmp_path: Path) -> None:
+    runner = trainer(Diverging(), tmp_path)
+    runner.register_hook(FiniteLossHook())
+    with pytest.raises(InputError, match=r'the loss is nan in iteration 3 .*saved last: .*_2\.pth'):
+        run_training(runner)
+    names = sorted(file.name for file in tmp_path.glob('*.pth'))
+    assert names == ['epoch_1.pth', 'epoch_2.pth']
+    for name in names:
+        state = read_checkpoint(tmp_path / name)['state_dict']
+        assert all(value.isfinite().all() for value in state.values())
+
+
+def test_a_scaler_may_skip_some_steps() -> None:
+    hook = FiniteLossHook()
+    runner = SimpleNamespace(
+        optim_wrapper=SimpleNamespace(loss_scaler=object()), iter=0, epoch=0, work_dir='nowhere'
+    )
+    for _ in range(20):
+        hook.after_train_iter(runner, 0, outputs=dict(loss=torch.tensor(float('inf'))))
+    hook.after_train_iter(runner, 0, outputs=dict(loss=torch.tensor(1.0)))
+    for _ in range(20):
+        hook.after_train_iter(runner, 0, outputs=dict(loss=torch.tensor(float('inf'))))
+    with pytest.raises(InputError, match=r'the loss is inf .*no checkpoint has been saved'):
+        hook.after_train_iter(runner, 0, outputs=dict(loss=torch.tensor(float('inf'))))
+
+
+def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put = LocalBackend.put
+
+    def fill(self: LocalBackend, obj: bytes, filepath: str) -> None:
+        if str(filepath).endswith('epoch_2.pth'):
+            raise OSError(errno.ENOSPC, 'No space left on device', str(filepath))
+        put(self, obj, filepath)
+
+    monkeypatch.setattr(LocalBackend, 'put', fill)
+    with pytest.raises(InputError, match=r'is full: .*saved last: .*epoch_1\.pth.*--resume'):
+        run_training(trainer(Toy(), tmp_path))
+
+
+class Evaluator:
+    def __init__(self, *metrics: object) -> None:
+        self.metrics = metrics
+
+
+def coco_metric(folder: Path, **options: Any) -> Any:
+    from mmdet.evaluation import CocoMetric
+
+    file = folder / 'ann.json'
+    categories = [dict(id=1, name='a')]
+    images = [dict(id=1, file_name='1.jpg', height=8, width=8)]
+    box = dict(bbox=[1, 1, 4, 4], area=16, iscrowd=0, segmentation=[[1, 1, 5, 1, 5, 5]])
+    annotations = [dict(id=1, image_id=1, category_id=1, **box)]
+    file.write_text(json.dumps(dict(images=images, annotations=annotations, categories=categories)))
+    metric = CocoMetric(ann_file=str(file), **options)
+    metric.dataset_meta = dict(classes=('a',))
+    return metric
+
+
+def evaluate(metric: Any, detections: int) -> dict[str, float]:
+    prediction = dict(
+        img_id=1,
+        bboxes=torch.tensor([[1.0, 1.0, 5.0, 5.0]])[:detections],
+        scores=torch.ones(detections),
+        labels=torch.zeros(detections, dtype=torch.long),
+        masks=torch.ones(detections, 8, 8, dtype=torch.bool),
+    )
+    sample = dict(img_id=1, ori_shape=(8, 8), pred_instances=prediction)
+    metric.process({}, [sample])
+    return metric.evaluate(1)
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        dict(metric='bbox'),
+        dict(metric=['bbox', 'segm']),
+        dict(metric='bbox', metric_items=['mAP', 'mAP_50']),
+        dict(metric='bbox', prefix='own'),
+    ],
+)
+def test_an_evaluation_that_finds_nothing_is_zero(options: dict, tmp_path: Path) -> None:
+    found = evaluate(coco_metric(tmp_path, **options), 1)
+    metric = coco_metric(tmp_path, **options)
+    empty = evaluate(metric, 0)
+    assert empty == {}
+    logger = MMLogger.get_instance('test', log_level='ERROR')
+    runner = SimpleNamespace(val_evaluator=Evaluator(metric), logger=logger)
+    EmptyResultsHook().after_val_epoch(runner, metrics=empty)
+    numbers = {name for name, value in found.items() if isinstance(value, float)}
+    assert empty == dict.fromkeys(numbers, 0.0)
+
+
+def test_other_metrics_are_left_alone(tmp_path: Path) -> None:
+    assert coco_metric_names(object()) == []
+    assert coco_metric_names(coco_metric(tmp_path, metric='proposal_fast')) == []
+    metrics = dict(mIoU=3.0)
+    runner = SimpleNamespace(test_evaluator=Evaluator(object()))
+    EmptyResultsHook().after_test_epoch(runner, metrics=metrics)
+    assert metrics == dict(mIoU=3.0)
+
+
+def test_the_hooks_come_before_those_that_use_the_metrics() -> None:
+    from mmengine.hooks import CheckpointHook, LoggerHook, RuntimeInfoHook
+    from mmengine.runner import get_priority
+
+    own = get_priority(EmptyResultsHook.priority)
+    for hook in (CheckpointHook, LoggerHook, RuntimeInfoHook):
+        assert own < get_priority(hook.priority)
+    assert get_priority(FiniteLossHook.priority) < get_priority(CheckpointHook.priority)
