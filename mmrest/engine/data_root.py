@@ -109,12 +109,12 @@ def _moved(node: Any, old: str, new: str, from_here: bool) -> Any:
         rest = _rest_under(node, old, from_here) if node else None
         return node if rest is None else f'{new}/{rest}'
     if isinstance(node, Mapping):
-        return type(node)(
-            {
-                key: value if key in _NOT_DATA else _moved(value, old, new, from_here)
-                for key, value in node.items()
-            }
-        )
+        moved = node.copy()
+        # dict's own items: a pure Python config's would import what it names
+        for key, value in dict.items(node):
+            if key not in _NOT_DATA:
+                moved[key] = _moved(value, old, new, from_here)
+        return moved
     if isinstance(node, list | tuple):
         return type(node)(_moved(value, old, new, from_here) for value in node)
     return node

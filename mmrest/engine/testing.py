@@ -72,7 +72,9 @@ def use_tta(cfg: Config) -> None:
         if _predicts_masks(cfg):
             _merge_masks(cfg)
     dataset.pipeline = cfg.tta_pipeline
-    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+    tta_model = cfg.tta_model.copy()
+    tta_model.module = cfg.model
+    cfg.model = tta_model
 
 
 def _default_tta_model() -> ConfigDict:

@@ -52,8 +52,17 @@ def test_every_command(kind: str, folder: Path, run_tool: Run, shapes_root: Path
     assert metric in trained.stdout + trained.stderr
     again = run_tool('train.py', config, '--work-dir', 'work', '--resume', cwd=folder)
     assert again.returncode == 0, again.stderr[-3000:]
-    show = ['--show-dir', 'vis', '--out', 'out.pkl' if kind == 'detector' else 'maps']
-    for options in (show, ['--tta'], ['--resolutions', '64']):
+    (folder / 'data/shapes').rename(folder / 'moved')
+    show = [
+        '--data-root',
+        'moved',
+        '--show-dir',
+        'vis',
+        '--out',
+        'out.pkl' if kind == 'detector' else 'maps',
+    ]
+    data = ['--data-root', 'moved']
+    for options in (show, ['--tta', *data], ['--resolutions', '64', *data]):
         tested = run_tool(
             'test.py', config, checkpoint, '--work-dir', f'test{options[0]}', *options, cwd=folder
         )
