@@ -181,7 +181,8 @@ def _is_complete(root: Path, wanted: dict) -> bool:
     if found != wanted:
         raise InputError(
             f'{root} holds shapes made with {found}, but {wanted} is asked for; nothing was '
-            'changed. Remove the folder or name another one.'
+            'changed. Ask for the same (built_in_data.num_train=... and its like), remove '
+            'the folder, or name another one.'
         )
     return True
 

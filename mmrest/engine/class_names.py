@@ -100,18 +100,22 @@ def _names_in_xml(path: str | None) -> Iterator[str]:
         yield (name.text or '').strip()
 
 
-def require_enough_outputs(model: nn.Module, metainfo: Mapping[str, Any]) -> list[str]:
+def require_enough_outputs(
+    model: nn.Module, metainfo: Mapping[str, Any], exactly: bool = False
+) -> list[str]:
     """Check that every head has an output for each class of a data set.
 
     Args:
         model: A detector or segmentor, perhaps in its wrappers.
         metainfo: Of the data set.
+        exactly: More outputs are an error, too: mmdet's COCO metrics fail on a label that the data
+            set does not have, after an epoch of training.
 
     Returns:
         Warnings: heads with more outputs than classes, which nothing trains.
 
     Raises:
-        InputError: A head has fewer, whose labels it cannot learn.
+        InputError: A head has fewer, whose labels it cannot learn, or ``exactly`` and more.
     """
     classes = metainfo.get('classes')
     if not classes or isinstance(classes, str) or 'thing_classes' in metainfo:
@@ -126,6 +130,11 @@ def require_enough_outputs(model: nn.Module, metainfo: Mapping[str, Any]) -> lis
         raise InputError(
             f'the data set has {len(classes)} classes ({list_some(classes)}), more than '
             f'{" and ".join(few)}; set num_classes={len(classes)} there'
+        )
+    if many and exactly:
+        raise InputError(
+            f'the data set has {len(classes)} classes ({list_some(classes)}), fewer than '
+            f'{" and ".join(many)}; set num_classes={len(classes)} there'
         )
     if not many:
         return []

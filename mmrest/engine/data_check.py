@@ -16,6 +16,7 @@ from mmrest.datasets import write_shapes
 from mmrest.engine.class_names import compare_with_annotations, string_for_classes
 from mmrest.engine.config import datasets_of, iterate_dicts, scope_of, type_name
 from mmrest.engine.dataset_sample import DatasetSample, sample_dataset
+from mmrest.engine.json_parts import is_whole_json
 from mmrest.errors import InputError
 
 _SOURCES = {
@@ -207,6 +208,8 @@ class _Report:
             self.problems[path] = 'missing'
         elif path.is_file() and not path.stat().st_size:
             self.problems[path] = 'empty'
+        elif path.suffix == '.json' and not is_whole_json(path):
+            self.problems[path] = 'cut short: its end is not that of JSON'
 
     def explain(self) -> str:
         lines = ['the data set is not complete. Expected:']

@@ -39,6 +39,14 @@ def read_first(path: str | Path, key: str, most: int) -> list[dict[str, Any]] | 
     return None
 
 
+def is_whole_json(path: str | Path) -> bool:
+    """False if a file does not end as a JSON object or list does: it is cut short."""
+    with open(path, 'rb') as file:
+        file.seek(max(0, Path(path).stat().st_size - 1024))
+        end = file.read().rstrip()
+    return end[-1:] in (b'}', b']', b'')
+
+
 def _lists_under(content: mmap.mmap, key: str) -> Iterator[int]:
     """Where the items of lists under ``key`` begin."""
     for match in re.finditer(rb'"%s"\s*:\s*\[' % re.escape(key.encode()), content):

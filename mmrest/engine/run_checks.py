@@ -58,10 +58,14 @@ class HeadSizeHook(Hook):
         """Called by the runner when the model and the data set are built.
 
         Raises:
-            InputError: A head has fewer.
+            InputError: A head has fewer, or has more and the evaluator cannot take them.
         """
         dataset = getattr(runner, f'{self.split}_dataloader').dataset
-        for warning in require_enough_outputs(runner.model, getattr(dataset, 'metainfo', {})):
+        loop = runner.test_loop if self.split == 'test' else runner.val_loop
+        metrics = loop.evaluator.metrics if loop is not None else ()
+        exactly = any(coco_metric_names(metric) for metric in metrics)
+        metainfo = getattr(dataset, 'metainfo', {})
+        for warning in require_enough_outputs(runner.model, metainfo, exactly):
             runner.logger.warning(warning)
 
 
@@ -82,14 +86,14 @@ class FiniteLossHook(Hook):
         """
         loss = outputs.get('loss') if isinstance(outputs, Mapping) else None
         # mmengine's own log has waited for the number already
-        if loss is None or math.isfinite(value := float(loss)):
+        if loss is None or math.isfinite(value := float(loss.detach())):
             self._in_a_row = 0
             return
         self._in_a_row += 1
         skips = getattr(runner.optim_wrapper, 'loss_scaler', None) is not None
         if skips and self._in_a_row <= _MOST_SKIPPED:
             return
-        parts = ', '.join(f'{k} {float(v):.4g}' for k, v in outputs.items() if k != 'loss')
+        parts = ', '.join(f'{k} {float(v.detach()):.4g}' for k, v in outputs.items() if k != 'loss')
         raise InputError(
             f'the loss is {value} in iteration {runner.iter + 1} (epoch {runner.epoch + 1}'
             f'{"; " + parts if parts else ""}); {saved_last(runner.work_dir)}. A lower learning '

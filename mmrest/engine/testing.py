@@ -7,7 +7,7 @@ import os
 
 from mmengine.config import Config, ConfigDict
 
-from mmrest.engine.config import require_model, scope_of, task_model, type_name
+from mmrest.engine.config import datasets_of, require_model, scope_of, task_model, type_name
 from mmrest.engine.pictures import make_folder
 from mmrest.errors import InputError
 
@@ -55,15 +55,15 @@ def use_tta(cfg: Config) -> None:
         InputError: A segmentor's config has none, or the model's masks cannot be merged.
     """
     require_model(cfg, '--tta')
-    dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
+    datasets = [node for node in datasets_of(cfg.test_dataloader) if node.get('pipeline')]
+    if not datasets:
+        raise InputError('--tta needs a test_dataloader whose data set has a pipeline')
     if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
         if scope_of(cfg) != 'mmdet':
             raise InputError('--tta needs tta_model and tta_pipeline in the config')
         cfg.setdefault('tta_model', _default_tta_model())
         if 'tta_pipeline' not in cfg:
-            pipeline = copy.deepcopy(dataset.pipeline)
+            pipeline = copy.deepcopy(datasets[0].pipeline)
             flips = [dict(type='mmdet.RandomFlip', prob=prob) for prob in (1.0, 0.0)]
             pipeline[-1] = dict(type='TestTimeAug', transforms=[flips, [pipeline[-1]]])
             cfg.tta_pipeline = pipeline
@@ -71,7 +71,8 @@ def use_tta(cfg: Config) -> None:
         _name_meta_keys(cfg.tta_pipeline)
         if _predicts_masks(cfg):
             _merge_masks(cfg)
-    dataset.pipeline = cfg.tta_pipeline
+    for dataset in datasets:  # a ConcatDataset has several
+        dataset.pipeline = copy.deepcopy(cfg.tta_pipeline)
     tta_model = cfg.tta_model.copy()
     tta_model.module = cfg.model
     cfg.model = tta_model

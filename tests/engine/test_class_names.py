@@ -154,6 +154,8 @@ def test_every_head_needs_an_output_for_each_class(name: str) -> None:
     assert require_enough_outputs(Detector(**{name: Head(5)}), META) == []
     (warning,) = require_enough_outputs(Detector(**{name: Head(80)}), META)
     assert f'fewer than model.{name}.num_classes=80' in warning
+    with pytest.raises(InputError, match=r'num_classes=80; set num_classes=5'):
+        require_enough_outputs(Detector(**{name: Head(80)}), META, exactly=True)
 
 
 def test_every_stage_of_a_cascade_counts() -> None:

@@ -259,6 +259,17 @@ def test_mistakes_are_named(change: dict, message: str, tmp_path: Path) -> None:
         check('mmdet', layout)
 
 
+def test_annotations_that_are_cut_short_are_named(tmp_path: Path) -> None:
+    layout = coco_like('CocoDataset', tmp_path)
+    file = tmp_path / 'ann.json'
+    for end in ('', '\n', ' ' * 20):
+        file.write_text(file.read_text().rstrip() + end)
+        check('mmdet', layout)
+    file.write_text(file.read_text()[:-200])
+    with pytest.raises(InputError, match=r'ann\.json .*PROBLEM: cut short'):
+        check('mmdet', layout)
+
+
 def test_an_empty_data_set_is_named(tmp_path: Path) -> None:
     write_image(tmp_path / 'images/one.png')
     layout = dict(
