@@ -7,3 +7,5 @@ _base_ = [
 ]
 # To start from the authors' ImageNet weights:
 #   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
+# The authors' detection code normalises outputs in the trunk; their result is that network's.
+model = dict(backbone=dict(out_norm='trunk'))

@@ -1,5 +1,5 @@
 # RetinaNet, ResTv2-tiny, COCO 3x: no result of the paper.
-# As the authors of ResTv2 for Mask R-CNN, train with --amp.
+# Sizes are those of the authors' released config; as they for Mask R-CNN, train with --amp.
 _base_ = [
     './_base_/models/retinanet_rest.py',
     './_base_/datasets/coco_detection.py',
@@ -11,5 +11,5 @@ model = dict(
     neck=dict(in_channels=[192, 384, 768]),
 )
 train_pipeline = _base_.train_pipeline
-train_pipeline[2].scales = [(1333, short) for short in range(480, 801, 32)]
+train_pipeline[2].scales = [(1333, short) for short in (384, 512, 640, 768, 896, 1024)]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))

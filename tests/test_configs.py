@@ -112,28 +112,6 @@ def test_config_trains_and_predicts(path: Path, shapes_root: Path) -> None:
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
-def test_no_weight_decay_on_norms_and_position_encodings(path: Path) -> None:
-    cfg = load_config(str(path))
-    with torch.device('meta'):  # no weight's value matters
-        model = build(cfg)
-    with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
-    decay = {
-        id(p): group['weight_decay'] for group in optimizer.param_groups for p in group['params']
-    }
-    checked = 0
-    for name, module in model.named_modules():
-        is_norm = isinstance(module, nn.LayerNorm | nn.modules.batchnorm._BatchNorm | nn.GroupNorm)
-        for parameter in module.parameters(recurse=False):
-            if is_norm or '.pos.' in f'.{name}.' or parameter is getattr(module, 'cls_token', None):
-                assert not parameter.requires_grad or decay[id(parameter)] == 0, name
-                checked += 1
-            elif parameter.requires_grad and isinstance(module, nn.Linear):
-                assert decay[id(parameter)] == cfg.optim_wrapper.optimizer.weight_decay
-    assert checked
-
-
-@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
 def test_the_papers_figure_is_named_as_the_papers(path: Path) -> None:
     comment = path.read_text().splitlines()[0]
     if path.stem in PAPER:

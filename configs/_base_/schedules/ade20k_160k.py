@@ -11,7 +11,7 @@ param_scheduler = [
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=6e-5, betas=(0.9, 0.999), weight_decay=0.01),
-    # no decay on norms and on the position encodings (pixel attention)
+    # no decay on norms, as the authors; none on pixel attention, the position encoding, is ours
     paramwise_cfg=dict(norm_decay_mult=0.0, custom_keys={'.pos.': dict(decay_mult=0.0)}),
 )
 # 8 GPUs x 2 images; enabled by --auto-scale-lr

@@ -1,0 +1,230 @@
+"""Every recipe in literal numbers, from the papers and the authors' released configs.
+
+Sources: ResT (arXiv 2105.13677) Section 4.2, ResTv2 (arXiv 2204.07366) appendix, both with the
+released configs of wofmanaf/ResT; ResFormer (arXiv 2212.00776) Section 4.3, whose optimizer is
+ViTDet's (arXiv 2203.16527, appendix A.2) here. What is ours says so in its config.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS, DefaultScope
+from torch import nn
+
+from mmrest.engine.config import task_model
+from tests.conftest import ROOT
+
+COCO_WARM_UP = (0.001, 1000)
+ADE_WARM_UP = (1e-6, 1500)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a config must come to.
+
+    Attributes:
+        lr: Of AdamW, for 16 images a step.
+        weight_decay: Of AdamW.
+        length: Epochs of COCO, iterations of ADE20K.
+        warm_up: Factor and iterations of a linear warm-up.
+        steps: Epochs at which the rate falls to a tenth; None is linear decay to 0.
+        clip: Largest norm of the gradients.
+        short_sides: Of the training images on COCO; on ADE20K the crop.
+        drop_path: By variant.
+        layer_decay: Learning rates relative to ``lr`` by layer, from the stem on.
+        one_dimensional_decay: Biases and other 1-d parameters that are no norm's are decayed.
+    """
+
+    lr: float
+    weight_decay: float
+    length: int
+    warm_up: tuple[float, int]
+    steps: tuple[int, ...] | None
+    clip: float | None
+    short_sides: tuple[int, ...]
+    drop_path: dict[str, float]
+    layer_decay: tuple[float, ...] = ()
+    one_dimensional_decay: bool = True
+    frozen: int = -1
+    out_norm: str = 'branch'
+    lr_factors: dict[str, float] = field(default_factory=dict)
+
+
+REST = dict(lite=0.1, small=0.1, base=0.2, large=0.2)
+RESTV2 = dict(tiny=0.1, small=0.2, base=0.3, large=0.5)
+RESFORMER = dict(tiny=0.1, small=0.1, base=0.1)
+REST_SIDES = (640, 672, 704, 736, 768, 800)
+RESTV2_SIDES = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
+VIT_DECAY = tuple(0.7**power for power in range(13, -1, -1))
+COCO_1X = dict(lr=1e-4, weight_decay=0.05, length=12, warm_up=COCO_WARM_UP, steps=(8, 11))
+COCO_3X = dict(lr=1e-4, weight_decay=0.05, length=36, warm_up=COCO_WARM_UP, steps=(28, 33))
+VIT_3X = {**COCO_3X, 'weight_decay': 0.1, 'layer_decay': VIT_DECAY}
+ADE = dict(
+    lr=6e-5, weight_decay=0.01, warm_up=ADE_WARM_UP, steps=None, clip=None, short_sides=(512, 512)
+)
+RECIPES = {
+    r'retinanet_rest_\w+_coco': Recipe(
+        **COCO_1X, clip=None, short_sides=REST_SIDES, drop_path=REST, frozen=1, out_norm='trunk'
+    ),
+    r'mask_rcnn_rest_\w+_coco': Recipe(
+        **COCO_1X, clip=0.01, short_sides=REST_SIDES, drop_path=REST, frozen=1, out_norm='trunk'
+    ),
+    r'mask_rcnn_restv2_\w+_coco': Recipe(
+        **COCO_3X, clip=0.01, short_sides=RESTV2_SIDES, drop_path=RESTV2
+    ),
+    r'retinanet_restv2_\w+_coco': Recipe(
+        **COCO_3X, clip=None, short_sides=(384, 512, 640, 768, 896, 1024), drop_path=RESTV2
+    ),
+    r'mask_rcnn_resformer_\w+_coco': Recipe(
+        **VIT_3X, clip=None, short_sides=RESTV2_SIDES, drop_path=RESFORMER
+    ),
+    r'retinanet_resformer_\w+_coco': Recipe(
+        **VIT_3X, clip=None, short_sides=REST_SIDES, drop_path=RESFORMER
+    ),
+    r'deformable_detr_rest_small_coco': Recipe(
+        lr=2e-4,
+        weight_decay=1e-4,
+        length=50,
+        warm_up=COCO_WARM_UP,
+        steps=(40,),
+        clip=0.1,
+        short_sides=REST_SIDES,
+        drop_path=REST,
+        frozen=1,
+        # as mmdet's configs
+        lr_factors={'backbone': 0.1, 'sampling_offsets': 0.1, 'reference_points': 0.1},
+    ),
+    r'(upernet|segformer)_restv2_tiny_ade20k': Recipe(**ADE, length=160000, drop_path=RESTV2),
+    r'upernet_rest_\w+_ade20k': Recipe(**ADE, length=160000, drop_path={**REST, 'large': 0.2}),
+    r'upernet_restv2_(small|base|large)_ade20k': Recipe(
+        **{**ADE, 'lr': 1.5e-4, 'weight_decay': 0.05},
+        length=160000,
+        drop_path=RESTV2,
+        layer_decay=(0.59049, 0.6561, 0.729, 0.81, 0.9, 1.0),
+        one_dimensional_decay=False,
+    ),
+    r'upernet_resformer_(tiny|small)_ade20k': Recipe(**ADE, length=80000, drop_path=RESFORMER),
+    r'upernet_resformer_base_ade20k': Recipe(**ADE, length=160000, drop_path=RESFORMER),
+}
+# the built-in data set is a demonstration, not a recipe
+CONFIGS = sorted(p.stem for p in ROOT.glob('configs/*.py') if not p.stem.endswith('_shapes'))
+
+
+def recipe_of(name: str) -> Recipe:
+    plain = name.replace('_mr_', '_')  # several resolutions change nothing else
+    (found,) = [recipe for pattern, recipe in RECIPES.items() if re.fullmatch(pattern, plain)]
+    return found
+
+
+@cache
+def load(name: str) -> Config:
+    return Config.fromfile(ROOT / f'configs/{name}.py')
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_schedule(name: str) -> None:
+    cfg, recipe = load(name), recipe_of(name)
+    assert cfg.train_dataloader.batch_size == 2
+    assert cfg.auto_scale_lr.base_batch_size == 16
+    warm_up, decay = cfg.param_scheduler
+    assert warm_up.type == 'LinearLR'
+    assert not warm_up.by_epoch
+    assert (warm_up.start_factor, warm_up.begin, warm_up.end) == (
+        *recipe.warm_up[:1],
+        0,
+        recipe.warm_up[1],
+    )
+    if recipe.steps is None:
+        assert cfg.train_cfg.max_iters == recipe.length
+        expected = dict(type='PolyLR', power=1.0, eta_min=0.0, by_epoch=False)
+        assert decay == dict(**expected, begin=recipe.warm_up[1], end=recipe.length)
+    else:
+        assert cfg.train_cfg.max_epochs == recipe.length
+        expected = dict(type='MultiStepLR', gamma=0.1, by_epoch=True, begin=0, end=recipe.length)
+        assert decay == dict(**expected, milestones=list(recipe.steps))
+    clip = cfg.optim_wrapper.get('clip_grad')
+    assert (clip and clip.max_norm) == recipe.clip
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_images(name: str) -> None:
+    pipeline, recipe = load(name).train_pipeline, recipe_of(name)
+    steps = {step.type: step for step in pipeline}
+    if name.endswith('coco'):
+        scales = steps['RandomChoiceResize'].scales
+        assert tuple(short for _, short in scales) == recipe.short_sides
+        assert {longest for longest, _ in scales} == {1333}
+        if 'mask_rcnn' in name:
+            assert steps['RandomCrop'].crop_type == 'relative'
+            assert tuple(steps['RandomCrop'].crop_size) == (0.9, 0.9)
+    else:
+        assert tuple(steps['RandomCrop'].crop_size) == recipe.short_sides
+        assert steps['RandomCrop'].cat_max_ratio == 0.75
+        assert tuple(steps['RandomResize'].scale) == (2048, 512)
+        assert tuple(steps['RandomResize'].ratio_range) == (0.5, 2.0)
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_backbone(name: str) -> None:
+    backbone, recipe = task_model(load(name)).backbone, recipe_of(name)
+    assert backbone.drop_path_rate == recipe.drop_path[backbone.arch]
+    assert backbone.get('frozen_stages', -1) == recipe.frozen
+    assert backbone.get('out_norm', 'branch') == recipe.out_norm
+
+
+def layer_of(name: str) -> int | None:
+    """Number of a backbone's layer in :attr:`Recipe.layer_decay`; None is not decayed.
+
+    ResTv2: the stem, four stages. ResFormer: the embeddings, twelve blocks.
+    """
+    if name.startswith(('backbone.stages.0.embed.', 'backbone.embed.')):
+        return 0
+    if match := re.match(r'backbone\.(?:stages|blocks)\.(\d+)\.', name):
+        return int(match[1]) + 1
+    return None
+
+
+@pytest.mark.parametrize('name', [name for name in CONFIGS if '_mr_' not in name])
+def test_optimizer(name: str) -> None:
+    """The rate and the decay of every single parameter."""
+    cfg, recipe = load(name), recipe_of(name)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope), torch.device('meta'):
+        model = MODELS.build(cfg.model)
+        optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
+    assert type(optimizer).__name__ == 'AdamW'
+    assert optimizer.defaults['betas'] == (0.9, 0.999)
+    groups = {id(p): group for group in optimizer.param_groups for p in group['params']}
+    norms = _parameters_of_norms(model)
+    for key, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        group, factor = groups[id(parameter)], 1.0
+        if recipe.layer_decay and (layer := layer_of(key)) is not None:
+            factor = recipe.layer_decay[layer]
+        factor *= next((f for part, f in recipe.lr_factors.items() if part in key), 1.0)
+        assert group['lr'] == pytest.approx(recipe.lr * factor), key
+        free = id(parameter) in norms or '.pos.' in key or 'cls_token' in key
+        free = free or (parameter.ndim == 1 and not recipe.one_dimensional_decay)
+        if not recipe.lr_factors:  # a key of its own goes before the rule for norms
+            assert group['weight_decay'] == (0 if free else recipe.weight_decay), key
+
+
+def _parameters_of_norms(model: nn.Module) -> set[int]:
+    kinds = nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm
+    return {id(p) for m in model.modules() if isinstance(m, kinds) for p in m.parameters()}
+
+
+def test_every_recipe_is_used() -> None:
+    names = [name.replace('_mr_', '_') for name in CONFIGS]
+    unused: list[Any] = [
+        pattern for pattern in RECIPES if not any(re.fullmatch(pattern, name) for name in names)
+    ]
+    assert unused == []
