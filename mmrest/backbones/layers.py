@@ -81,6 +81,17 @@ def are_hooked(*modules: nn.Module) -> bool:
     return any(getattr(module, kind) for module in modules for kind in _HOOKS)
 
 
+def can_fuse(*modules: nn.Module) -> bool:
+    """True if these modules compute what their types say, so that an operator may do it for them.
+
+    Anything else is called: adapters, pruned, quantised and parametrised layers, subclasses, and
+    modules with hooks or with a ``forward`` of their own.
+    """
+    if any(type(module) not in _FUSIBLE or 'forward' in vars(module) for module in modules):
+        return False
+    return torch.compiler.is_compiling() or not are_hooked(*modules)
+
+
 def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
     """``norm(conv(x))``; a BatchNorm in evaluation becomes part of the convolution.
 
@@ -96,7 +107,9 @@ def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
 
 def _folds(conv: nn.Conv2d, norm: nn.Module) -> bool:
     """Whether a norm is no more than another weight and bias of its convolution."""
-    tracked = isinstance(norm, _BatchNorm) and norm.track_running_stats and norm.affine
+    if not can_fuse(conv, norm) or not isinstance(norm, _BatchNorm):
+        return False
+    tracked = norm.track_running_stats and norm.affine
     return tracked and not norm.training and unobserved(conv, norm)
 
 
@@ -119,7 +132,12 @@ def conv_norm_relu_conv(
     """
     last = convs[-1]
     pairs = list(zip(convs, norms, strict=False))
-    if prefers_onednn(x) and unobserved(last) and all(_folds(*pair) for pair in pairs):
+    if (
+        prefers_onednn(x)
+        and unobserved(last)
+        and can_fuse(last)
+        and all(_folds(*pair) for pair in pairs)
+    ):
         weights = [*(_fold(*pair) for pair in pairs), (last.weight, last.bias)]
         given = [
             Convolution(*weight, conv.stride[0], conv.padding[0])
@@ -261,7 +279,7 @@ class PixelAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
         # another module in its place might return what it was given
-        if not isinstance(self.pa_conv, TokenConv) or not unobserved(self.pa_conv):
+        if not can_fuse(self.pa_conv) or not unobserved(self.pa_conv):
             return recompute(self._weigh, x)
         weights = self.pa_conv(x).sigmoid_()
         return weights.mul_(x) if weights.dtype == x.dtype else x * weights
@@ -284,7 +302,7 @@ class MLP(nn.Module):
         self.fc2 = nn.Linear(hidden, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., channels) -> (..., channels), as it is written; a block has a faster way."""
+        """(..., channels) -> (..., channels)."""
         return self.fc2(F.gelu(self.fc1(x)))
 
 
@@ -298,7 +316,7 @@ class LayerNorm2d(nn.LayerNorm):
 
 
 class DropPath(nn.Module):
-    """Which samples skip a branch in training, and the factor of the others that makes up for it.
+    """Lets samples skip a branch in training, and scales it for the others to make up for it.
 
     Deep Networks with Stochastic Depth (arXiv 1603.09382), Section 3.
 
@@ -309,15 +327,31 @@ class DropPath(nn.Module):
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
-        # a number would be a constant to a compiler, which would compile every block anew
-        self.register_buffer('keep', torch.tensor(1.0 - rate), persistent=False)
+        # 1 - rate for a compiler, which takes a number for a constant and compiles every block anew
+        self.compiled_keep: Tensor | None = None
 
-    def forward(self, x: Tensor) -> Tensor | None:
+    def forward(self, branch: Tensor) -> Tensor:
+        """(B, ...) -> (B, ...)."""
+        factors = self.draw(branch)
+        return branch if factors is None else branch * factors
+
+    def draw(self, x: Tensor) -> Tensor | None:
         """A factor for each sample of ``x``, (B, 1, ..., 1); None where no sample is dropped."""
-        if not self.training or self.rate == 0:
+        if not self.training:
             return None
-        draws = torch.rand(x.shape[0], *[1] * (x.ndim - 1), device=x.device)
-        return (draws.add_(self.keep).floor_() / self.keep).to(x.dtype)
+        keep = self.compiled_keep
+        if keep is None:
+            if self.rate == 0:
+                return None
+            keep = 1.0 - self.rate
+        kept = torch.rand(x.shape[0], *[1] * (x.ndim - 1), device=x.device) < keep
+        # nothing is kept at a rate of 1
+        scale = keep if isinstance(keep, Tensor) or keep else 1.0
+        return (kept / scale).to(x.dtype)
+
+    def extra_repr(self) -> str:
+        """The rate, in the model's printed form."""
+        return f'rate={self.rate:g}'
 
 
 class Block(nn.Module):
@@ -325,7 +359,9 @@ class Block(nn.Module):
 
     Args:
         channels: Channels on the last axis.
-        attn: Takes a map, the LayerNorm in front of it and ``context``; keeps the map's shape.
+        attn: Keeps its input's shape. A class that says ``takes_norm`` takes the map, the LayerNorm
+            in front of it and ``context``, and never returns what it was given; any other module
+            takes the normalised map alone.
         mlp_ratio: Hidden channels of the MLP relative to ``channels``.
         drop_path: Probability that a sample skips a branch in training.
         norm_eps: Of the LayerNorms.
@@ -343,17 +379,30 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, *context: Any) -> Tensor:
         """(B, ..., channels) -> (B, ..., channels); ``context`` goes to ``attn``."""
-        kept, kept_of_mlp = self.drop_path(x), self.drop_path(x)
-        branch = self.attn(x, self.norm1, *context)
-        if kept is None and branch.dtype == x.dtype and unobserved(*self.attn.modules()):
-            x = branch.add_(x)
-        else:
-            x = add_branch(x, branch, kept)
-        norm, fc1, fc2 = self.norm2, self.mlp.fc1, self.mlp.fc2
-        if not torch.compiler.is_compiling() and are_hooked(norm, *self.mlp.modules()):
-            return add_branch(x, self.mlp(norm(x)), kept_of_mlp)
+        own = 'takes_norm' in vars(type(self.attn))
+        branch = self.attn(x, self.norm1, *context) if own else self.attn(self.norm1(x))
+        norm, mlp, drop_path = self.norm2, self.mlp, self.drop_path
+        if not can_fuse(drop_path):
+            x = x + drop_path(branch)
+            return x + drop_path(mlp(norm(x)))
+        x = self._add(x, branch, drop_path.draw(branch), own and unobserved(*self.attn.modules()))
+        if not (can_fuse(norm, mlp) and can_fuse(mlp.fc1, mlp.fc2)):
+            return x + drop_path(mlp(norm(x)))
+        fc1, fc2 = mlp.fc1, mlp.fc2
         weights = MLPWeights(norm.weight, norm.bias, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
-        return add_norm_mlp(x, weights, norm.eps, kept_of_mlp)
+        return add_norm_mlp(x, weights, norm.eps, drop_path.draw(x))
+
+    def _add(self, x: Tensor, branch: Tensor, kept: Tensor | None, is_ours: bool) -> Tensor:
+        if kept is None and is_ours and branch.dtype == x.dtype:
+            return branch.add_(x)
+        return add_branch(x, branch, kept)
+
+
+# Whose computation an operator may take over; subclasses may compute something else.
+_FUSIBLE = {
+    *(nn.Linear, Linear, nn.LayerNorm, nn.Conv2d, TokenConv, Halve),
+    *(nn.BatchNorm2d, nn.SyncBatchNorm, MLP, DropPath),
+}
 
 
 def stochastic_depth_rates(final: float, depths: tuple[int, ...]) -> list[list[float]]:

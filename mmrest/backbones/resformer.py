@@ -24,6 +24,7 @@ from mmrest.backbones.layers import (
     Double,
     LayerNorm2d,
     Linear,
+    can_fuse,
     crop,
     initialize,
     stochastic_depth_rates,
@@ -51,11 +52,12 @@ class GlobalPositionEmbedding(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
+        self.channels = channels
         self.conv = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
 
     def forward(self, grid: Grid) -> Tensor:
         """(rows, columns) -> (1, channels, rows, columns)."""
-        weight = self.conv.weight
+        weight = next(self.parameters())  # whatever is in the convolution's place
         # angles need more digits than half precision has
         dtype = torch.promote_types(weight.dtype, torch.float32)
         rows, columns = (self._encode(length, weight.device, dtype) for length in grid)
@@ -71,7 +73,7 @@ class GlobalPositionEmbedding(nn.Module):
 
     def _encode(self, length: int, device: torch.device, dtype: torch.dtype) -> Tensor:
         """Sines and cosines in turn, (channels / 2, length)."""
-        half = self.conv.in_channels // 2
+        half = self.channels // 2
         places = torch.arange(1, length + 1, device=device, dtype=dtype)
         places = places / (length + 1e-6) * 2 * math.pi
         exponents = torch.arange(0, half, 2, device=device, dtype=dtype) / half
@@ -125,6 +127,8 @@ class Attention(nn.Module):
         window_size: Side of a window in tokens; 0 is the whole map.
     """
 
+    takes_norm = True
+
     def __init__(self, channels: int, num_heads: int, window_size: int) -> None:
         super().__init__()
         self.num_heads = num_heads
@@ -152,6 +156,10 @@ class Attention(nn.Module):
 
     def _embed_locally(self, values: Tensor) -> Tensor:
         """(B, rows, columns, channels) -> the same shape."""
+        if not can_fuse(self.pos):
+            maps = values.unflatten(3, (self.num_heads, -1)).permute(0, 3, 4, 1, 2)
+            local = self.pos(maps.flatten(0, 1)).unflatten(0, maps.shape[:2])
+            return local.permute(0, 3, 4, 1, 2).flatten(3)
         weight = self.pos.weight.repeat(self.num_heads, 1, 1, 1)
         bias = self.pos.bias.repeat(self.num_heads)
         return conv_tokens(values, weight, bias, 1, 1, len(weight))

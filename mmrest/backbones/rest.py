@@ -18,6 +18,7 @@ from mmrest.backbones.layers import (
     Block,
     Halve,
     PixelAttention,
+    can_fuse,
     conv_norm,
     conv_norm_relu_conv,
 )
@@ -76,14 +77,15 @@ class EMSA(SpatialReductionAttention):
     """Efficient multi-head self-attention (Section 3.1, Eq. 4).
 
     With more than one head, the logits are mixed across heads and the attention map is
-    instance-normalised. Of ``transform_conv``, which mixes them, the weights alone are used:
-    neither it nor a hook on it is called.
+    instance-normalised.
 
     Args:
         channels: Channels of the map.
         num_heads: Attention heads.
         sr_ratio: Reduction of the keys' and values' map along each side.
     """
+
+    takes_norm = True
 
     def __init__(self, channels: int, num_heads: int, sr_ratio: int) -> None:
         super().__init__(channels, num_heads, sr_ratio)
@@ -95,7 +97,10 @@ class EMSA(SpatialReductionAttention):
         if mix is None:
             return self.attend_plainly(x, norm)
         q, k, v, _ = self.project(x, norm)
-        out = emsa(q, k, v, mix.weight[:, :, 0, 0], mix.bias)
+        if can_fuse(mix):
+            out = emsa(q, k, v, mix.weight[:, :, 0, 0], mix.bias)
+        else:
+            out = emsa(q, k, v, mix)
         del q, k, v  # their memory serves the projection
         return self.proj(out.transpose(1, 2).reshape(x.shape))
 

@@ -20,7 +20,7 @@ from mmrest.backbones.layers import (
     Halve,
     PixelAttention,
     TokenConv,
-    are_hooked,
+    can_fuse,
     conv_norm_relu_conv,
     crop,
 )
@@ -96,6 +96,8 @@ class EMSAV2(SpatialReductionAttention):
         norm_eps: Of the LayerNorms.
     """
 
+    takes_norm = True
+
     def __init__(self, channels: int, num_heads: int, sr_ratio: int, norm_eps: float) -> None:
         super().__init__(channels, num_heads, sr_ratio, norm_eps)
         self.up = nn.Sequential(
@@ -117,9 +119,12 @@ class EMSAV2(SpatialReductionAttention):
     def _enlarge(self, values: Tensor) -> Tensor:
         """The convolution and its pixel shuffle, (B, h, w, C) -> (B, r h, r w, C)."""
         batch, height, width, channels = values.shape
-        conv, ratio = self.up[0], self.up[1].upscale_factor
+        conv, shuffle = self.up
+        if type(shuffle) is not nn.PixelShuffle:
+            return shuffle(conv(values).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        ratio = shuffle.upscale_factor
         compiling = torch.compiler.is_compiling()
-        at_once = compiling or requested_way() == 'reference' or are_hooked(conv)
+        at_once = compiling or requested_way() == 'reference' or not can_fuse(conv)
         at_once = at_once or values.numel() < _FEWEST_ELEMENTS
         if 1 < ratio**2 <= _MOST_CONVOLUTIONS and not at_once:
             each = (t.unflatten(0, (channels, -1)).unbind(1) for t in (conv.weight, conv.bias))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mmrest.backbones.layers import Linear, TokenConv, recompute, unobserved
+from mmrest.backbones.layers import Linear, TokenConv, can_fuse, recompute, unobserved
 from mmrest.ops import attention
 from mmrest.ops.products import even_step, prefers_onednn
 
@@ -95,7 +95,7 @@ class SpatialReductionAttention(nn.Module):
         """
         seen = norm, self.q, self.proj, self.kv if self.sr is None else self.sr
         # another module in the norm's place might return the map itself, which is needed
-        if prefers_onednn(x) and isinstance(norm, nn.LayerNorm) and unobserved(*seen):
+        if prefers_onednn(x) and can_fuse(norm) and unobserved(*seen):
             return self._attend_in_chunks(norm(x))
         q, k, v, reduced_size = self.project(x, norm)
         attended = attention(q, k, v).transpose(1, 2).reshape(x.shape)

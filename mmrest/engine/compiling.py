@@ -11,7 +11,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
 
-from mmrest.backbones.layers import Block
+from mmrest.backbones.layers import Block, DropPath
 from mmrest.backbones.pyramid import PyramidBackbone
 from mmrest.engine.valid_sizes import ValidSizesHook
 from mmrest.errors import InputError
@@ -44,9 +44,20 @@ def compile_backbone(model: nn.Module) -> None:
         return
     dynamo = torch._dynamo.config
     dynamo.cache_size_limit = max(dynamo.cache_size_limit, _MOST_GRAPHS)
+    hold_rates(backbone)
     for block in backbone.modules():
         if isinstance(block, Block):
             block.compile(dynamic=True, fullgraph=True)
+
+
+def hold_rates(backbone: nn.Module) -> None:
+    """Give drop paths their rates as tensors, so that blocks that differ in theirs share a graph.
+
+    Later changes of ``rate`` count no more.
+    """
+    for module in backbone.modules():
+        if isinstance(module, DropPath) and 0 < module.rate < 1:
+            module.compiled_keep = torch.tensor(1.0 - module.rate)
 
 
 def require_compiler() -> None:

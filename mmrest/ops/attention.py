@@ -17,6 +17,7 @@ environment variable ``MMREST_ATTENTION``: ``reference``, ``blockwise``, ``trito
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -59,7 +60,7 @@ def emsa(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    mix_weight: Tensor,
+    mix_weight: Tensor | Callable[[Tensor], Tensor],
     mix_bias: Tensor | None = None,
     eps: float = 1e-5,
     dropout: float = 0.0,
@@ -74,7 +75,8 @@ def emsa(
         q: Queries (B, heads, N, head_dim).
         k: Keys (B, heads, M, head_dim).
         v: Values (B, heads, M, head_dim).
-        mix_weight: The 1x1 convolution across heads, (heads, heads).
+        mix_weight: The 1x1 convolution across heads, (heads, heads); or any function of the logits
+            (B, heads, N, M), for which the attention map is stored.
         mix_bias: Its bias (heads,). It is constant along a row of the map and therefore has no
             effect after the softmax; it is accepted so that its gradient exists (and is zero).
         eps: Added to the variance of the map.
@@ -90,6 +92,8 @@ def emsa(
             and cannot serve; the message says why.
     """
     way = _choose(way, q, k, v)
+    if not isinstance(mix_weight, Tensor):
+        return _normalised_attention(mix_weight((q @ k.mT) * q.shape[-1] ** -0.5), v, eps)
     if mix_weight.shape != (q.shape[1], q.shape[1]):
         raise InputError(
             f'emsa: mix_weight {tuple(mix_weight.shape)} must be (heads, heads), and there are '
@@ -145,6 +149,11 @@ def _emsa_reference(
         return logits.to(v.dtype) @ v  # sums over nothing
     weight, bias = (t if t is None else t.to(logits.dtype) for t in (mix_weight, mix_bias))
     mixed = F.conv2d(logits, weight[:, :, None, None], bias)
+    return _normalised_attention(mixed, v, eps, dropout)
+
+
+def _normalised_attention(mixed: Tensor, v: Tensor, eps: float, dropout: float = 0.0) -> Tensor:
+    """Softmax and instance norm of the mixed logits (B, heads, N, M), times the values."""
     # An explicit dtype keeps the statistics in float32 under autocast and in half precision.
     probs = mixed.softmax(dim=-1, dtype=torch.promote_types(mixed.dtype, torch.float32))
     if probs.shape[2] * probs.shape[3] > 1:

@@ -124,8 +124,14 @@ def test_backward_hooks_are_called_and_change_nothing(
     model = family(drop_path_rate=0.0).train()
     images = torch.randn(1, 3, 72, 40)
 
+    with torch.no_grad():
+        maps = model.eval()(images)
+    model.train()
+    # behind a LayerNorm the mean square is constant: its gradients are zero
+    directions = [torch.randn_like(level) for level in maps]
+
     def gradients() -> list[torch.Tensor]:
-        loss = sum(out.square().mean() for out in model(images))
+        loss = sum((d * level).sum() for d, level in zip(directions, model(images), strict=True))
         return torch.autograd.grad(loss, list(model.parameters()))
 
     expected = gradients()
@@ -136,7 +142,12 @@ def test_backward_hooks_are_called_and_change_nothing(
         getattr(module, kind)(lambda *args, name=name: called.append(name))
     actual = gradients()
     assert sorted(called) == sorted(watched)
-    torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-4)
+    # that of a bias in front of a BatchNorm or a softmax is zero but for rounding
+    largest = max(float(gradient.abs().max()) for gradient in expected)
+    for a, b in zip(actual, expected, strict=True):
+        scale = max(float(b.abs().max()), 1e-3 * largest)
+        torch.testing.assert_close(a / scale, b / scale, rtol=2e-3, atol=2e-3)
+    assert sum(bool(g.abs().max() > 1e-3 * largest) for g in expected) > len(expected) / 2
 
 
 def test_what_an_identity_returns_is_not_overwritten() -> None:
@@ -157,13 +168,16 @@ def test_what_an_identity_returns_is_not_overwritten() -> None:
 def test_a_hook_on_the_drop_path_sees_what_is_not_overwritten(training: bool) -> None:
     block = ResTV2(drop_path_rate=0.5).stages[0].blocks[0].train(training)
     seen = []
-    block.drop_path.register_forward_hook(lambda module, args, out: seen.append(*args))
+    block.drop_path.register_forward_hook(
+        lambda module, args, out: seen.extend((t, t.clone()) for t in (*args, out))
+    )
     x = torch.randn(4, 6, 6, 96)
     copy = x.clone()
     with torch.no_grad():
         block(x)
-    assert len(seen) == 2
-    assert all(torch.equal(given, copy) for given in seen)
+    assert len(seen) == 4
+    assert all(torch.equal(now, then) for now, then in seen)
+    assert torch.equal(x, copy)
 
 
 @pytest.mark.parametrize('name', ['mlp.fc1', 'mlp.fc2', 'attn.q', 'attn.up.0'])

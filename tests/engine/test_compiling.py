@@ -91,6 +91,7 @@ def test_blocks_that_differ_in_their_rate_share_a_graph() -> None:
     torch._dynamo.reset()
     counters.clear()
     model = ResT(arch={**SMALL, 'depths': (4, 1)}, out_indices=(0,), drop_path_rate=0.3).train()
+    compiling.hold_rates(model)
     for block in model.stages[0].blocks:
         block.compile(dynamic=True, fullgraph=True, backend='aot_eager')
     model(torch.randn(2, 3, 64, 96))[0].sum().backward()
