@@ -29,8 +29,8 @@ class PyramidBackbone(BaseModule, metaclass=ABCMeta):
     """Image batch in, one map per output level out.
 
     A family lists its published ``variants`` and gives ``compute_maps`` (the network),
-    ``stage_modules`` (what freezing and layer decay count), ``rename_checkpoint`` (the authors' key
-    names) and ``get_layer_depth``.
+    ``stage_modules`` (what freezing and layer decay count) and ``rename_checkpoint`` (the authors'
+    key names).
 
     Attributes:
         out_channels: Channels of each output level.
@@ -217,9 +217,11 @@ class PyramidBackbone(BaseModule, metaclass=ABCMeta):
             CheckpointError: The file is in a layout that this configuration must not load.
         """
 
-    @abstractmethod
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
         """Layer of a parameter, for layer-wise learning-rate decay (mmpretrain's protocol).
+
+        Layers are what ``stage_modules`` gives: 0 the stem, i the i-th stage, and what follows them
+        (output norms, a pyramid) the last.
 
         Args:
             param_name: Name of a parameter, with ``prefix`` before the backbone's own name.
@@ -227,8 +229,18 @@ class PyramidBackbone(BaseModule, metaclass=ABCMeta):
 
         Returns:
             The layer's id, 0 for the stem, and the number of layers; the last id,
-            ``number - 1``, is what follows the backbone and is not decayed.
+            ``number - 1``, is what follows the stages and is not decayed.
         """
+        stages = [list(self.stage_modules(0))]
+        while modules := list(self.stage_modules(len(stages))):
+            stages.append(modules)
+        parameter = self.get_parameter(param_name.removeprefix(prefix))
+        layers = (
+            layer
+            for layer, modules in enumerate(stages)
+            if any(parameter is own for module in modules for own in module.parameters())
+        )
+        return next(layers, len(stages)), len(stages) + 1
 
     def init_weights(self) -> None:
         """Initialise, then load ``init_cfg=dict(type='Pretrained', ...)`` strictly.

@@ -365,19 +365,6 @@ class ResFormer(PyramidBackbone):
             return [self.embed]
         return [self.blocks[stage - 1]] if stage <= len(self.blocks) else []
 
-    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
-        """Block-wise: 0 the embeddings, i the i-th block, then output norms and the pyramid.
-
-        See :meth:`PyramidBackbone.get_layer_depth`.
-        """
-        num_layers = len(self.blocks) + 2
-        name = param_name.removeprefix(prefix)
-        if name.startswith('embed.'):
-            return 0, num_layers
-        if match := re.match(r'blocks\.(\d+)\.', name):
-            return int(match[1]) + 1, num_layers
-        return num_layers - 1, num_layers
-
     def rename_checkpoint(self, state: Mapping[str, Tensor]) -> RenamedCheckpoint:
         """See :meth:`PyramidBackbone.rename_checkpoint`.
 

@@ -185,19 +185,6 @@ class StagedBackbone(PyramidBackbone):
             return [self.stages[0].embed]
         return [self.stages[stage - 1]] if stage <= len(self.stages) else []
 
-    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
-        """Stage-wise: 0 the stem, i the i-th stage, then the output norms.
-
-        See :meth:`PyramidBackbone.get_layer_depth`.
-        """
-        num_layers = len(self.stages) + 2
-        name = param_name.removeprefix(prefix)
-        if name.startswith('stages.0.embed.'):
-            return 0, num_layers
-        if match := re.match(r'stages\.(\d+)\.', name):
-            return int(match[1]) + 1, num_layers
-        return num_layers - 1, num_layers
-
     def rename_checkpoint(self, state: Mapping[str, Tensor]) -> RenamedCheckpoint:
         """See :meth:`PyramidBackbone.rename_checkpoint`.
 

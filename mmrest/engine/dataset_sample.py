@@ -129,9 +129,10 @@ def _read(sample: DatasetSample, ann_file: str) -> None:
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
     """What libraries print of loading would be said twice."""
+    before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             yield
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(before)

@@ -31,6 +31,31 @@ def optimizer_of(model: nn.Module, rate: Any, **paramwise: Any) -> torch.optim.O
     return build_optim_wrapper(model, cfg).optimizer
 
 
+# Worked out by hand for a decay of 0.5: four stages or four blocks behind the stem, and before what
+# follows them.
+RATES = {
+    'ResT': [
+        ('head.', 0.1),
+        ('backbone.stages.0.embed.', 0.03125),
+        ('backbone.stages.0.', 0.0625),
+        ('backbone.stages.1.', 0.125),
+        ('backbone.stages.2.', 0.25),
+        ('backbone.stages.3.', 0.5),
+        ('backbone.branch_norms.', 1.0),
+    ],
+    'ResFormer': [
+        ('head.', 0.1),
+        ('backbone.embed.', 0.03125),
+        ('backbone.blocks.0.', 0.0625),
+        ('backbone.blocks.1.', 0.125),
+        ('backbone.blocks.2.', 0.25),
+        ('backbone.blocks.3.', 0.5),
+        ('backbone.', 1.0),
+    ],
+}
+RATES['ResTV2'] = RATES['ResT']
+
+
 @pytest.mark.parametrize('scope', ['mmdet', 'mmseg'])
 @pytest.mark.parametrize('family', FAMILIES, ids=lambda family: family.__name__)
 def test_every_layer_gets_its_rate(family: type[PyramidBackbone], scope: str) -> None:
@@ -44,11 +69,7 @@ def test_every_layer_gets_its_rate(family: type[PyramidBackbone], scope: str) ->
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     assert len(groups) == len(trainable)
     for name, parameter in trainable.items():
-        if name.startswith('head.'):
-            expected = 0.1
-        else:
-            layer, count = model.backbone.get_layer_depth(name, 'backbone.')
-            expected = 0.5 ** (count - 1 - layer)
+        expected = next(rate for start, rate in RATES[family.__name__] if name.startswith(start))
         assert groups[id(parameter)]['lr'] == pytest.approx(expected), name
     for name, module in model.named_modules():
         if isinstance(module, nn.LayerNorm) and module.weight.requires_grad:
