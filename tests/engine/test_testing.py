@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from mmengine.config import Config
 
-from mmrest.engine.testing import use_tta
+from mmrest.engine.testing import dump_results, use_tta
 from mmrest.errors import InputError
 
 NEEDED = {'img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction'}
@@ -47,6 +48,14 @@ def test_every_data_set_gives_the_views_with_what_merging_needs(wrapper: str, pa
         assert [flip.prob for flip in flips] == [1.0, 0.0]
         assert {*packed.meta_keys} >= NEEDED | {*pack.get('meta_keys', ())}
         assert len(set(packed.meta_keys)) == len(packed.meta_keys)
+
+
+@pytest.mark.parametrize(
+    ('option', 'change'), [('--tta', use_tta), ('--out', lambda cfg: dump_results(cfg, 'o.pkl'))]
+)
+def test_a_config_without_a_model_is_named(option: str, change: Callable) -> None:
+    with pytest.raises(InputError, match=f'{option}: .* describes no model'):
+        change(Config(dict(x=1)))
 
 
 def test_a_segmentor_needs_its_own() -> None:

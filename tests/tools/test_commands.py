@@ -289,12 +289,7 @@ LITTLE_DATA = ['--data-root', '{shapes}', '--resume', '{trained}', '--cfg-option
             ['does not fit the RetinaNet of the config'],
         ),
         (['train.py', 'README.md'], ['is no config']),
-        (['train.py', '{tmp}/weights.pth'], ['is no config']),
         (['train.py', 'configs/_base_/det_runtime.py', '--amp'], ['--amp', 'describes no model']),
-        (
-            ['test.py', 'configs/_base_/det_runtime.py', '{trained}', '--tta'],
-            ['--tta', 'describes no model'],
-        ),
         (
             ['test.py', 'configs/_base_/det_runtime.py', '{trained}', '--out', '{tmp}/o.pkl'],
             ['--out', 'describes no model'],
@@ -304,20 +299,8 @@ LITTLE_DATA = ['--data-root', '{shapes}', '--resume', '{trained}', '--cfg-option
             ['5 classes (disc, ring', 'set num_classes=5'],
         ),
         (
-            ['train.py', DETECTOR, *LITTLE_DATA, 'train_dataloader.persistent_workers=True'],
-            ['persistent_workers=True needs num_workers'],
-        ),
-        (
-            ['train.py', DETECTOR, *LITTLE_DATA, 'model.backbone.archh=lite'],
-            ["ResT an argument 'archh'", 'did you mean arch?'],
-        ),
-        (
             ['train.py', DETECTOR, *LITTLE_DATA, 'optim_wrapper.optimizer.learning_rate=1'],
             ["AdamW an argument 'learning_rate'"],
-        ),
-        (
-            ['train.py', DETECTOR, *LITTLE_DATA, 'train_dataloader.dataset.metainfo.classes=disc'],
-            ["the string 'disc'", "classes=('disc',)"],
         ),
         (['train.py', 'configs/_base_/det_runtime.py'], ['describes no model']),
         (['test.py', COCO, '{tmp}/gone.pth'], ['gone.pth does not exist']),
@@ -371,7 +354,7 @@ def test_an_unknown_way_of_attention_is_named_before_anything_is_built(
     assert 'Traceback' not in result.stderr
 
 
-@pytest.mark.parametrize('option', ['nonsense', '=1', 'a'])
+@pytest.mark.parametrize('option', ['nonsense', '=1'])
 def test_an_option_without_a_value_is_named(option: str, run_tool: Run) -> None:
     result = run_tool('train.py', DETECTOR, '--cfg-options', option)
     assert result.returncode == 2
