@@ -22,8 +22,8 @@ from mmrest.engine.benchmark_model import build_backbone, parse_model
 from mmrest.engine.cli import parse_shape, require_new_file
 from mmrest.engine.machine import describe_machine, measure_bandwidth, measure_peak, time_call
 from mmrest.errors import InputError, clear_errors
-from mmrest.ops import attention, attention_way, emsa
-from mmrest.ops.ways import WAYS
+from mmrest.ops import attention, emsa, use_implementation
+from mmrest.ops.dispatch import IMPLEMENTATIONS
 
 COLUMNS = (
     'attention', 'times', 'way', 'mode', 'ms', 'memory floor (ms)', 'arithmetic floor (ms)',
@@ -75,12 +75,14 @@ def find_sizes(model: torch.nn.Module, batch_size: int, shape: tuple[int, int]) 
     """The sizes of attention of a forward pass, and how often each is computed."""
     images = torch.empty(batch_size, 3, *shape, device='meta')
     model.to('meta').eval()  # mmdet's return None from it
-    with torch.no_grad(), attention_way('blockwise'), _Recorder() as recorder:
+    with torch.no_grad(), use_implementation('blockwise'), _Recorder() as recorder:
         model(images)
     return recorder.sizes
 
 
-def make_call(size: Size, way: str, mode: str, device: str, dtype: torch.dtype) -> Callable:
+def make_call(
+    size: Size, implementation: str, mode: str, device: str, dtype: torch.dtype
+) -> Callable:
     """What computes an attention of a size, with its gradients in training."""
     kind = dict(device=device, dtype=dtype)
     batch, heads, queries, keys, head_dim, mixed = size
@@ -90,17 +92,21 @@ def make_call(size: Size, way: str, mode: str, device: str, dtype: torch.dtype) 
     inputs = [q, k, v]
     if mixed:
         inputs.append(torch.randn(heads, heads, device=device))
-    attend = emsa if mixed else attention
+
+    def attend(*given: Tensor) -> Tensor:
+        with use_implementation(implementation):
+            return (emsa if mixed else attention)(*given)
+
     if mode == 'infer':
 
         def call() -> Tensor:
             with torch.no_grad():
-                return attend(*inputs, way=way)
+                return attend(*inputs)
 
         return call
     inputs = [tensor.detach().requires_grad_() for tensor in inputs]
-    direction = torch.randn_like(attend(*inputs, way=way))
-    return lambda: torch.autograd.grad(attend(*inputs, way=way), inputs, direction)
+    direction = torch.randn_like(attend(*inputs))
+    return lambda: torch.autograd.grad(attend(*inputs), inputs, direction)
 
 
 def find_floors(size: Size, mode: str, dtype: torch.dtype) -> tuple[int, int]:
@@ -123,7 +129,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('model', metavar='MODEL', help='TYPE[:key=value,...], for example ResT')
     parser.add_argument('--shape', default='800x1344', metavar='HxW')
-    parser.add_argument('--impl', nargs='+', choices=WAYS, default=['auto'])
+    parser.add_argument('--impl', nargs='+', choices=IMPLEMENTATIONS, default=['auto'])
     parser.add_argument('--mode', nargs='+', choices=['infer', 'train'], default=['infer', 'train'])
     parser.add_argument('--batch-size', type=int, default=1)
     parser.add_argument('--dtype', choices=['float32', 'bfloat16', 'float16'], default='float32')

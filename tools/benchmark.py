@@ -24,7 +24,7 @@ from mmrest.engine.compiling import require_compiler
 from mmrest.engine.complexity import count_macs, count_parameters
 from mmrest.engine.machine import describe_machine, measure_peak
 from mmrest.errors import InputError, clear_errors
-from mmrest.ops.ways import WAYS
+from mmrest.ops.dispatch import IMPLEMENTATIONS
 
 COLUMNS = (
     'model', 'impl', 'shape', 'mode', 'batch', 'dtype', 'parameters (M)', 'GMACs', 'ms',
@@ -41,7 +41,11 @@ def parse_args() -> argparse.Namespace:
         '--against', nargs='+', default=[], metavar='MODEL', help='peers, measured once each'
     )
     parser.add_argument(
-        '--impl', nargs='+', choices=WAYS, default=['auto'], help='ways of attention'
+        '--impl',
+        nargs='+',
+        choices=IMPLEMENTATIONS,
+        default=['auto'],
+        help='implementations of attention',
     )
     parser.add_argument('--compile', action='store_true', help='torch.compile the backbones')
     parser.add_argument('--shapes', nargs='+', default=['800x1344'], metavar='HxW')

@@ -10,7 +10,6 @@ from collections.abc import Iterable
 import torch
 from mmengine.registry import MODELS, DefaultScope
 
-from mmrest.backbones import PyramidBackbone
 from mmrest.engine import load_config
 from mmrest.engine.cli import parse_shape
 from mmrest.engine.complexity import count_macs, count_parameters
@@ -34,7 +33,7 @@ def main() -> None:
         shapes = [parse_shape(shape) for shape in args.shapes]
         columns = ['backbone', 'parameters (M)', *(f'GMACs at {h}x{w}' for h, w in shapes)]
         print_row(columns, header=True)
-        for family in PyramidBackbone.families():
+        for family in BACKBONES.values():
             for name in family.variants:
                 with torch.device('meta'):
                     model = family(arch=name).eval()

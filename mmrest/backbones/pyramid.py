@@ -6,21 +6,23 @@ The idea is detectron2's ``Backbone`` / ``ShapeSpec``: whoever builds a neck can
 
 from __future__ import annotations
 
+import re
 from abc import ABCMeta, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 import torch.nn.functional as F
 from mmengine.logging import MMLogger
 from mmengine.model import BaseModule
-from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
+from mmengine.registry import MODELS
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmrest.checkpoints import RenamedCheckpoint, load_pretrained
+from mmrest.backbones.arch import Arch
+from mmrest.checkpoints import KeyMap, RenamedCheckpoint, load_pretrained, refuse_fused_state
 from mmrest.errors import InputError
-from mmrest.ops import attention_way
 
 Size = tuple[int, int]
 
@@ -29,15 +31,16 @@ class PyramidBackbone(BaseModule, metaclass=ABCMeta):
     """Image batch in, one map per output level out.
 
     A family lists its published ``variants`` and gives ``compute_maps`` (the network),
-    ``stage_modules`` (what freezing and layer decay count) and ``rename_checkpoint`` (the authors'
-    key names).
+    ``stage_modules`` (what freezing and layer decay count) and ``keys`` (the authors' key names).
 
     Attributes:
         out_channels: Channels of each output level.
         out_strides: Stride of each output level, in pixels of the image.
     """
 
-    variants: ClassVar[Mapping[str, Mapping[str, Any]]]
+    Arch: ClassVar[type[Arch]]
+    variants: ClassVar[Mapping[str, Arch]]
+    keys: ClassVar[KeyMap]
 
     out_channels: tuple[int, ...]
     out_strides: tuple[int, ...]
@@ -78,19 +81,7 @@ class PyramidBackbone(BaseModule, metaclass=ABCMeta):
             )
         if not isinstance(drop_path_rate, int | float) or not 0 <= drop_path_rate < 1:
             raise InputError(f'{name}: drop_path_rate={drop_path_rate!r} must be from 0 to below 1')
-        for entry in _entries(init_cfg):
-            if 'type' not in entry:
-                raise InputError(
-                    f'{name}: init_cfg={dict(entry)} has no type; write init_cfg=dict(type='
-                    "'Pretrained', checkpoint=...)"
-                )
-            known = {'checkpoint', 'sha256', 'prefix', 'map_location', 'adapt_in_channels'}
-            unknown = entry.keys() - {'type'} - known
-            if _is_pretrained(entry) and (unknown or 'checkpoint' not in entry):
-                raise InputError(
-                    f"{name}: init_cfg=dict(type='Pretrained', checkpoint=...) takes also sha256, "
-                    f'prefix, map_location and adapt_in_channels, got {dict(entry)}'
-                )
+        _check_init_cfg(name, init_cfg)
         self.in_channels = in_channels
         self.out_indices = out_indices
         self.frozen_stages = frozen_stages
@@ -122,11 +113,19 @@ class PyramidBackbone(BaseModule, metaclass=ABCMeta):
                 f'H, W >= 1, got {shape}'
             )
         if not torch.compiler.is_compiling() and not len(images):
-            with attention_way('reference'):  # torch's own operators know empty batches
-                return self.compute_maps(images)
+            return self._maps_of_no_images(images)
         if self._valid_sizes is None:
             return self.compute_maps(images)
         return self._compute_maps_of_valid_parts(images, self._valid_sizes)
+
+    def _maps_of_no_images(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Empty maps, and gradients of zero for everything; not all of torch's layers know how."""
+        zero = images.sum() + sum(p.flatten()[:0].sum() for p in self.parameters())
+        sizes = [tuple(-(-side // s) for side in images.shape[-2:]) for s in self.out_strides]
+        return tuple(
+            zero.new_zeros(0, channels, *size) + zero
+            for channels, size in zip(self.out_channels, sizes, strict=True)
+        )
 
     @abstractmethod
     def compute_maps(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -177,45 +176,51 @@ class PyramidBackbone(BaseModule, metaclass=ABCMeta):
         order = torch.tensor([i for indices in members.values() for i in indices]).argsort()
         return tuple(torch.cat(levels)[order] for levels in zip(*parts, strict=True))
 
-    @classmethod
-    def resolve_arch(cls, arch: str | Mapping[str, Any]) -> dict[str, Any]:
-        """The fields of a published variant, or a user's own fields, checked.
-
-        Args:
-            arch: A key of ``variants`` or a mapping with the same fields as one of its values.
-
-        Raises:
-            InputError: An unknown name, or missing, unknown or inconsistent fields.
-        """
-        if isinstance(arch, str):
-            if arch not in cls.variants:
-                raise InputError(
-                    f'{cls.__name__}: unknown arch {arch!r}; published variants are '
-                    f'{", ".join(cls.variants)}, or give a dict with the same fields'
-                )
-            return dict(cls.variants[arch])
-        if not isinstance(arch, Mapping):
-            raise InputError(f'{cls.__name__}: arch={arch!r} must be a name or a dict')
-        fields = dict(next(iter(cls.variants.values())))
-        missing, unknown = fields.keys() - arch.keys(), arch.keys() - fields.keys()
-        if missing or unknown:
-            raise InputError(
-                f'{cls.__name__}: an arch dict has the fields {", ".join(fields)}; '
-                f'missing: {sorted(missing) or "none"}, unknown: {sorted(unknown) or "none"}'
-            )
-        return dict(arch)
-
     @abstractmethod
     def stage_modules(self, stage: int) -> Iterable[nn.Module]:
         """Modules that ``frozen_stages >= stage`` freezes: 0 is the stem, i the i-th stage."""
 
-    @abstractmethod
+    def place_key(self, key: str, keys: Set[str]) -> str | None:
+        """Own name of a key that the family's key map made.
+
+        Args:
+            key: One of them.
+            keys: All of them.
+
+        Returns:
+            None where this configuration has no use for it.
+        """
+        return key
+
     def rename_checkpoint(self, state: Mapping[str, Tensor]) -> RenamedCheckpoint:
         """A checkpoint of any published layout in this module's own key names.
 
         Raises:
             CheckpointError: The file is in a layout that this configuration must not load.
         """
+        own = self.state_dict()
+        renamed = RenamedCheckpoint({})
+        mapped = {key: self.keys.rename(key) for key in state}
+        all_keys = {name for names in mapped.values() for name in names}
+        for key, names in mapped.items():
+            for name in names:
+                placed = self.place_key(name, all_keys)
+                if placed in own:
+                    renamed.state[placed] = self.keys.fit(placed, state[key], own[placed].shape)
+                elif placed is not None:  # left over; the user knows it by the file's name
+                    renamed.state[key] = state[key]
+        for rule in self.keys.fresh:
+            if rule.applies(state):
+                renamed.optional |= {name for name in own if re.match(rule.own, name)}
+                renamed.notes += [rule.note] if rule.note else []
+        return renamed
+
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *args: Any) -> None:
+        # mmengine's loaders ignore what does not fit
+        own = self.state_dict()
+        given = [key.removeprefix(prefix) for key in state if key.startswith(prefix)]
+        refuse_fused_state((key for key in given if key not in own), 'the state')
+        super()._load_from_state_dict(state, prefix, *args)
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
         """Layer of a parameter, for layer-wise learning-rate decay (mmpretrain's protocol).
@@ -286,15 +291,6 @@ class PyramidBackbone(BaseModule, metaclass=ABCMeta):
                 module.eval()
                 module.requires_grad_(False)
 
-    @classmethod
-    def families(cls) -> list[type[PyramidBackbone]]:
-        """The classes that publish variants of their own, in the order of their definition.
-
-        A class that somebody derives from one of them is the same family, and not listed.
-        """
-        deeper = [family for child in cls.__subclasses__() for family in child.families()]
-        return [cls, *deeper] if 'variants' in vars(cls) else deeper
-
     @staticmethod
     def guess_variant(state: Mapping[str, Tensor]) -> str | None:
         """Family and name of the published variant that ``state`` seems to hold, or None.
@@ -303,8 +299,9 @@ class PyramidBackbone(BaseModule, metaclass=ABCMeta):
             state: A bare backbone's checkpoint in any published layout; a few keys may be missing
                 or too many.
         """
+        signed = [family for family in BACKBONES.values() if family.keys.may_be_of(state)]
         scores: dict[str, float] = {}
-        for family in PyramidBackbone.families():
+        for family in signed or BACKBONES.values():
             for name in family.variants:
                 with torch.device('meta'):
                     model = family(arch=name)
@@ -318,6 +315,18 @@ class PyramidBackbone(BaseModule, metaclass=ABCMeta):
         return best if scores[best] > 0.8 else None
 
 
+Family = TypeVar('Family', bound=type[PyramidBackbone])
+
+# Name -> family; tests, tools and guessing read it.
+BACKBONES: dict[str, type[PyramidBackbone]] = {}
+
+
+def register_backbone(family: Family) -> Family:
+    """A class decorator: enter a family into the table and into mmengine's root registry."""
+    BACKBONES[family.__name__] = MODELS.register_module()(family)
+    return family
+
+
 def _pad(level: Tensor, size: Size) -> Tensor:
     """(B, C, h, w) -> (B, C, *size), with zeros at the right and the bottom."""
     height, width = level.shape[-2:]
@@ -329,6 +338,22 @@ def _entries(init_cfg: dict | list[dict] | None) -> list[Mapping[str, Any]]:
     if isinstance(entries, str) or not all(isinstance(entry, Mapping) for entry in entries):
         raise InputError(f'init_cfg={init_cfg!r} must be a dict, a list of dicts or None')
     return list(entries)
+
+
+def _check_init_cfg(name: str, init_cfg: dict | list[dict] | None) -> None:
+    for entry in _entries(init_cfg):
+        if 'type' not in entry:
+            raise InputError(
+                f'{name}: init_cfg={dict(entry)} has no type; write init_cfg=dict(type='
+                "'Pretrained', checkpoint=...)"
+            )
+        known = {'checkpoint', 'sha256', 'prefix', 'map_location', 'adapt_in_channels'}
+        unknown = entry.keys() - {'type'} - known
+        if _is_pretrained(entry) and (unknown or 'checkpoint' not in entry):
+            raise InputError(
+                f"{name}: init_cfg=dict(type='Pretrained', checkpoint=...) takes also sha256, "
+                f'prefix, map_location and adapt_in_channels, got {dict(entry)}'
+            )
 
 
 def _is_pretrained(entry: Mapping[str, Any]) -> bool:

@@ -10,29 +10,30 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from mmengine.registry import MODELS
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
+from mmrest.backbones.arch import Arch
 from mmrest.backbones.layers import (
+    MLP,
     Block,
-    Double,
+    DropPath,
     LayerNorm2d,
-    Linear,
-    can_fuse,
+    apply_linear,
     crop,
     initialize,
+    run_layers,
     stochastic_depth_rates,
 )
-from mmrest.backbones.pyramid import PyramidBackbone
-from mmrest.checkpoints import RenamedCheckpoint
+from mmrest.backbones.pyramid import PyramidBackbone, register_backbone
+from mmrest.checkpoints import Fresh, KeyMap, RenamedCheckpoint
 from mmrest.errors import InputError
-from mmrest.ops import attend_in_windows, attention, conv_tokens
+from mmrest.ops import attend_in_windows, attention
 
 PATCH = 16
 Grid = tuple[int, int]
@@ -127,42 +128,39 @@ class Attention(nn.Module):
         window_size: Side of a window in tokens; 0 is the whole map.
     """
 
-    takes_norm = True
-
     def __init__(self, channels: int, num_heads: int, window_size: int) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.window_size = window_size
-        self.qkv = Linear(channels, 3 * channels)
+        self.qkv = nn.Linear(channels, 3 * channels)
         head_channels = channels // num_heads
         self.pos = nn.Conv2d(head_channels, head_channels, 3, padding=1, groups=head_channels)
-        self.proj = Linear(channels, channels)
+        self.proj = nn.Linear(channels, channels)
 
-    def forward(self, x: Tensor, norm: nn.Module, grid: Grid) -> Tensor:
-        """(B, 1 + rows columns, channels) -> the same; ``norm`` is the LayerNorm in front of it."""
-        batch, length, channels = x.shape
-        qkv = self.qkv(norm(x))
-        parts = qkv.view(batch, length, 3, self.num_heads, channels // self.num_heads).permute(
-            2, 0, 3, 1, 4
-        )
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
+        """(B, 1 + rows columns, channels) -> the same."""
+        heads = self.num_heads
+        qkv = apply_linear(self.qkv, x).unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4)
         if self.window_size and max(grid) > self.window_size:
-            attended = attend_in_windows(*parts, grid, self.window_size)
+            attended = attend_in_windows(*qkv, grid, self.window_size)
         else:
-            attended = attention(*parts)
-        attended = attended.transpose(1, 2).reshape(batch, length, channels)
-        values = qkv[:, 1:, 2 * channels :].reshape(batch, *grid, channels)
-        local = F.pad(self._embed_locally(values).flatten(1, 2), (0, 0, 1, 0))
-        return self.proj(attended + local)
+            attended = attention(*qkv)
+        # (B, heads, rows columns, head_dim) to maps and back
+        values = qkv[2, :, :, 1:].flatten(0, 1).mT.unflatten(2, grid)
+        local = self.pos(values).flatten(2).mT.unflatten(0, (-1, heads))
+        attended = attended + F.pad(local, (0, 0, 1, 0))
+        return apply_linear(self.proj, attended.transpose(1, 2).flatten(2))
 
-    def _embed_locally(self, values: Tensor) -> Tensor:
-        """(B, rows, columns, channels) -> the same shape."""
-        if not can_fuse(self.pos):
-            maps = values.unflatten(3, (self.num_heads, -1)).permute(0, 3, 4, 1, 2)
-            local = self.pos(maps.flatten(0, 1)).unflatten(0, maps.shape[:2])
-            return local.permute(0, 3, 4, 1, 2).flatten(3)
-        weight = self.pos.weight.repeat(self.num_heads, 1, 1, 1)
-        bias = self.pos.bias.repeat(self.num_heads)
-        return conv_tokens(values, weight, bias, 1, 1, len(weight))
+
+class Upsample(nn.ConvTranspose2d):
+    """A transposed convolution that doubles a map's sides (ViTDet, Section 3).
+
+    Args:
+        channels: Of both maps.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, 2, stride=2)
 
 
 def rescale(stride: int, channels: int, learned: bool) -> nn.Module:
@@ -184,18 +182,44 @@ def rescale(stride: int, channels: int, learned: bool) -> nn.Module:
     if not learned:
         return nn.Upsample(scale_factor=PATCH // stride, mode='bilinear')
     if stride == 8:
-        return Double(channels)
+        return Upsample(channels)
     norm = LayerNorm2d(channels, eps=1e-6)
-    return nn.Sequential(Double(channels), norm, nn.GELU(), Double(channels))
+    return nn.Sequential(Upsample(channels), norm, nn.GELU(), Upsample(channels))
 
 
-@MODELS.register_module()
+@dataclass(frozen=True)
+class ResFormerArch(Arch):
+    """Of ResFormer (Table 1).
+
+    Attributes:
+        embed_dims: Channels of the tokens.
+        num_heads: Attention heads.
+        depth: Blocks.
+        mlp_ratio: Hidden channels of the MLPs relative to ``embed_dims``.
+    """
+
+    embed_dims: int
+    num_heads: int
+    depth: int = 12
+    mlp_ratio: float = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        channels, heads = self.embed_dims, self.num_heads
+        if int(channels * self.mlp_ratio) < 1:
+            raise InputError(f'ResFormer: mlp_ratio={self.mlp_ratio} leaves no channels')
+        if channels % heads or channels % 4:
+            raise InputError(
+                f'ResFormer: embed_dims {channels} must be a multiple of 4 and of num_heads {heads}'
+            )
+
+
+@register_backbone
 class ResFormer(PyramidBackbone):
     """The backbone of ResFormer: ``'tiny'``, ``'small'`` and ``'base'``.
 
     Args:
-        arch: A published name, or a dict with ``embed_dims`` (a multiple of 4 and of
-            ``num_heads``), ``depth``, ``num_heads`` and ``mlp_ratio``.
+        arch: A published name, or a :class:`ResFormerArch` or a dict of its fields.
         in_channels: Channels of the images.
         out_indices: Levels that are returned, ascending. What no level needs is not built.
         pyramid: What the levels are. ``'simple'``: the last block's map at the strides 4, 8, 16
@@ -218,15 +242,39 @@ class ResFormer(PyramidBackbone):
         InputError: An argument is out of its range; the message names it.
     """
 
+    Arch = ResFormerArch
     variants = {
-        name: dict(embed_dims=channels, depth=12, num_heads=heads, mlp_ratio=4)
-        for name, channels, heads in (('tiny', 192, 3), ('small', 384, 6), ('base', 768, 12))
+        'tiny': ResFormerArch(192, num_heads=3),
+        'small': ResFormerArch(384, num_heads=6),
+        'base': ResFormerArch(768, num_heads=12),
     }
+    keys = KeyMap(
+        rules=(
+            (r'cls_token$', 'embed.cls_token'),
+            (r'patch_embed\.proj\.', 'embed.proj.'),
+            (r'pos_embed\.embed_layer\.', 'embed.pos.conv.'),
+            (r'norm\.', 'cls_norm.'),
+            (r'(blocks\.\d+\.attn)\.get_v\.', r'\1.pos.'),
+        ),
+        drop=(r'head\.', r'head_dist\.', r'pos_embed$', r'dist_token$'),
+        fresh=(
+            Fresh(r'pyramid\.', unless=r'pyramid\.'),
+            Fresh(r'branch_norms\.', unless=r'branch_norms\.'),
+            Fresh(
+                r'embed\.pos\.|blocks\.\d+\.attn\.pos\.',
+                given=r'pos_embed$',
+                note='The file is of a plain vision transformer (DeiT, timm): its table of '
+                'absolute positions is not used (nor a distillation token), and the global and '
+                'the local position embedding start fresh.',
+            ),
+        ),
+        signature=(r'patch_embed\.proj\.', r'blocks\.0\.attn\.qkv\.'),
+    )
     norm_eps = 1e-6
 
     def __init__(
         self,
-        arch: str | Mapping[str, Any] = 'small',
+        arch: str | Mapping[str, Any] | ResFormerArch = 'small',
         in_channels: int = 3,
         out_indices: Sequence[int] = (0, 1, 2, 3),
         pyramid: str | None = 'simple',
@@ -239,8 +287,8 @@ class ResFormer(PyramidBackbone):
         with_cp: bool = False,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
-        fields = self.resolve_arch(arch)
-        depth, channels = fields['depth'], fields['embed_dims']
+        arch = self.Arch.resolve(arch, self.variants)
+        depth, channels = arch.depth, arch.embed_dims
         level_blocks = self._level_blocks(pyramid, taps, depth)
         super().__init__(
             in_channels=in_channels,
@@ -258,20 +306,24 @@ class ResFormer(PyramidBackbone):
             raise InputError(f'ResFormer: window_size={window_size!r} must be 0 or more tokens')
         if global_blocks is not None and not window_size:
             raise InputError('ResFormer: global_blocks need a window_size for the other blocks')
-        unconfined = self._block_indices('global_blocks', global_blocks, depth)
+        global_blocks = self._block_indices('global_blocks', global_blocks, depth)
         self.depth = depth
         self.pyramid_kind = pyramid
         self.out_norm = out_norm
         # the block that each output level is made from
         self.level_blocks = tuple(level_blocks[i] for i in self.out_indices)
         self.embed = Embed(in_channels, channels)
-        drop_paths = stochastic_depth_rates(drop_path_rate, (depth,))[0]
+        drop_path_rates = stochastic_depth_rates(drop_path_rate, (depth,))[0]
         self.blocks = nn.ModuleList()
         for i in range(self.level_blocks[-1] + 1):
-            attn = Attention(channels, fields['num_heads'], 0 if i in unconfined else window_size)
-            self.blocks.append(
-                Block(channels, attn, fields['mlp_ratio'], drop_paths[i], self.norm_eps)
+            block = Block(
+                nn.LayerNorm(channels, self.norm_eps),
+                Attention(channels, arch.num_heads, 0 if i in global_blocks else window_size),
+                nn.LayerNorm(channels, self.norm_eps),
+                MLP(channels, int(channels * arch.mlp_ratio)),
+                DropPath(drop_path_rates[i]),
             )
+            self.blocks.append(block)
         if out_norm == 'branch':
             self.branch_norms = nn.ModuleDict(
                 {
@@ -294,24 +346,6 @@ class ResFormer(PyramidBackbone):
             nn.init.zeros_(block.attn.pos.weight)
         self._freeze_stages()
 
-    @classmethod
-    def resolve_arch(cls, arch: str | Mapping[str, Any]) -> dict[str, Any]:
-        """See :meth:`PyramidBackbone.resolve_arch`; also checks that the fields fit together."""
-        fields = super().resolve_arch(arch)
-        for name in ('embed_dims', 'depth', 'num_heads'):
-            if type(fields[name]) is not int or fields[name] < 1:
-                raise InputError(f'ResFormer: {name}={fields[name]!r} must be 1 or more')
-        channels, heads, ratio = (fields[f] for f in ('embed_dims', 'num_heads', 'mlp_ratio'))
-        if type(ratio) not in (int, float) or ratio <= 0:
-            raise InputError(f'ResFormer: mlp_ratio={ratio!r} must be a number above 0')
-        if int(channels * ratio) < 1:
-            raise InputError(f'ResFormer: mlp_ratio={ratio} leaves no channels')
-        if channels % heads or channels % 4:
-            raise InputError(
-                f'ResFormer: embed_dims {channels} must be a multiple of 4 and of num_heads {heads}'
-            )
-        return fields
-
     def encode(self, images: Tensor) -> tuple[dict[int, Tensor], Grid]:
         """Tokens of the blocks that the levels are made from.
 
@@ -325,10 +359,7 @@ class ResFormer(PyramidBackbone):
         x, grid = self.embed(images)
         tokens = {}
         for i, block in enumerate(self.blocks):
-            if self.with_cp and torch.is_grad_enabled():
-                x = checkpoint(block, x, grid, use_reentrant=False)
-            else:
-                x = block(x, grid)
+            x = run_layers([block], x, grid, with_cp=self.with_cp)
             if i in self.level_blocks:
                 tokens[i] = self.branch_norms[str(i)](x) if self.out_norm == 'branch' else x
         return tokens, grid
@@ -371,35 +402,15 @@ class ResFormer(PyramidBackbone):
         Files of DeiT and timm have a table of absolute positions, ``pos_embed``, instead of the
         two embeddings, which then start fresh.
         """
-        renamed = RenamedCheckpoint({})
-        for key, value in state.items():
-            own = self._rename(key)
-            if own is not None:
-                renamed.state[own] = value
-        fresh = [start for start in ('pyramid.',) if not any(k.startswith(start) for k in state)]
-        if not any(key.startswith('branch_norms.') for key in state):
-            last = f'branch_norms.{self.depth - 1}.'
-            fresh += [f'branch_norms.{i}.' for i in self.level_blocks]
-            fresh = [start for start in fresh if start != last]
-        if 'pos_embed' in state:
-            fresh += ['embed.pos.', *(f'blocks.{i}.attn.pos.' for i in range(len(self.blocks)))]
-            renamed.notes.append(
-                'The file is of a plain vision transformer (DeiT, timm): its table of absolute '
-                'positions is not used (nor a distillation token), and the global and the local '
-                'position embedding start fresh.'
-            )
-        renamed.optional = {key for key in self.state_dict() if key.startswith(tuple(fresh))}
+        renamed = super().rename_checkpoint(state)
+        # the last block's norm is the one before the classifier, which every file has
+        last = f'branch_norms.{self.depth - 1}.'
+        renamed.optional = {key for key in renamed.optional if not key.startswith(last)}
         return renamed
 
-    def _rename(self, key: str) -> str | None:
-        """Own name of a published key; None if this configuration has no use for it."""
-        if key.startswith(('head.', 'head_dist.')) or key in ('pos_embed', 'dist_token'):
-            return None
-        key = re.sub(r'^cls_token$', 'embed.cls_token', key)
-        key = re.sub(r'^patch_embed\.proj\.', 'embed.proj.', key)
-        key = re.sub(r'^pos_embed\.embed_layer\.', 'embed.pos.conv.', key)
-        key = re.sub(r'^norm\.', f'branch_norms.{self.depth - 1}.', key)
-        key = re.sub(r'^(blocks\.\d+\.attn)\.get_v\.', r'\1.pos.', key)
+    def place_key(self, key: str, keys: Set[str]) -> str | None:
+        """See :meth:`PyramidBackbone.place_key`."""
+        key = key.replace('cls_norm.', f'branch_norms.{self.depth - 1}.')
         if match := re.match(r'blocks\.(\d+)\.', key):
             return None if len(self.blocks) <= int(match[1]) < self.depth else key
         if match := re.match(r'branch_norms\.(\d+)\.', key):

@@ -9,26 +9,30 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 
+import torch
 from mmcv.cnn import build_norm_layer
-from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from mmrest.backbones.layers import (
-    Block,
-    Halve,
-    PixelAttention,
-    can_fuse,
-    conv_norm,
-    conv_norm_relu_conv,
+from mmrest.backbones.arch import HierarchicalArch
+from mmrest.backbones.fused import (
+    AttentionInChunks,
+    FoldedConv2d,
+    FusedEmbed,
+    Fusible,
+    can_fold,
+    fuse_stem,
 )
+from mmrest.backbones.hierarchical import HierarchicalBackbone, Stage
+from mmrest.backbones.layers import MLP, Block, DropPath, PixelAttention, apply_linear, can_fuse
+from mmrest.backbones.pyramid import register_backbone
 from mmrest.backbones.spatial_reduction import SpatialReductionAttention
-from mmrest.backbones.staged import StagedBackbone
-from mmrest.checkpoints import RenamedCheckpoint
-from mmrest.ops import emsa
+from mmrest.checkpoints import Fresh, KeyMap, RenamedCheckpoint, counted_from_one
+from mmrest.ops import attention, emsa, reference
 
 
-class Stem(nn.Module):
+class Stem(nn.Module, Fusible):
     """Three convolutions to a quarter of the image's size, then position encoding (Section 3.2).
 
     Args:
@@ -40,20 +44,27 @@ class Stem(nn.Module):
     def __init__(self, in_channels: int, channels: int, norm_cfg: dict) -> None:
         super().__init__()
         hidden = channels // 2
-        self.conv1 = Halve(in_channels, hidden, bias=False)
+        self.conv1 = nn.Conv2d(in_channels, hidden, 3, stride=2, padding=1, bias=False)
         self.norm1 = build_norm_layer(norm_cfg, hidden)[1]
         self.conv2 = nn.Conv2d(hidden, hidden, 3, padding=1, bias=False)
         self.norm2 = build_norm_layer(norm_cfg, hidden)[1]
-        self.conv3 = Halve(hidden, channels, bias=False)
+        self.conv3 = nn.Conv2d(hidden, channels, 3, stride=2, padding=1, bias=False)
         self.pos = PixelAttention(channels)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, ceil(H / 4), ceil(W / 4), channels)."""
-        convs, norms = (self.conv1, self.conv2, self.conv3), (self.norm1, self.norm2)
-        return self.pos(conv_norm_relu_conv(convs, norms, images).permute(0, 2, 3, 1))
+        x = images.contiguous(memory_format=torch.channels_last)
+        x = self.norm1(self.conv1(x)).relu()
+        x = self.norm2(self.conv2(x)).relu()
+        return self.pos(self.conv3(x).permute(0, 2, 3, 1))
+
+    def fuse(self) -> nn.Module:
+        """See :func:`mmrest.inference.fuse`."""
+        convs = fuse_stem((self.conv1, self.conv2, self.conv3), (self.norm1, self.norm2))
+        return FusedEmbed(convs, self.pos) if convs else self
 
 
-class PatchEmbed(nn.Module):
+class PatchEmbed(nn.Module, Fusible):
     """Halves a map, then position encoding (Section 3.2).
 
     Args:
@@ -64,16 +75,22 @@ class PatchEmbed(nn.Module):
 
     def __init__(self, in_channels: int, channels: int, norm_cfg: dict) -> None:
         super().__init__()
-        self.conv = Halve(in_channels, channels)
+        self.conv = nn.Conv2d(in_channels, channels, 3, stride=2, padding=1)
         self.norm = build_norm_layer(norm_cfg, channels)[1]
         self.pos = PixelAttention(channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, ceil(H / 2), ceil(W / 2), channels)."""
-        return self.pos(conv_norm(self.conv, self.norm, x).permute(0, 2, 3, 1))
+        return self.pos(self.norm(self.conv(x)).permute(0, 2, 3, 1))
+
+    def fuse(self) -> nn.Module:
+        """See :func:`mmrest.inference.fuse`."""
+        if not can_fold(self.conv, self.norm):
+            return self
+        return FusedEmbed(FoldedConv2d(self.conv, self.norm), self.pos)
 
 
-class EMSA(SpatialReductionAttention):
+class EMSA(SpatialReductionAttention, Fusible):
     """Efficient multi-head self-attention (Section 3.1, Eq. 4).
 
     With more than one head, the logits are mixed across heads and the attention map is
@@ -85,70 +102,101 @@ class EMSA(SpatialReductionAttention):
         sr_ratio: Reduction of the keys' and values' map along each side.
     """
 
-    takes_norm = True
-
     def __init__(self, channels: int, num_heads: int, sr_ratio: int) -> None:
         super().__init__(channels, num_heads, sr_ratio)
         self.transform_conv = nn.Conv2d(num_heads, num_heads, 1) if num_heads > 1 else None
 
-    def forward(self, x: Tensor, norm: nn.Module) -> Tensor:
-        """(B, H, W, channels) -> (B, H, W, channels); ``norm`` is the LayerNorm in front of it."""
-        mix = self.transform_conv
+    def prepare(self, x: Tensor) -> tuple[Tensor, ...]:
+        """See :meth:`SpatialReductionAttention.prepare`."""
+        k, v, _ = self.make_keys_and_values(x)
+        return k, v
+
+    def attend(self, tokens: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """See :meth:`SpatialReductionAttention.attend`; heads are mixed over all of a map."""
+        q, mix = self.make_queries(tokens), self.transform_conv
         if mix is None:
-            return self.attend_plainly(x, norm)
-        q, k, v, _ = self.project(x, norm)
-        if can_fuse(mix):
-            out = emsa(q, k, v, mix.weight[:, :, 0, 0], mix.bias)
+            attended = attention(q, k, v)
+        elif can_fuse(mix):
+            attended = emsa(q, k, v, mix.weight[:, :, 0, 0], mix.bias)
         else:
-            out = emsa(q, k, v, mix)
-        del q, k, v  # their memory serves the projection
-        return self.proj(out.transpose(1, 2).reshape(x.shape))
+            attended = reference.emsa(q, k, v, mix)
+        return apply_linear(self.proj, attended.transpose(1, 2).flatten(2))
+
+    def fuse(self) -> nn.Module:
+        """See :func:`mmrest.inference.fuse`; the instance norm needs all queries at once."""
+        return self if self.num_heads > 1 else AttentionInChunks(self)
 
 
-@MODELS.register_module()
-class ResT(StagedBackbone):
+@dataclass(frozen=True)
+class ResTArch(HierarchicalArch):
+    """Of ResT (Table 1) and ResTv2; fields per stage.
+
+    Attributes:
+        num_heads: Attention heads.
+        sr_ratios: Reduction of the keys' and values' map along each side.
+        mlp_ratios: Hidden channels of the MLPs relative to ``embed_dims``.
+    """
+
+    num_heads: tuple[int, ...] = (1, 2, 4, 8)
+    sr_ratios: tuple[int, ...] = (8, 4, 2, 1)
+    mlp_ratios: tuple[float, ...] = (4, 4, 4, 4)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_multiples(of='num_heads')
+        self.require_hidden_channels()
+
+
+@register_backbone
+class ResT(HierarchicalBackbone):
     """The backbone of ResT: ``'lite'``, ``'small'``, ``'base'`` and ``'large'``.
 
-    Arguments are those of :class:`StagedBackbone`. ``out_norm='trunk'`` is what the authors'
+    Arguments are those of :class:`HierarchicalBackbone`. ``out_norm='trunk'`` is what the authors'
     detection code does.
     """
 
+    Arch = ResTArch
     variants = {
-        name: dict(
-            embed_dims=dims,
-            depths=depths,
-            num_heads=(1, 2, 4, 8),
-            sr_ratios=(8, 4, 2, 1),
-            mlp_ratios=(4, 4, 4, 4),
-        )
-        for name, dims, depths in (
-            ('lite', (64, 128, 256, 512), (2, 2, 2, 2)),
-            ('small', (64, 128, 256, 512), (2, 2, 6, 2)),
-            ('base', (96, 192, 384, 768), (2, 2, 6, 2)),
-            ('large', (96, 192, 384, 768), (2, 2, 18, 2)),
-        )
+        'lite': ResTArch((64, 128, 256, 512), (2, 2, 2, 2)),
+        'small': ResTArch((64, 128, 256, 512), (2, 2, 6, 2)),
+        'base': ResTArch((96, 192, 384, 768), (2, 2, 6, 2)),
+        'large': ResTArch((96, 192, 384, 768), (2, 2, 18, 2)),
     }
     out_norms = ('none', 'branch', 'trunk')
     norm_eps = 1e-5
-    embed_key = r'^patch_embed_(\d+)\.'
-    norm_key = r'norm(\d*)\.(weight|bias)$'
+    keys = KeyMap(
+        rules=(
+            (r'stem\.', 'stages.0.embed.'),
+            (r'patch_embed_(\d+)\.', counted_from_one('stages.{}.embed.')),
+            (r'stage(\d+)\.', counted_from_one('stages.{}.blocks.')),
+            (r'norm(\d+)\.', counted_from_one('out_norms.{}.')),
+            (r'norm\.', 'cls_norm.'),
+        ),
+        drop=(r'head\.',),
+        fresh=(Fresh(r'(branch|trunk)_norms\.', unless=r'norm\d|(branch|trunk)_norms\.'),),
+        signature=(r'patch_embed_2\.', r'stem\.conv1\.'),
+    )
 
-    def make_embed(
-        self, stage: int, in_channels: int, channels: int, norm_cfg: dict | None
-    ) -> nn.Module:
-        """See :meth:`StagedBackbone.make_embed`."""
-        kind = PatchEmbed if stage else Stem
-        return kind(in_channels, channels, norm_cfg or dict(type='BN'))
-
-    def make_block(
-        self, channels: int, num_heads: int, sr_ratio: int, mlp_ratio: float, drop_path: float
-    ) -> nn.Module:
-        """See :meth:`StagedBackbone.make_block`; Section 3.1, Eq. 6."""
-        attn = EMSA(channels, num_heads, sr_ratio)
-        return Block(channels, attn, mlp_ratio, drop_path, self.norm_eps)
+    def make_stage(
+        self, index: int, in_channels: int, arch: ResTArch, drop_path_rates: list[float]
+    ) -> Stage:
+        """See :meth:`HierarchicalBackbone.make_stage`; Section 3.1, Eq. 6."""
+        channels = arch.embed_dims[index]
+        embed = (PatchEmbed if index else Stem)(in_channels, channels, self.norm_cfg)
+        blocks = [
+            Block(
+                nn.LayerNorm(channels, self.norm_eps),
+                EMSA(channels, arch.num_heads[index], arch.sr_ratios[index]),
+                nn.LayerNorm(channels, self.norm_eps),
+                MLP(channels, int(channels * arch.mlp_ratios[index])),
+                DropPath(rate),
+            )
+            for rate in drop_path_rates
+        ]
+        return Stage(embed, blocks)
 
     def rename_checkpoint(self, state: Mapping[str, Tensor]) -> RenamedCheckpoint:
-        """See :meth:`StagedBackbone.rename_checkpoint`."""
+        """See :meth:`PyramidBackbone.rename_checkpoint`."""
         renamed = super().rename_checkpoint(state)
         if self.out_norm != 'trunk' and any(re.match(r'norm[1-9]\.', key) for key in state):
             renamed.notes.append(

@@ -12,28 +12,24 @@ from collections.abc import Mapping
 
 import torch
 from mmcv.cnn import build_norm_layer
-from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from mmrest.backbones.fused import AttentionInChunks, Fusible, fuse_stem
+from mmrest.backbones.hierarchical import HierarchicalBackbone, Stage
 from mmrest.backbones.layers import (
+    MLP,
     Block,
-    Halve,
+    DropPath,
     PixelAttention,
-    TokenConv,
-    can_fuse,
-    conv_norm_relu_conv,
+    apply_linear,
+    as_map,
     crop,
 )
+from mmrest.backbones.pyramid import register_backbone
+from mmrest.backbones.rest import ResTArch
 from mmrest.backbones.spatial_reduction import SpatialReductionAttention
-from mmrest.backbones.staged import StagedBackbone
-from mmrest.checkpoints import RenamedCheckpoint
-from mmrest.ops import conv_tokens
-from mmrest.ops.ways import requested_way
-
-# Up to so many pixels, and from so many elements of the map on, a depthwise convolution for each
-# pixel is quicker than one for all of them.
-_MOST_CONVOLUTIONS = 16
-_FEWEST_ELEMENTS = 2**16
+from mmrest.checkpoints import Fresh, KeyMap, RenamedCheckpoint, counted_from_one
+from mmrest.ops import attention
 
 
 class Embed(nn.Module):
@@ -56,7 +52,7 @@ class Embed(nn.Module):
         return self.norm(self.pos(self.proj(x).permute(0, 2, 3, 1)))
 
 
-class StemProjection(nn.Sequential):
+class StemProjection(nn.Sequential, Fusible):
     """Two strided convolutions and a 1x1 convolution, to a quarter of the image's size.
 
     Args:
@@ -68,22 +64,28 @@ class StemProjection(nn.Sequential):
     def __init__(self, in_channels: int, channels: int, norm_cfg: dict) -> None:
         hidden = channels // 2
         super().__init__(
-            Halve(in_channels, hidden, bias=False),
+            nn.Conv2d(in_channels, hidden, 3, stride=2, padding=1, bias=False),
             build_norm_layer(norm_cfg, hidden)[1],
-            nn.ReLU(inplace=True),
-            Halve(hidden, channels, bias=False),
+            nn.ReLU(),
+            nn.Conv2d(hidden, channels, 3, stride=2, padding=1, bias=False),
             build_norm_layer(norm_cfg, channels)[1],
-            nn.ReLU(inplace=True),
+            nn.ReLU(),
             nn.Conv2d(channels, channels, 1),
         )
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, channels, ceil(H / 4), ceil(W / 4))."""
-        conv1, norm1, _, conv2, norm2, _, conv3 = self
-        return conv_norm_relu_conv((conv1, conv2, conv3), (norm1, norm2), images)
+        return super().forward(images.contiguous(memory_format=torch.channels_last))
+
+    def fuse(self) -> nn.Module:
+        """See :func:`mmrest.inference.fuse`."""
+        conv1, norm1, relu1, conv2, norm2, relu2, conv3 = self
+        if type(relu1) is not nn.ReLU or type(relu2) is not nn.ReLU:
+            return self
+        return fuse_stem((conv1, conv2, conv3), (norm1, norm2)) or self
 
 
-class EMSAV2(SpatialReductionAttention):
+class EMSAV2(SpatialReductionAttention, Fusible):
     """Efficient multi-head self-attention, second version (Section 3.2, Eq. 4).
 
     Plain attention to the reduced map, plus a branch that restores what the reduction lost: the
@@ -96,94 +98,85 @@ class EMSAV2(SpatialReductionAttention):
         norm_eps: Of the LayerNorms.
     """
 
-    takes_norm = True
-
     def __init__(self, channels: int, num_heads: int, sr_ratio: int, norm_eps: float) -> None:
         super().__init__(channels, num_heads, sr_ratio, norm_eps)
         self.up = nn.Sequential(
-            TokenConv(channels, sr_ratio**2 * channels, 3, padding=1, groups=channels),
+            nn.Conv2d(channels, sr_ratio**2 * channels, 3, padding=1, groups=channels),
             nn.PixelShuffle(sr_ratio),
         )
         self.up_norm = nn.LayerNorm(channels, norm_eps)
 
-    def forward(self, x: Tensor, norm: nn.Module) -> Tensor:
-        """(B, H, W, channels) -> (B, H, W, channels); ``norm`` is the LayerNorm in front of it."""
-        return self.attend_plainly(x, norm)
+    def prepare(self, x: Tensor) -> tuple[Tensor, ...]:
+        """See :meth:`SpatialReductionAttention.prepare`; the third are the restored tokens."""
+        k, v, reduced_size = self.make_keys_and_values(x)
+        values = v.transpose(1, 2).reshape(x.shape[0], *reduced_size, x.shape[3])
+        restored = self.up(as_map(values)).permute(0, 2, 3, 1)
+        return k, v, self.up_norm(crop(restored, x.shape[1:3], dims=(1, 2))).flatten(1, 2)
 
-    def restore(self, v: Tensor, reduced_size: tuple[int, int], shape: torch.Size) -> Tensor:
-        """See :meth:`SpatialReductionAttention.restore`."""
-        batch, height, width, channels = shape
-        values = v.transpose(1, 2).reshape(batch, *reduced_size, channels)
-        return self.up_norm(crop(self._enlarge(values), (height, width), dims=(1, 2)))
+    def attend(self, tokens: Tensor, k: Tensor, v: Tensor, restored: Tensor) -> Tensor:
+        """See :meth:`SpatialReductionAttention.attend`."""
+        attended = attention(self.make_queries(tokens), k, v).transpose(1, 2).flatten(2)
+        return apply_linear(self.proj, attended + restored)
 
-    def _enlarge(self, values: Tensor) -> Tensor:
-        """The convolution and its pixel shuffle, (B, h, w, C) -> (B, r h, r w, C)."""
-        batch, height, width, channels = values.shape
-        conv, shuffle = self.up
-        if type(shuffle) is not nn.PixelShuffle:
-            return shuffle(conv(values).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        ratio = shuffle.upscale_factor
-        compiling = torch.compiler.is_compiling()
-        at_once = compiling or requested_way() == 'reference' or not can_fuse(conv)
-        at_once = at_once or values.numel() < _FEWEST_ELEMENTS
-        if 1 < ratio**2 <= _MOST_CONVOLUTIONS and not at_once:
-            each = (t.unflatten(0, (channels, -1)).unbind(1) for t in (conv.weight, conv.bias))
-            pixels = [conv_tokens(values, *w, 1, 1, channels) for w in zip(*each, strict=True)]
-            pixels = torch.stack(pixels, dim=3).unflatten(3, (ratio, ratio)).transpose(2, 3)
-        else:
-            pixels = conv(values).view(batch, height, width, channels, ratio, ratio)
-            pixels = pixels.permute(0, 1, 4, 2, 5, 3)
-        return pixels.reshape(batch, ratio * height, ratio * width, channels)
+    def fuse(self) -> nn.Module:
+        """See :func:`mmrest.inference.fuse`."""
+        return AttentionInChunks(self)
 
 
-@MODELS.register_module()
-class ResTV2(StagedBackbone):
+@register_backbone
+class ResTV2(HierarchicalBackbone):
     """The backbone of ResTv2: ``'tiny'``, ``'small'``, ``'base'`` and ``'large'``.
 
-    Arguments are those of :class:`StagedBackbone`.
+    Arguments are those of :class:`HierarchicalBackbone`.
     """
 
+    Arch = ResTArch
     variants = {
-        name: dict(
-            embed_dims=dims,
-            depths=depths,
-            num_heads=heads,
-            sr_ratios=(8, 4, 2, 1),
-            mlp_ratios=(4, 4, 4, 4),
-        )
-        for name, dims, depths, heads in (
-            ('tiny', (96, 192, 384, 768), (1, 2, 6, 2), (1, 2, 4, 8)),
-            ('small', (96, 192, 384, 768), (1, 2, 12, 2), (1, 2, 4, 8)),
-            ('base', (96, 192, 384, 768), (1, 3, 16, 3), (1, 2, 4, 8)),
-            ('large', (128, 256, 512, 1024), (2, 3, 16, 2), (2, 4, 8, 16)),
-        )
+        'tiny': ResTArch((96, 192, 384, 768), (1, 2, 6, 2)),
+        'small': ResTArch((96, 192, 384, 768), (1, 2, 12, 2)),
+        'base': ResTArch((96, 192, 384, 768), (1, 3, 16, 3)),
+        'large': ResTArch((128, 256, 512, 1024), (2, 3, 16, 2), num_heads=(2, 4, 8, 16)),
     }
     norm_eps = 1e-6
-    embed_key = r'^patch_(\d+)\.'
-    norm_key = r'norm(?:_(\d+)(?:\.0)?)?\.(weight|bias)$'
+    keys = KeyMap(
+        rules=(
+            (r'stem\.', 'stages.0.embed.'),
+            (r'patch_(\d+)\.', counted_from_one('stages.{}.embed.')),
+            (r'stage(\d+)\.', counted_from_one('stages.{}.blocks.')),
+            (r'norm_(\d+)(?:\.0)?\.', counted_from_one('out_norms.{}.')),
+            (r'norm\.', 'cls_norm.'),
+        ),
+        drop=(r'head\.',),
+        fresh=(Fresh(r'(branch|trunk)_norms\.', unless=r'norm_\d|(branch|trunk)_norms\.'),),
+        signature=(r'patch_2\.', r'stem\.proj\.'),
+    )
 
-    def make_embed(
-        self, stage: int, in_channels: int, channels: int, norm_cfg: dict | None
-    ) -> nn.Module:
-        """See :meth:`StagedBackbone.make_embed`."""
-        if stage:
-            proj = Halve(in_channels, channels)
+    def make_stage(
+        self, index: int, in_channels: int, arch: ResTArch, drop_path_rates: list[float]
+    ) -> Stage:
+        """See :meth:`HierarchicalBackbone.make_stage`."""
+        channels, eps = arch.embed_dims[index], self.norm_eps
+        if index:
+            proj = nn.Conv2d(in_channels, channels, 3, stride=2, padding=1)
         else:
-            proj = StemProjection(in_channels, channels, norm_cfg or dict(type='BN'))
-        return Embed(proj, channels, self.norm_eps)
-
-    def make_block(
-        self, channels: int, num_heads: int, sr_ratio: int, mlp_ratio: float, drop_path: float
-    ) -> nn.Module:
-        """See :meth:`StagedBackbone.make_block`."""
-        attn = EMSAV2(channels, num_heads, sr_ratio, self.norm_eps)
-        return Block(channels, attn, mlp_ratio, drop_path, self.norm_eps)
+            proj = StemProjection(in_channels, channels, self.norm_cfg)
+        blocks = [
+            Block(
+                nn.LayerNorm(channels, eps),
+                EMSAV2(channels, arch.num_heads[index], arch.sr_ratios[index], eps),
+                nn.LayerNorm(channels, eps),
+                MLP(channels, int(channels * arch.mlp_ratios[index])),
+                DropPath(rate),
+            )
+            for rate in drop_path_rates
+        ]
+        return Stage(Embed(proj, channels, eps), blocks)
 
     def rename_checkpoint(self, state: Mapping[str, Tensor]) -> RenamedCheckpoint:
-        """See :meth:`StagedBackbone.rename_checkpoint`."""
+        """See :meth:`PyramidBackbone.rename_checkpoint`."""
         renamed = super().rename_checkpoint(state)
         width = state.get('stage4.2.norm1.weight')
-        if width is not None and len(width) == self.variants['large']['embed_dims'][-1]:
+        if width is not None and len(width) == self.variants['large'].embed_dims[-1]:
             renamed.notes.append(
                 "The file is of the authors' detection code, whose large model is not the "
                 'published one: build it with arch=dict(embed_dims=(128, 256, 512, 1024), '

@@ -11,10 +11,12 @@ from mmrest.checkpoints.errors import CheckpointError, CheckpointNotFoundError
 from mmrest.checkpoints.fitting import (
     RenamedCheckpoint,
     load_pretrained,
+    refuse_fused_state,
     require_fit,
     require_training_state,
     take_backbone,
 )
+from mmrest.checkpoints.key_map import Fresh, KeyMap, counted_from_one
 from mmrest.checkpoints.mmengine_loader import use_safe_reader
 from mmrest.checkpoints.reading import dataset_meta, read_checkpoint, save_safetensors
 from mmrest.checkpoints.states import model_state
@@ -22,11 +24,15 @@ from mmrest.checkpoints.states import model_state
 __all__ = [
     'CheckpointError',
     'CheckpointNotFoundError',
+    'Fresh',
+    'KeyMap',
     'RenamedCheckpoint',
+    'counted_from_one',
     'dataset_meta',
     'load_pretrained',
     'model_state',
     'read_checkpoint',
+    'refuse_fused_state',
     'require_fit',
     'require_training_state',
     'save_safetensors',

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -17,6 +18,8 @@ from mmrest.checkpoints.states import model_state
 from mmrest.errors import list_some
 from mmrest.wrappers import unwrap_model
 
+# What only fused modules are named; see mmrest/backbones/fused.py.
+_FUSED_KEY = re.compile(r'(^|\.)fused_')
 _BACKBONE_PREFIXES = ('backbone.bottom_up.', 'bottom_up.', 'backbone.')
 
 
@@ -82,6 +85,7 @@ def load_pretrained(
         checkpoint,
         prefix,
     )
+    refuse_fused_state(state, checkpoint)
     renamed = backbone.rename_checkpoint(state)
     own = backbone.state_dict()
     if adapt_in_channels is not None:
@@ -161,6 +165,8 @@ def require_fit(model: nn.Module, checkpoint: Any, source: str, partly: bool = F
     model = unwrap_model(model)
     state = model_state(checkpoint, source)
     own = model.state_dict()
+    if not any(_FUSED_KEY.search(key) for key in own):
+        refuse_fused_state(state, source)
     if partly and any(k in own and own[k].shape == v.shape for k, v in state.items()):
         return
     counters = {key for key in own if key.endswith('num_batches_tracked')}
@@ -216,6 +222,19 @@ def take_backbone(
         if part:
             return part
     return dict(state)
+
+
+def refuse_fused_state(keys: Iterable[str], source: str) -> None:
+    """Check that a state is not of a model that was fused for inference.
+
+    Raises:
+        CheckpointError: It is; its tensors are not those of the model before.
+    """
+    if fused := [key for key in keys if _FUSED_KEY.search(key)]:
+        raise CheckpointError(
+            f'{source} is of a model that was fused for inference (mmrest.inference.fuse): it has '
+            f'{list_some(fused)}. Take a checkpoint of the model from before it was fused.'
+        )
 
 
 def _compare(

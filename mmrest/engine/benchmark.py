@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from mmrest.engine.benchmark_model import Step, build_step
 from mmrest.engine.compiling import compile_backbone
 from mmrest.engine.machine import peak_memory
-from mmrest.ops.ways import VARIABLE
+from mmrest.ops.dispatch import VARIABLE
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Case:
             others are autocast.
         device: ``'cpu'`` or ``'cuda'``.
         threads: Processor threads; 0 leaves torch's choice.
-        impl: The way of attention, see :mod:`mmrest.ops.attention`.
+        impl: The implementation of the operators, see :mod:`mmrest.ops.dispatch`.
         compiled: Whether torch.compile compiles the backbone.
     """
 

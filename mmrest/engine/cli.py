@@ -27,7 +27,7 @@ from mmrest.engine.config_errors import explain_config_errors
 from mmrest.engine.run_checks import saved_last, watch_run
 from mmrest.engine.unread_levels import require_all_levels_read
 from mmrest.errors import InputError
-from mmrest.ops.ways import requested_way
+from mmrest.ops.dispatch import requested
 
 
 class _ConfigOptions(DictAction):
@@ -115,7 +115,7 @@ def require_new_picture(option: str, path: str, replace: bool, hint: str) -> Non
 
 def config_from_arguments(args: argparse.Namespace) -> Config:
     """The config that the arguments describe; ``InputError`` if they cannot be met."""
-    requested_way()  # what the environment asks for exists
+    requested()  # what the environment asks for exists
     if hasattr(args, 'local_rank'):
         os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = load_config(

@@ -11,7 +11,7 @@ import torch
 from torch.utils.benchmark import Measurement, Timer
 
 from mmrest.ops import linear
-from mmrest.ops.processor import processor_facts
+from mmrest.ops.cpu.processor import processor_facts
 
 _NUMBERS = {'family': 'cpu family', 'model': 'model'}
 

@@ -1,27 +1,21 @@
-"""Attention, MLP and products.
+"""Attention, linear layers and MLPs as functions: one signature, several implementations.
+
+=====================  ============================================================================
+file                   what it holds
+=====================  ============================================================================
+``functional.py``      the functions, with their shapes
+``dispatch.py``        which implementation serves a call: the one place that decides
+``reference.py``       the papers' equations, literally
+``blockwise.py``       exact attention without its map, on any device
+``cpu/``               what is for processors alone: oneDNN's matmuls, the fused MLP, strips
+``triton/``            ResT's attention as kernels for GPUs, on request
+=====================  ============================================================================
 
 This package knows torch, Triton if it is there, and the errors of mmrest.
 """
 
-from mmrest.ops.attention import attention, emsa
-from mmrest.ops.convolution import conv_tokens, strided_conv
-from mmrest.ops.mlp import MLPWeights, add_branch, add_norm_mlp
-from mmrest.ops.products import linear
-from mmrest.ops.strips import Convolution, convolve_in_strips
-from mmrest.ops.ways import attention_way
+from mmrest.ops.dispatch import use_implementation
+from mmrest.ops.functional import attention, emsa, linear, mlp
 from mmrest.ops.windows import attend_in_windows
 
-__all__ = [
-    'Convolution',
-    'MLPWeights',
-    'add_branch',
-    'add_norm_mlp',
-    'attend_in_windows',
-    'attention',
-    'attention_way',
-    'conv_tokens',
-    'convolve_in_strips',
-    'emsa',
-    'linear',
-    'strided_conv',
-]
+__all__ = ['attend_in_windows', 'attention', 'emsa', 'linear', 'mlp', 'use_implementation']

@@ -26,8 +26,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from mmrest.ops.operators import empty_tokens, register_attention
-from mmrest.ops.products import add_products, even_step, lay_out, multiply
+from mmrest.ops.cpu.matmul import add_products, even_step, multiply
+from mmrest.ops.registration import empty_tokens, register_attention
 
 # Elements of a block's map: it stays in a processor's cache, and launching it costs little.
 _BLOCK_ELEMENTS = 2**20
@@ -61,7 +61,7 @@ def _forward(
         maps = _Maps(q, k, mix_weight)
         out = empty_tokens(q)
         out_rows = out.transpose(1, 2)
-        v_t = maps.lay_out(v.mT)
+        v_t = v.mT.contiguous()
         scale = maps.statistics.new_zeros(q.shape[:2])
         for which_maps, part in maps.blocks():
             probs = maps.softmax(part)[1]
@@ -92,7 +92,7 @@ def _backward(
         grad_rows, dq_rows = grad.transpose(1, 2), dq.transpose(1, 2)
         # (B, heads, head_dim, M)
         dk_t, dv_t = (maps.statistics.new_zeros(t.mT.shape) for t in (k, v))
-        k_t, v = maps.lay_out(maps.k.mT), maps.lay_out(v)
+        k_t, v = maps.k.mT.contiguous(), v.contiguous()
         softmax_backward = torch.ops.aten._softmax_backward_data.out
         mix_grad = maps.statistics.new_zeros(mix_weight.shape if mixed else 0)
         if mixed:
@@ -155,11 +155,7 @@ class _Maps:
         self.images_together = min(self.batch, max(1, limit // taken))
         self.elements = taken * self.images_together
         self.memory: dict[int, Tensor] = {}
-        self.k = self.lay_out(k if mixed else k * self.scale)
-
-    def lay_out(self, matrices: Tensor) -> Tensor:
-        """Matrices (B, heads, m, c) as they are multiplied by fastest."""
-        return lay_out(matrices, self.heads_together)
+        self.k = (k if mixed else k * self.scale).contiguous()
 
     def blocks(self) -> Iterator[tuple[tuple[slice, slice], tuple[slice, slice, slice]]]:
         """Of each block its images and heads, and its images, rows and heads."""

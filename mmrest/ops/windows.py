@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from mmrest.ops.attention import attention
+from mmrest.ops.functional import attention
 
 Grid = tuple[int, int]
 

@@ -1,10 +1,9 @@
-"""The contract, for every backbone: a new family is one line in ``FAMILIES``."""
+"""The contract, for every backbone; see ``families.py``."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,78 +12,33 @@ import torch
 from mmdet.registry import MODELS as MMDET_MODELS
 from mmengine.registry import MODELS, DefaultScope, init_default_scope
 from mmseg.registry import MODELS as MMSEG_MODELS
-from torch import nn
 
-from mmrest import ResFormer, ResT, ResTV2
-from mmrest.backbones import PyramidBackbone
+import mmrest
+from mmrest.backbones import BACKBONES, PyramidBackbone
 from mmrest.checkpoints import CheckpointError
 from mmrest.errors import InputError
+from tests.backbones.families import ROWS, build, families, num_stages, randomize, subsets
 
-# Family and a small variant of it, with every head count and reduction of the published ones.
-STAGED = dict(
-    embed_dims=(8, 16, 24, 32),
-    depths=(1, 2, 1, 1),
-    num_heads=(1, 2, 4, 8),
-    sr_ratios=(8, 4, 2, 1),
-    mlp_ratios=(4, 4, 4, 4),
-)
-PLAIN = dict(embed_dims=32, depth=4, num_heads=4, mlp_ratio=4)
-FAMILIES: dict[type[PyramidBackbone], dict[str, Any]] = {
-    ResT: STAGED,
-    ResTV2: STAGED,
-    ResFormer: PLAIN,
-}
-# Million parameters with the 1000-class head, as the papers state them; ResFormer's states those of
-# whole detectors and segmentors alone.
-PUBLISHED_PARAMETERS = {
-    (ResT, 'lite'): 10.51,
-    (ResT, 'small'): 13.68,
-    (ResT, 'base'): 30.33,
-    (ResT, 'large'): 51.68,
-    (ResTV2, 'tiny'): 30.44,
-    (ResTV2, 'small'): 41.21,
-    (ResTV2, 'base'): 55.97,
-    (ResTV2, 'large'): 86.53,
-}
 SIZES = [(1, 1), (1, 7), (17, 1), (31, 33), (32, 32), (45, 130), (64, 96)]
-
-families = pytest.mark.parametrize('family', FAMILIES, ids=lambda family: family.__name__)
-Build = Callable[..., PyramidBackbone]
-
-
-def build(family: type[PyramidBackbone], **options: Any) -> PyramidBackbone:
-    return family(**{'arch': FAMILIES[family], 'drop_path_rate': 0.0, **options})
-
-
-def randomize(model: nn.Module) -> nn.Module:
-    """Weights and statistics away from their initial values, so that nothing cancels."""
-    with torch.no_grad():
-        for name, value in model.state_dict().items():
-            if value.is_floating_point():
-                value.add_(0.1 * torch.rand_like(value))
-            assert 'running_var' not in name or (value > 0).all()
-    return model
-
-
-def subsets(count: int) -> list[tuple[int, ...]]:
-    return [c for n in range(1, count + 1) for c in itertools.combinations(range(count), n)]
-
-
-def num_stages(family: type[PyramidBackbone]) -> int:
-    return build(family).out_indices[-1] + 1
 
 
 def test_every_family_is_tested() -> None:
-    assert set(PyramidBackbone.families()) == set(FAMILIES)
-    staged = {(f, name) for f in FAMILIES if f is not ResFormer for name in f.variants}
-    assert staged == set(PUBLISHED_PARAMETERS)
+    assert set(BACKBONES.values()) == set(ROWS)
+    for family, row in ROWS.items():
+        assert not row.parameters or row.parameters.keys() == family.variants.keys()
 
 
 @families
 def test_what_somebody_derives_is_no_family_of_its_own(family: type[PyramidBackbone]) -> None:
     derived = type('Derived', (family,), {})
-    assert family in PyramidBackbone.families()
-    assert derived not in PyramidBackbone.families()
+    assert family in BACKBONES.values()
+    assert derived not in BACKBONES.values()
+
+
+@families
+def test_a_family_is_an_attribute_of_the_package(family: type[PyramidBackbone]) -> None:
+    """``type='mmrest.X'`` in a config is imported by this name."""
+    assert getattr(mmrest, family.__name__) is family
 
 
 @pytest.mark.parametrize('size', SIZES, ids=str)
@@ -122,18 +76,35 @@ def test_outputs_do_not_depend_on_the_choice_of_levels(family: type[PyramidBackb
             torch.testing.assert_close(level, expected[i])
 
 
+def check_gradients(
+    family: type[PyramidBackbone], out_indices: tuple[int, ...], frozen: int
+) -> None:
+    model = build(family, out_indices=out_indices, frozen_stages=frozen).train()
+    assert model.frozen_stages == frozen
+    maps = model(torch.randn(2, 3, 33, 33))
+    if any(level.requires_grad for level in maps):
+        sum(level.square().sum() for level in maps).backward()
+    for name, parameter in model.named_parameters():
+        case = (out_indices, frozen, name)
+        assert (parameter.grad is not None) == parameter.requires_grad, case
+
+
+@families
+def test_trainable_parameters_get_gradients(family: type[PyramidBackbone]) -> None:
+    last = num_stages(family) - 1
+    everything = tuple(range(last + 1))
+    for out_indices, frozen in (
+        *((everything, -1), (everything, 1), ((last,), 0), ((0,), -1), ((1, last), last + 1)),
+    ):
+        check_gradients(family, out_indices, frozen)
+
+
+@pytest.mark.slow
 @families
 def test_every_trainable_parameter_gets_a_gradient(family: type[PyramidBackbone]) -> None:
     stages = num_stages(family)
     for out_indices, frozen in itertools.product(subsets(stages), range(-1, stages + 1)):
-        model = build(family, out_indices=out_indices, frozen_stages=frozen).train()
-        assert model.frozen_stages == frozen
-        maps = model(torch.randn(2, 3, 33, 33))
-        if any(level.requires_grad for level in maps):
-            sum(level.square().sum() for level in maps).backward()
-        for name, parameter in model.named_parameters():
-            case = (out_indices, frozen, name)
-            assert (parameter.grad is not None) == parameter.requires_grad, case
+        check_gradients(family, out_indices, frozen)
 
 
 @families
@@ -152,7 +123,9 @@ def test_frozen_stages_stay_frozen_in_training(family: type[PyramidBackbone]) ->
     assert any(m.training for m in model.stage_modules(3)) or num_stages(family) < 3
 
 
-@pytest.mark.parametrize('family', [ResT, ResTV2], ids=lambda family: family.__name__)
+@pytest.mark.parametrize(
+    'family', [f for f, row in ROWS.items() if row.batch_norm], ids=lambda family: family.__name__
+)
 def test_norm_eval_keeps_all_batch_statistics(family: type[PyramidBackbone]) -> None:
     model = build(family, norm_eval=True).train()
     before = {k: v.clone() for k, v in model.named_buffers()}
@@ -269,7 +242,7 @@ def test_layer_depth_grows_along_the_network(family: type[PyramidBackbone]) -> N
 
 @families
 def test_registered_in_every_scope(family: type[PyramidBackbone]) -> None:
-    cfg = dict(type=family.__name__, arch=FAMILIES[family])
+    cfg = dict(type=family.__name__, arch=ROWS[family].arch)
     for registry in (MODELS, MMDET_MODELS, MMSEG_MODELS):
         assert type(registry.build(cfg)) is family
         assert type(registry.build({**cfg, 'type': f'mmrest.{family.__name__}'})) is family
@@ -279,10 +252,11 @@ def test_registered_in_every_scope(family: type[PyramidBackbone]) -> None:
             assert type(MODELS.build(cfg)) is family
 
 
+PUBLISHED = [(family, name) for family, row in ROWS.items() for name in row.parameters]
+
+
 @pytest.mark.parametrize(
-    ('family', 'name'),
-    PUBLISHED_PARAMETERS,
-    ids=[f'{f.__name__}-{n}' for f, n in PUBLISHED_PARAMETERS],
+    ('family', 'name'), PUBLISHED, ids=[f'{f.__name__}-{n}' for f, n in PUBLISHED]
 )
 def test_published_variants_have_the_published_size(
     family: type[PyramidBackbone], name: str
@@ -293,13 +267,13 @@ def test_published_variants_have_the_published_size(
     width = model.out_channels[-1]
     norm_and_head = 2 * width + 1000 * width + 1000
     # the papers round sometimes up, sometimes to the nearest
-    assert abs((trunk + norm_and_head) / 1e6 - PUBLISHED_PARAMETERS[family, name]) < 0.01
+    assert abs((trunk + norm_and_head) / 1e6 - ROWS[family].parameters[name]) < 0.01
 
 
 @families
 def test_other_channels_and_stages(family: type[PyramidBackbone]) -> None:
     assert len(build(family, in_channels=5)(torch.randn(2, 5, 33, 33))) == num_stages(family)
-    arch = {k: v[:2] if isinstance(v, tuple) else v for k, v in FAMILIES[family].items()}
+    arch = {k: v[:2] if isinstance(v, tuple) else v for k, v in ROWS[family].arch.items()}
     model = family(arch=arch, out_indices=(0, 1))
     assert len(model(torch.randn(2, 3, 33, 33))) == 2
 
@@ -309,7 +283,7 @@ def test_other_channels_and_stages(family: type[PyramidBackbone]) -> None:
     [
         (dict(arch='huge'), "unknown arch 'huge'"),
         (dict(arch=dict(embed_dims=(8, 16))), 'missing'),
-        (dict(arch=None), 'must be a name or a dict'),
+        (dict(arch=None), 'must be a name, a dict or a'),
         (dict(out_indices=()), 'out_indices'),
         (dict(out_indices=2), 'out_indices'),
         (dict(out_indices=(True,)), 'out_indices'),
@@ -398,43 +372,16 @@ def test_derivatives_forward_are_those_backward(family: type[PyramidBackbone]) -
     torch.testing.assert_close(forward, (gradient * tangent).sum())
 
 
-STAGED_FIELDS = [
-    dict(depths=2),
-    dict(embed_dims='8'),
-    dict(embed_dims=(8.0, 16, 24, 32)),
-    dict(mlp_ratios=(4, 0, 4, 4)),
-    dict(mlp_ratios=(0.01, 4, 4, 4)),
-    dict(sr_ratios=(8, 4, 2, 0)),
-    dict(sr_ratios=(8, 4.5, 2, 1)),
-    dict(depths=(1, 0, 1, 1)),
-    dict(num_heads=(1, True, 4, 8)),
-    dict(num_heads=(1, 2, 4, -8)),
-    dict(depths=()),
-]
-PLAIN_FIELDS = [
-    dict(depth='4'),
-    dict(depth=0),
-    dict(embed_dims=(32,)),
-    dict(num_heads=True),
-    dict(mlp_ratio=0),
-    dict(mlp_ratio='4'),
-]
-
-
 @pytest.mark.parametrize(
     ('family', 'fields'),
-    [
-        (family, fields)
-        for family in FAMILIES
-        for fields in (PLAIN_FIELDS if family is ResFormer else STAGED_FIELDS)
-    ],
+    [(family, fields) for family, row in ROWS.items() for fields in row.wrong_fields],
     ids=lambda value: str(getattr(value, '__name__', value)),
 )
 def test_a_wrong_field_of_arch_is_named(
     family: type[PyramidBackbone], fields: dict[str, Any]
 ) -> None:
     with pytest.raises(InputError, match=next(iter(fields))):
-        family(arch={**FAMILIES[family], **fields})
+        family(arch={**ROWS[family].arch, **fields})
 
 
 @families
@@ -467,3 +414,35 @@ def test_weights_of_colour_images_for_other_channels(
     init_cfg['adapt_in_channels'] = 'sum'
     with pytest.raises(CheckpointError, match="must be 'mean' or 'repeat'"):
         build(family, in_channels=in_channels, init_cfg=init_cfg).init_weights()
+
+
+@families
+def test_arch_is_a_name_a_dict_or_a_dataclass(family: type[PyramidBackbone]) -> None:
+    fields = ROWS[family].arch
+    arch = family.Arch(**fields)
+    assert family.Arch.resolve(fields, family.variants) == arch
+    as_lists = {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
+    assert family.Arch.resolve(as_lists, family.variants) == arch
+    states = [family(arch=given).state_dict() for given in (fields, as_lists, arch)]
+    assert all(state.keys() == states[0].keys() for state in states)
+    with pytest.raises(AttributeError):
+        arch.embed_dims = 1
+    with pytest.raises(InputError, match=r"unknown: \['widths'\]"):
+        family(arch={**fields, 'widths': 1})
+    with pytest.raises(InputError, match='must be a name, a dict or a'):
+        family(arch=3)
+
+
+@families
+def test_every_module_is_called(family: type[PyramidBackbone]) -> None:
+    """No module is built for nothing, in training and in inference."""
+    model = build(family, drop_path_rate=0.3)
+    leaves = {name: m for name, m in model.named_modules() if not list(m.children())}
+    called: set[str] = set()
+    for name, leaf in leaves.items():
+        leaf.register_forward_hook(lambda *_, name=name: called.add(name))
+    for training in (True, False):
+        called.clear()
+        with torch.set_grad_enabled(training):
+            model.train(training)(torch.randn(2, 3, 70, 90))
+        assert called == leaves.keys()

@@ -14,11 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
-from mmrest import ResFormer
 from mmrest.backbones import PyramidBackbone
 from mmrest.backbones.layers import MLP, DropPath
-from mmrest.ops import attention_way
-from tests.backbones.test_pyramid import FAMILIES, build, families, randomize
+from mmrest.ops import use_implementation
+from tests.backbones.families import ROWS, build, families, randomize
 
 LAYERS = nn.Linear, nn.Conv2d
 
@@ -113,11 +112,13 @@ def changed(family: type[PyramidBackbone], change: str) -> tuple[nn.Module, nn.M
     return plain, model.double()
 
 
-def step(model: nn.Module, images: Tensor, way: str) -> tuple[list[Tensor], dict[str, Tensor]]:
+def step(
+    model: nn.Module, images: Tensor, implementation: str
+) -> tuple[list[Tensor], dict[str, Tensor]]:
     """Maps and gradients towards random directions; the model stays as it was."""
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     generator = torch.Generator().manual_seed(1)
-    with attention_way(way):
+    with use_implementation(implementation):
         maps = model(images)
         directions = [torch.randn(m.shape, generator=generator, dtype=m.dtype) for m in maps]
         sum((m * d).sum() for m, d in zip(maps, directions, strict=True)).backward()
@@ -137,7 +138,7 @@ def assert_same(actual: Tensor, expected: Tensor, tolerance: float, scale: float
 @pytest.mark.parametrize('change', CHANGES)
 @families
 def test_it_counts_in_training_and_inference(family: type[PyramidBackbone], change: str) -> None:
-    if family is ResFormer and change == 'other BatchNorms':
+    if not ROWS[family].batch_norm and change == 'other BatchNorms':
         return  # it has none
     plain, model = changed(family, change)
     images = torch.randn(2, 3, 40, 72, dtype=torch.double)
@@ -170,7 +171,7 @@ def test_it_counts_in_float32_as_users_run_it(family: type[PyramidBackbone], cha
     _, model = changed(family, change)
     model = model.float().eval()
     images = torch.randn(1, 3, 40, 72)
-    with attention_way('reference'):
+    with use_implementation('reference'):
         expected = model(images)
     for grad in (True, False):
         with torch.set_grad_enabled(grad):
@@ -197,7 +198,7 @@ def test_dynamic_quantisation(family: type[PyramidBackbone]) -> None:
     images = torch.randn(1, 3, 40, 72)
     with torch.no_grad():
         maps, expected = quantised(images), model(images)
-        with attention_way('reference'):
+        with use_implementation('reference'):
             literal = quantised(images)
     for a, b, c in zip(maps, expected, literal, strict=True):
         assert not torch.equal(a, b)
@@ -213,7 +214,7 @@ def test_attention_may_be_any_module(family: type[PyramidBackbone]) -> None:
     images = torch.randn(1, 3, 40, 72)
     with torch.no_grad():
         maps = model(images)
-        with attention_way('reference'):
+        with use_implementation('reference'):
             expected = model(images)
     torch.testing.assert_close(maps, expected, rtol=1e-3, atol=1e-3)
 
@@ -273,8 +274,3 @@ def test_a_model_that_was_built_on_meta_trains(family: type[PyramidBackbone]) ->
     model.load_state_dict(state)
     maps = model.train()(torch.randn(2, 3, 40, 72))
     assert all(level.isfinite().all() for level in maps)
-
-
-@families
-def test_every_family_is_there(family: type[PyramidBackbone]) -> None:
-    assert family in FAMILIES

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from mmengine.logging import MMLogger
 from mmrest import ResFormer
 from mmrest.backbones.resformer import PATCH, Attention
 from mmrest.checkpoints import CheckpointError, load_pretrained
-from tests.backbones.test_pyramid import PLAIN, randomize
+from tests.backbones.families import PLAIN, randomize
 from tests.parity import recorded
 
 
@@ -32,14 +33,23 @@ def test_a_window_that_covers_the_map_is_global_attention(grid: tuple[int, int])
 
 
 def test_windows_leave_no_seams_in_the_local_embedding() -> None:
+    """Of each head, a depthwise convolution of the whole map of its values is added."""
     attention = Attention(8, 2, window_size=2).double()
     torch.nn.init.normal_(attention.pos.weight)
-    values = torch.randn(1, 6, 6, 8, dtype=torch.float64)
-    local = attention._embed_locally(values)
+    tokens = torch.randn(1, 1 + 36, 8, dtype=torch.float64)
+    silent = copy.deepcopy(attention)
+    torch.nn.init.zeros_(silent.pos.weight)
+    torch.nn.init.zeros_(silent.pos.bias)
+    for layer in (attention, silent):
+        layer.proj = torch.nn.Identity()
+    local = attention(tokens, (6, 6)) - silent(tokens, (6, 6))
+    assert not local[:, 0].any()
+    values = attention.qkv(tokens)[:, 1:, 16:]
     for head in range(2):
         part = slice(4 * head, 4 * head + 4)
-        expected = attention.pos(values[..., part].permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        torch.testing.assert_close(local[..., part], expected)
+        maps = values[..., part].mT.reshape(1, 4, 6, 6)
+        expected = attention.pos(maps).flatten(2).mT
+        torch.testing.assert_close(local[:, 1:, part], expected)
 
 
 def test_windows_need_not_divide_the_map() -> None:

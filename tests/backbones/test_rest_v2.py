@@ -1,38 +1,17 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from mmrest import ResTV2
-from mmrest.backbones import rest_v2
 from mmrest.backbones.rest_v2 import EMSAV2
 from mmrest.checkpoints import CheckpointError, load_pretrained
 from tests.parity import recorded
-
-
-@pytest.mark.parametrize('ratio', [1, 2, 4, 8])
-def test_a_convolution_for_each_pixel_is_one_for_all(
-    ratio: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    attn = EMSAV2(6, 2, ratio, 1e-6)
-    values = torch.randn(2, 5, 7, 6, requires_grad=True)
-    results = []
-    for fewest in (0, values.numel() + 1):
-        monkeypatch.setattr(rest_v2, '_FEWEST_ELEMENTS', fewest)
-        out = attn._enlarge(values)
-        results.append(
-            [out, *torch.autograd.grad(out.square().sum(), [values, *attn.up[0].parameters()])]
-        )
-    conv, shuffle = attn.up
-    expected = shuffle(conv(values).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-    for each, at_once in zip(*results, strict=True):
-        torch.testing.assert_close(each, at_once, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(results[0][0], expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize('size', [(1, 1), (8, 16), (9, 5)], ids=str)
@@ -42,15 +21,16 @@ def test_the_second_branch_restores_the_size_of_the_queries(
 ) -> None:
     attn = EMSAV2(8, num_heads=2, sr_ratio=sr_ratio, norm_eps=1e-6)
     x = torch.randn(2, *size, 8)
-    q, k, v, reduced = attn.project(x, nn.Identity())
-    values = v.transpose(1, 2).reshape(2, *reduced, 8)
-    restored = F.pixel_shuffle(attn.up[0](values).permute(0, 3, 1, 2), sr_ratio)
+    q = attn.make_queries(x.flatten(1, 2))
+    k, v, reduced = attn.make_keys_and_values(x)
+    values = v.transpose(1, 2).reshape(2, *reduced, 8).permute(0, 3, 1, 2)
+    restored = F.pixel_shuffle(attn.up[0](values), sr_ratio)
     assert restored.shape[2] >= size[0]
     assert restored.shape[3] >= size[1]
     restored = restored[:, :, : size[0], : size[1]].permute(0, 2, 3, 1)
     weights = (q @ k.transpose(-2, -1) / 4**0.5).softmax(-1)
     attended = (weights @ v).transpose(1, 2).reshape(x.shape)
-    torch.testing.assert_close(attn(x, nn.Identity()), attn.proj(attended + attn.up_norm(restored)))
+    torch.testing.assert_close(attn(x), attn.proj(attended + attn.up_norm(restored)))
 
 
 def authors_file(folder: Path, norms: str | None, **extra: Any) -> tuple[str, dict]:
@@ -96,7 +76,9 @@ def test_the_large_model_of_the_authors_detection_code_is_explained(tmp_path: Pa
     torch.save(state, file)
     with pytest.raises(CheckpointError, match=r'depths=\(2, 3, 16, 3\), num_heads=\(1, 2, 4, 8\)'):
         load_pretrained(ResTV2('large'), str(file))
-    detection = dict(ResTV2.variants['large'], depths=(2, 3, 16, 3), num_heads=(1, 2, 4, 8))
+    detection = dataclasses.replace(
+        ResTV2.variants['large'], depths=(2, 3, 16, 3), num_heads=(1, 2, 4, 8)
+    )
     load_pretrained(ResTV2(detection), str(file))
 
 

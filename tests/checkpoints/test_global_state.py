@@ -16,8 +16,8 @@ from mmengine.runner import checkpoint as mmengine_checkpoint
 
 from mmrest.checkpoints import CheckpointError, read_checkpoint, use_safe_reader
 from mmrest.checkpoints.plain_pickle import only_plain_data
-from mmrest.ops import attention_way
-from mmrest.ops.ways import requested_way
+from mmrest.ops import use_implementation
+from mmrest.ops.dispatch import requested
 
 # what torch's own error message advises to allow, for a checkpoint of mmengine
 NUMPY = [np.dtype, np.ndarray, np.zeros(1).__reduce__()[0], type(np.dtype('f8')), HistoryBuffer]
@@ -98,20 +98,20 @@ def test_overlapping_requests_of_threads_leave_nothing_behind() -> None:
     seen = {}
 
     def first() -> None:
-        with attention_way('reference'):
+        with use_implementation('reference'):
             first_entered.set()
             second_entered.wait(10)
-            seen['first'] = requested_way()
+            seen['first'] = requested()
         first_left.set()
 
     def second() -> None:
         first_entered.wait(10)
-        seen['second, before'] = requested_way()
-        with attention_way('blockwise'):
+        seen['second, before'] = requested()
+        with use_implementation('blockwise'):
             second_entered.set()
             first_left.wait(10)
-            seen['second'] = requested_way()
-        seen['second, after'] = requested_way()
+            seen['second'] = requested()
+        seen['second, after'] = requested()
 
     threads = [threading.Thread(target=target) for target in (first, second)]
     for thread in threads:
@@ -120,7 +120,7 @@ def test_overlapping_requests_of_threads_leave_nothing_behind() -> None:
         thread.join()
     expected = {'first': 'reference', 'second, before': 'auto', 'second': 'blockwise'}
     assert seen == {**expected, 'second, after': 'auto'}
-    assert requested_way() == 'auto'
+    assert requested() == 'auto'
 
 
 class Payload:

@@ -14,7 +14,8 @@ from mmrest import ResT
 from mmrest.backbones.layers import Block
 from mmrest.engine import compiling
 from mmrest.engine.valid_sizes import ValidSizesHook
-from tests.backbones.test_ways import SMALL, assert_close, build, cases, step
+from tests.backbones.families import STAGED_TINY, assert_close, step
+from tests.backbones.test_implementations import build, cases
 
 
 class Detector(nn.Module):
@@ -56,10 +57,10 @@ def test_blocks_are_trained_in_machine_code_for_all_sizes(case: str) -> None:
     counters.clear()
     model = build(case).train()
     batches = [torch.randn(2, 3, *size) for size in [(65, 97), (33, 70), (97, 41)]]
-    expected = [step(model, model, images) for images in batches]
+    expected = [step(model, images) for images in batches]
     compiling.compile_backbone(model)
     for images, values in zip(batches, expected, strict=True):
-        assert_close(step(model, model, images), values, 1e-3)
+        assert_close(step(model, images), values, 1e-3)
     # ResTv2's differ in what is cut off, ResFormer's first is for one grid
     most = {'ResT': 2, 'ResTV2': 4, 'ResFormer': 2}
     assert counters['stats']['unique_graphs'] <= most[case]
@@ -71,7 +72,7 @@ def test_compiled_blocks_take_mixed_precision(case: str) -> None:
     torch._dynamo.reset()
     model = build(case).train()
     images = torch.randn(2, 3, 65, 97)
-    expected = step(model, model, images)
+    expected = step(model, images)
     for block in model.modules():
         if isinstance(block, Block):
             block.compile(dynamic=True, fullgraph=True, backend='aot_eager')
@@ -90,7 +91,9 @@ def test_compiled_blocks_take_mixed_precision(case: str) -> None:
 def test_blocks_that_differ_in_their_rate_share_a_graph() -> None:
     torch._dynamo.reset()
     counters.clear()
-    model = ResT(arch={**SMALL, 'depths': (4, 1)}, out_indices=(0,), drop_path_rate=0.3).train()
+    model = ResT(
+        arch={**STAGED_TINY, 'depths': (4, 1)}, out_indices=(0,), drop_path_rate=0.3
+    ).train()
     compiling.hold_rates(model)
     for block in model.stages[0].blocks:
         block.compile(dynamic=True, fullgraph=True, backend='aot_eager')

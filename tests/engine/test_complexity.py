@@ -8,7 +8,7 @@ from mmengine.analysis import get_model_complexity_info
 
 from mmrest.backbones import PyramidBackbone
 from mmrest.engine.complexity import count_macs, count_parameters
-from tests.backbones.test_pyramid import build, families
+from tests.backbones.families import build, families
 
 
 @families

@@ -12,7 +12,7 @@ from torch import nn
 
 from mmrest.backbones import PyramidBackbone
 from mmrest.errors import InputError
-from tests.backbones.test_pyramid import FAMILIES, build
+from tests.backbones.families import ROWS, build
 
 
 class Detector(nn.Module):
@@ -57,7 +57,7 @@ RATES['ResTV2'] = RATES['ResT']
 
 
 @pytest.mark.parametrize('scope', ['mmdet', 'mmseg'])
-@pytest.mark.parametrize('family', FAMILIES, ids=lambda family: family.__name__)
+@pytest.mark.parametrize('family', ROWS, ids=lambda family: family.__name__)
 def test_every_layer_gets_its_rate(family: type[PyramidBackbone], scope: str) -> None:
     with DefaultScope.overwrite_default_scope(scope):
         init_default_scope(scope)
@@ -83,7 +83,7 @@ def test_every_layer_gets_its_rate(family: type[PyramidBackbone], scope: str) ->
 @pytest.mark.parametrize('rate', [None, 0, 1.5])
 def test_a_bad_rate_is_named(rate: Any) -> None:
     with pytest.raises(InputError, match='0 < r <= 1'):
-        optimizer_of(Detector(build(next(iter(FAMILIES)))), rate)
+        optimizer_of(Detector(build(next(iter(ROWS)))), rate)
 
 
 def test_a_backbone_without_depths_is_named() -> None:
@@ -104,7 +104,7 @@ def test_the_log_tells_the_rates_that_are_used() -> None:
     logger = MMLogger.get_instance('layer-decay', log_level='INFO')
     handler = Lines()
     logger.addHandler(handler)
-    model = Detector(build(next(iter(FAMILIES))))
+    model = Detector(build(next(iter(ROWS))))
     optimizer = optimizer_of(model, 0.5, norm_decay_mult=0.0)
     names = {id(p): name for name, p in model.named_parameters()}
     expected = {

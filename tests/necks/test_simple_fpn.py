@@ -8,7 +8,7 @@ from mmdet.registry import MODELS as MMDET_MODELS
 from mmseg.registry import MODELS as MMSEG_MODELS
 
 from mmrest import ResFormer, SimpleFPN
-from tests.backbones.test_pyramid import PLAIN
+from tests.backbones.families import PLAIN
 
 
 @pytest.mark.parametrize('size', [(1, 1), (70, 90)], ids=str)

@@ -11,8 +11,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from mmrest.ops import emsa, triton_kernels
-from mmrest.ops.triton_emsa import launch_settings, shared_memory, why_not_triton
+from mmrest.ops import emsa, use_implementation
+from mmrest.ops.triton import kernels
+from mmrest.ops.triton.emsa import launch_settings, shared_memory, why_not_triton
 from tests.conftest import ROOT
 
 INTEGERS = ('queries', 'keys', 'part_rows')
@@ -27,7 +28,7 @@ def test_the_kernels_equal_the_reference_in_the_interpreter() -> None:
             'pytest',
             '-p',
             'no:cacheprovider',
-            'tests/ops/triton_interpreted.py',
+            'tests/ops/triton/interpreted.py',
         ],
         cwd=ROOT,
         env={**os.environ, 'TRITON_INTERPRET': '1'},
@@ -40,7 +41,7 @@ def test_the_kernels_equal_the_reference_in_the_interpreter() -> None:
 
 def compile_kernel(name: str, q: torch.Tensor) -> Any:
     """Compiled for Hopper, which needs no GPU."""
-    kernel = getattr(triton_kernels, name)
+    kernel = getattr(kernels, name)
     settings = launch_settings(q)
     options = {key: settings.pop(key) for key in ('num_warps', 'num_stages')}
     dtype = {torch.float32: '*fp32', torch.bfloat16: '*bf16'}[q.dtype]
@@ -89,7 +90,10 @@ def test_the_kernels_equal_the_reference_on_a_gpu(heads: int, dtype: torch.dtype
         t.detach().to(dtype if i < 3 else torch.float32).requires_grad_()
         for i, t in enumerate(args)
     ]
-    expected, actual = emsa(*args, way='reference'), emsa(*given, way='triton')
+    with use_implementation('reference'):
+        expected = emsa(*args)
+    with use_implementation('triton'):
+        actual = emsa(*given)
     direction = torch.randn_like(actual)
     expected_grads = torch.autograd.grad(expected, args[:4], direction.double())
     grads = torch.autograd.grad(actual, given[:4], direction)

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmrest.ops import Convolution, convolve_in_strips, strips
+from mmrest.ops.cpu import strips
+from mmrest.ops.cpu.strips import Convolution, convolve_in_strips
 
 
 def make(*layers: tuple[int, int, int, int], bias: bool = True) -> list[Convolution]:

@@ -21,12 +21,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmrest.ops.operators import empty_tokens, register_attention
+from mmrest.ops.registration import empty_tokens, register_attention
 
 try:
     import triton
 
-    from mmrest.ops import triton_kernels as kernels
+    from mmrest.ops.triton import kernels
 
     # what the kernels were compiled for when they were imported
     _INTERPRETED = triton.knobs.runtime.interpret

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import functools
 import re
-import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,11 +12,25 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from mmrest.errors import InputError
-from mmrest.ops import attention, attention_way, blockwise, emsa
+from mmrest.ops import (
+    attention,
+    blockwise,
+    emsa,
+    functional,
+    linear,
+    mlp,
+    reference,
+    use_implementation,
+)
 
-WAYS = ('reference', 'blockwise')
+IMPLEMENTATIONS = ('reference', 'blockwise')
 SIZES = [(35, 7), (1, 5), (6, 1), (16, 16), (3, 50), (40, 3)]
-ways = pytest.mark.parametrize('way', WAYS)
+implementations = pytest.mark.parametrize('name', IMPLEMENTATIONS)
+
+
+def by(name: str, function: Callable[..., Tensor], *args: Any) -> Tensor:
+    with use_implementation(name):
+        return function(*args)
 
 
 def literal(
@@ -53,7 +67,7 @@ def assert_same_with_gradients(actual: Tensor, expected: Tensor, args: list[Tens
 
 @pytest.fixture(autouse=True)
 def _threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With several threads products take another way."""
+    """With several threads matmuls are done otherwise."""
     monkeypatch.setattr(torch, 'get_num_threads', lambda: 2)
 
 
@@ -66,57 +80,57 @@ def block_elements(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize(('queries', 'keys'), SIZES)
-@ways
+@implementations
 @pytest.mark.usefixtures('block_elements')
 def test_equals_the_literal_form_with_all_gradients(
-    way: str, queries: int, keys: int, dtype: torch.dtype
+    name: str, queries: int, keys: int, dtype: torch.dtype
 ) -> None:
     args = inputs(queries, keys, dtype)
-    assert_same_with_gradients(emsa(*args, way=way), literal(*args), args)
+    assert_same_with_gradients(by(name, emsa, *args), literal(*args), args)
 
 
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize(('queries', 'keys'), SIZES)
-@pytest.mark.parametrize('way', [*WAYS, 'auto', 'triton'])
+@pytest.mark.parametrize('name', [*IMPLEMENTATIONS, 'auto', 'triton'])
 @pytest.mark.usefixtures('block_elements')
 def test_plain_attention_equals_the_literal_form_with_all_gradients(
-    way: str, queries: int, keys: int, dtype: torch.dtype
+    name: str, queries: int, keys: int, dtype: torch.dtype
 ) -> None:
     args = inputs(queries, keys, dtype)[:3]
-    assert_same_with_gradients(attention(*args, way=way), literal_plain(*args), args)
+    assert_same_with_gradients(by(name, attention, *args), literal_plain(*args), args)
 
 
-def test_the_way_that_is_fastest_on_a_processor_equals_the_literal_form() -> None:
+def test_what_is_fastest_on_a_processor_equals_the_literal_form() -> None:
     # more elements than fused attention is better at
     args = [torch.randn(1, 2, 1000, 16, requires_grad=True) for _ in range(3)]
-    assert_same_with_gradients(attention(*args, way='auto'), literal_plain(*args), args)
+    assert_same_with_gradients(by('auto', attention, *args), literal_plain(*args), args)
 
 
-@ways
+@implementations
 @pytest.mark.usefixtures('block_elements')
-def test_gradients_are_those_of_finite_differences(way: str) -> None:
+def test_gradients_are_those_of_finite_differences(name: str) -> None:
     q, k, v, weight, bias = inputs(5, 3)
     q, k, v = (t.detach()[:1, :, :, :3].clone().requires_grad_() for t in (q, k, v))
     assert torch.autograd.gradcheck(
-        lambda *args: emsa(*args, way=way), (q, k, v, weight, bias), atol=1e-5
+        lambda *args: by(name, emsa, *args), (q, k, v, weight, bias), atol=1e-5
     )
-    assert torch.autograd.gradcheck(lambda *args: attention(*args, way=way), (q, k, v))
+    assert torch.autograd.gradcheck(lambda *args: by(name, attention, *args), (q, k, v))
 
 
-@ways
-def test_a_map_of_a_single_element_gives_zeros(way: str) -> None:
-    out = emsa(*inputs(1, 1), way=way)
+@implementations
+def test_a_map_of_a_single_element_gives_zeros(name: str) -> None:
+    out = by(name, emsa, *inputs(1, 1))
     assert torch.equal(out, torch.zeros_like(out))
     out.sum().backward()
 
 
-@ways
-def test_float32_keeps_its_digits_where_the_map_is_nearly_uniform(way: str) -> None:
+@implementations
+def test_float32_keeps_its_digits_where_the_map_is_nearly_uniform(name: str) -> None:
     # The variance of such a map is far below 1 / M^2 and would drown in its rounding.
     q, k, v, weight, bias = (t.detach() for t in inputs(64, 4))
     args = (q * 1e-2, k, v, weight, bias)
-    exact = emsa(*args, way=way)
-    rounded = emsa(*(t.float() for t in args), way=way).double()
+    exact = by(name, emsa, *args)
+    rounded = by(name, emsa, *(t.float() for t in args)).double()
     assert (rounded - exact).abs().max() / exact.abs().max() < 1e-4
 
 
@@ -129,7 +143,7 @@ def test_half_precision_stays_close_with_all_gradients(
     args[0] *= amplitude
     exact_args = [t.requires_grad_() for t in args]
     half_args = [t.detach().to(dtype).requires_grad_() for t in args]
-    exact, out = emsa(*exact_args, way='blockwise'), emsa(*half_args, way='blockwise')
+    exact, out = by('blockwise', emsa, *exact_args), by('blockwise', emsa, *half_args)
     assert out.dtype == dtype
     direction = torch.randn_like(out)
     grads = torch.autograd.grad(out, half_args[:4], direction)
@@ -139,13 +153,13 @@ def test_half_precision_stays_close_with_all_gradients(
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize('way', [*WAYS, 'auto'])
+@pytest.mark.parametrize('name', [*IMPLEMENTATIONS, 'auto'])
 def test_plain_attention_in_half_precision_stays_close_with_all_gradients(
-    way: str, dtype: torch.dtype
+    name: str, dtype: torch.dtype
 ) -> None:
     exact_args = [t.detach().to(dtype).double().requires_grad_() for t in inputs(200, 150)[:3]]
     half_args = [t.detach().to(dtype).requires_grad_() for t in exact_args]
-    exact, out = literal_plain(*exact_args), attention(*half_args, way=way)
+    exact, out = literal_plain(*exact_args), by(name, attention, *half_args)
     direction = torch.randn_like(out)
     grads = torch.autograd.grad(out, half_args, direction)
     exact_grads = torch.autograd.grad(exact, exact_args, direction.double())
@@ -156,48 +170,37 @@ def test_plain_attention_in_half_precision_stays_close_with_all_gradients(
 def test_statistics_stay_in_float32_under_autocast() -> None:
     q, k, v, weight, bias = (t.detach().float() for t in inputs(64, 9))
     args = (*(t.bfloat16() for t in (q, k, v)), weight, bias)
-    outside = emsa(*args, way='blockwise')
+    outside = by('blockwise', emsa, *args)
     with torch.autocast('cpu', torch.bfloat16):
-        inside = emsa(*args, way='blockwise')
+        inside = by('blockwise', emsa, *args)
     assert torch.equal(inside, outside)
 
 
-def test_dropout_falls_back_to_the_reference_and_says_so() -> None:
-    args = inputs(40, 30)
-    with pytest.warns(UserWarning, match='needs the stored attention map'):
-        dropped = emsa(*args, dropout=0.5)
-    assert not torch.allclose(dropped, emsa(*args))
-    torch.manual_seed(0)
-    mean = torch.stack([emsa(*args, dropout=0.1, way='reference') for _ in range(2000)]).mean(0)
-    torch.testing.assert_close(mean, literal(*args), rtol=0, atol=0.6)
-
-
-def test_unknown_and_impossible_ways_are_named() -> None:
+def test_unknown_and_impossible_implementations_are_named() -> None:
     args = inputs(4, 4)
-    with pytest.raises(ValueError, match=r"'fastest'.*MMREST_ATTENTION.*one of auto, reference"):
-        emsa(*args, way='fastest')
-    with pytest.raises(ValueError, match='is unknown'), attention_way('quick'):
+    message = r"'fastest'.*MMREST_ATTENTION.*one of auto, reference"
+    with pytest.raises(ValueError, match=message), use_implementation('fastest'):
         pass
-    with pytest.raises(ValueError, match=r"'triton'.*take 'blockwise'"):
-        emsa(*args, way='triton')
+    with pytest.raises(ValueError, match=r"'triton'.*on cpu, not on a GPU; take 'blockwise'"):
+        by('triton', emsa, *args)
 
 
-def test_the_context_decides_where_the_argument_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_context_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     taken = []
 
     def spy(*args: Any) -> Tensor:
         taken.append('blockwise')
         return blockwise.attend_blockwise(*args)
 
-    # the package's attribute of that name is the function
-    monkeypatch.setattr(sys.modules['mmrest.ops.attention'], 'attend_blockwise', spy)
+    monkeypatch.setattr(functional, 'attend_blockwise', spy)
     args = inputs(4, 4)
-    with attention_way('reference'):
+    by('reference', emsa, *args)
+    assert not taken
+    by('blockwise', emsa, *args)
+    with use_implementation('reference'), use_implementation('blockwise'):
         emsa(*args)
-        assert not taken
-        emsa(*args, way='blockwise')
     emsa(*args)
-    assert taken == ['blockwise'] * 2
+    assert taken == ['blockwise'] * 3
 
 
 @pytest.mark.parametrize('mixed', [True, False])
@@ -207,23 +210,23 @@ def test_the_operators_are_proper(mixed: bool) -> None:
     torch.library.opcheck(torch.ops.mmrest.attend_blockwise.default, (q, k, v, *mix, 1e-5))
 
 
-@pytest.mark.parametrize('way', ['auto', 'reference', 'blockwise'])
+@pytest.mark.parametrize('name', ['auto', 'reference', 'blockwise'])
 @pytest.mark.parametrize('shape', [(0, 2, 4, 3), (1, 2, 0, 3), (1, 2, 4, 0), (1, 0, 4, 4)])
-def test_nothing_attends_to_nothing(way: str, shape: tuple[int, ...]) -> None:
+def test_nothing_attends_to_nothing(name: str, shape: tuple[int, ...]) -> None:
     """Batch, heads, queries or keys of none: as torch's own attention."""
     batch, heads, queries, keys = shape
     q = torch.rand(batch, heads, queries, 8, requires_grad=True)
     k, v = (torch.rand(batch, heads, keys, 8, requires_grad=True) for _ in range(2))
-    out = attention(q, k, v, way=way)
+    out = by(name, attention, q, k, v)
     torch.testing.assert_close(out, F.scaled_dot_product_attention(q, k, v).nan_to_num())
-    mixed = emsa(q, k, v, torch.rand(heads, heads), torch.rand(heads), way=way)
+    mixed = by(name, emsa, q, k, v, torch.rand(heads, heads), torch.rand(heads))
     assert mixed.shape == q.shape
     (out.sum() + mixed.sum()).backward()
     assert q.grad.shape == q.shape
     assert torch.equal(q.grad, torch.zeros_like(q))
 
 
-@pytest.mark.parametrize('way', ['auto', 'reference', 'blockwise'])
+@pytest.mark.parametrize('name', ['auto', 'reference', 'blockwise'])
 @pytest.mark.parametrize(
     'change',
     [
@@ -235,12 +238,12 @@ def test_nothing_attends_to_nothing(way: str, shape: tuple[int, ...]) -> None:
         dict(q=(2, 4, 8)),
     ],
 )
-def test_shapes_that_do_not_go_together_are_named(way: str, change: dict) -> None:
+def test_shapes_that_do_not_go_together_are_named(name: str, change: dict) -> None:
     shapes = {**dict(q=(1, 2, 4, 8), k=(1, 2, 6, 8), v=(1, 2, 6, 8)), **change}
     tensors = [torch.rand(shape) for shape in shapes.values()]
     for call in (attention, functools.partial(emsa, mix_weight=torch.rand(2, 2))):
         with pytest.raises(InputError, match=re.escape(str(shapes['q']))):
-            call(*tensors, way=way)
+            by(name, call, *tensors)
 
 
 def test_a_mix_of_another_number_of_heads_is_named() -> None:
@@ -249,15 +252,42 @@ def test_a_mix_of_another_number_of_heads_is_named() -> None:
         emsa(*tensors, torch.rand(3, 3))
 
 
-@pytest.mark.parametrize('way', ['auto', 'blockwise'])
-def test_forward_mode_sees_through(way: str) -> None:
+@pytest.mark.parametrize('name', ['auto', 'blockwise'])
+def test_forward_mode_sees_through(name: str) -> None:
     args = tuple(t.double() for t in inputs(12, 5)[:4])
     tangents = tuple(torch.rand_like(t) for t in args)
-    expected = torch.func.jvp(lambda *a: emsa(*a, way='reference'), args, tangents)[1]
+    expected = torch.func.jvp(lambda *a: by('reference', emsa, *a), args, tangents)[1]
     assert expected.abs().max() > 0
-    found = torch.func.jvp(lambda *a: emsa(*a, way=way), args, tangents)[1]
+    found = torch.func.jvp(lambda *a: by(name, emsa, *a), args, tangents)[1]
     torch.testing.assert_close(found, expected)
     with forward_ad.dual_level():
         duals = [forward_ad.make_dual(*pair) for pair in zip(args, tangents, strict=True)]
-        dual = forward_ad.unpack_dual(emsa(*duals, way=way)).tangent
+        dual = forward_ad.unpack_dual(by(name, emsa, *duals)).tangent
     torch.testing.assert_close(dual, expected)
+
+
+@pytest.mark.parametrize('batch', [(), (0,), (3, 5)], ids=str)
+def test_linear_and_mlp_are_those_of_torch_also_of_nothing(batch: tuple[int, ...]) -> None:
+    x = torch.rand(*batch, 6, requires_grad=True)
+    w1, b1, w2, b2 = torch.rand(9, 6), torch.rand(9), torch.rand(4, 9), torch.rand(4)
+    torch.testing.assert_close(linear(x, w1, b1), F.linear(x, w1, b1))
+    expected = F.linear(F.gelu(F.linear(x, w1, b1)), w2, b2)
+    torch.testing.assert_close(mlp(x, w1, b1, w2, b2), expected)
+    torch.testing.assert_close(reference.mlp(x, w1, b1, w2, b2), expected)
+
+
+def test_wrong_widths_get_torchs_own_message() -> None:
+    x, weight = torch.rand(3, 5), torch.rand(9, 6)
+    for call in (lambda: linear(x, weight), lambda: mlp(x, weight, None, weight.t(), None)):
+        with pytest.raises(RuntimeError, match='shapes cannot be multiplied'):
+            call()
+
+
+def test_forward_mode_sees_through_linear_layers_and_mlps() -> None:
+    x, tangent = torch.rand(3, 6), torch.rand(3, 6)
+    w1, w2 = torch.rand(9, 6), torch.rand(4, 9)
+    found = torch.func.jvp(lambda x: mlp(x, w1, None, w2, None), (x,), (tangent,))[1]
+    expected = torch.func.jvp(lambda x: F.linear(F.gelu(x @ w1.T), w2), (x,), (tangent,))[1]
+    torch.testing.assert_close(found, expected)
+    found = torch.func.jvp(lambda x: linear(x, w1), (x,), (tangent,))[1]
+    torch.testing.assert_close(found, tangent @ w1.T)

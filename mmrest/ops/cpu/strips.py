@@ -1,4 +1,4 @@
-"""Convolutions one after the other, a strip of rows at a time.
+"""Convolutions one after the other, on a processor a strip of rows at a time.
 
 A stem's maps are the largest of a backbone. In strips none of them is in memory as a whole, and
 each strip is in the cache when the next convolution takes it. The rows that two strips of a later
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Elements of the largest map's strip.
+# Elements of the largest map's strip; found by docs/scripts/ablation.py.
 _STRIP_ELEMENTS = 2**20
 
 

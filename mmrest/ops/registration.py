@@ -1,8 +1,8 @@
-"""Ways of attention as operators of torch: differentiable, traceable, counted.
+"""Implementations of attention as operators of torch: differentiable, traceable, counted.
 
-A way is a function for the forward pass, (q, k, v, mix_weight, mix_bias, eps) -> (out, scale and
-other statistics), and one for the backward pass, (grad, q, k, v, mix_weight, out, statistics) ->
-gradients of q, k, v and mix_weight. As operators, torch.compile and torch.export take each as one
+An implementation is a function for the forward pass, (q, k, v, mix_weight, mix_bias, eps) -> (out,
+scale and other statistics), and one for the backward pass, (grad, q, k, v, mix_weight, out,
+statistics) -> gradients of q, k, v and mix_weight. As operators, torch.compile takes each as one
 node without looking inside, and torch's ``FlopCounterMode`` knows its arithmetic.
 """
 
@@ -25,7 +25,7 @@ def empty_tokens(like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
 def register_attention(
     name: str, forward: Callable, backward: Callable, row_statistics: int
 ) -> None:
-    """Make a way of attention the operators ``mmrest::<name>`` and ``mmrest::<name>_backward``.
+    """Register an implementation as ``mmrest::<name>`` and ``mmrest::<name>_backward``.
 
     Args:
         name: Of the operator.

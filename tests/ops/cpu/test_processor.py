@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from mmrest.ops.processor import processor_facts
-from mmrest.ops.products import is_mkl_fast
+from mmrest.ops.cpu.matmul import is_mkl_fast
+from mmrest.ops.cpu.processor import processor_facts
 
 
 def test_facts_are_those_of_the_first_core(tmp_path: Path) -> None:

@@ -3,40 +3,32 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 import torch
-from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from mmrest import ResFormer, ResT, ResTV2
-from mmrest.backbones import PyramidBackbone, spatial_reduction
-from mmrest.ops import attention_way, blockwise, mlp, strips
-from tests.backbones.test_pyramid import FAMILIES, randomize
+from mmrest.backbones import PyramidBackbone
+from mmrest.ops import blockwise, use_implementation
+from mmrest.ops.cpu import mlp
+from tests.backbones.families import ROWS, assert_close, build_tiny, randomize, step
 
-SMALL = dict(
-    embed_dims=(8, 16), depths=(1, 1), num_heads=(1, 2), sr_ratios=(4, 2), mlp_ratios=(4, 4)
-)
-PLAIN = dict(embed_dims=16, depth=2, num_heads=2, mlp_ratio=4)
 # image sizes that are and are not multiples of everything
 SIZES = [(64, 96), (65, 97), (33, 70), (128, 64)]
-CASES: dict[str, tuple[type[PyramidBackbone], dict[str, Any]]] = {
-    'ResT': (ResT, dict(arch=SMALL, out_indices=(0, 1))),
-    'ResTV2': (ResTV2, dict(arch=SMALL, out_indices=(0, 1))),
-    'ResFormer': (ResFormer, dict(arch=PLAIN)),
-    'ResFormer in windows': (
-        ResFormer,
-        dict(arch=dict(PLAIN, depth=1), window_size=3, global_blocks=()),
-    ),
+CASES = {family.__name__: (family, {}) for family in ROWS} | {
+    f'{family.__name__} {name}': (family, options)
+    for family, row in ROWS.items()
+    for name, options in row.forms.items()
 }
 cases = pytest.mark.parametrize('case', CASES)
 
 
 def build(case: str) -> PyramidBackbone:
     family, options = CASES[case]
-    return randomize(family(**options, drop_path_rate=0.0))
+    if options:
+        return randomize(family(**options, drop_path_rate=0.0))
+    return randomize(build_tiny(family))
 
 
 @pytest.fixture(autouse=True)
@@ -46,50 +38,31 @@ def _fresh_compiler() -> Iterator[None]:
     torch._dynamo.reset()
 
 
-def step(model: nn.Module, run: Callable[[Tensor], tuple[Tensor, ...]], images: Tensor) -> list:
-    """Outputs and all gradients of a training step."""
-    buffers = {name: value.clone() for name, value in model.named_buffers()}
-    outputs = run(images)
-    grads = torch.autograd.grad(
-        sum(level.square().mean() for level in outputs), list(model.parameters())
-    )
-    model.load_state_dict(buffers, strict=False)  # BatchNorms have moved
-    return [*outputs, *grads]
-
-
-def assert_close(actual: list[Tensor], expected: list[Tensor], tolerance: float = 1e-4) -> None:
-    for a, b in zip(actual, expected, strict=True):
-        scale = max(b.abs().max().item(), 1e-2)
-        torch.testing.assert_close(a / scale, b / scale, rtol=tolerance, atol=tolerance)
-
-
-def test_every_family_is_tested() -> None:
-    assert {family for family, _ in CASES.values()} == set(FAMILIES)
-
-
 # a BatchNorm's gradients are small differences of large numbers
 @pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.float32, 1e-3), (torch.double, 1e-9)])
-@pytest.mark.parametrize('way', ['auto', 'blockwise'])
+@pytest.mark.parametrize('implementation', ['auto', 'blockwise'])
 @cases
-def test_ways_agree_in_outputs_and_all_gradients(
-    case: str, way: str, dtype: torch.dtype, tolerance: float, monkeypatch: pytest.MonkeyPatch
+def test_implementations_agree_in_outputs_and_all_gradients(
+    case: str,
+    implementation: str,
+    dtype: torch.dtype,
+    tolerance: float,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(blockwise, '_BLOCK_ELEMENTS', 100)
     monkeypatch.setattr(blockwise, '_FEWEST_QUERIES', 1)
     monkeypatch.setattr(mlp, '_CHUNK_ELEMENTS', 1000)
     monkeypatch.setattr(mlp, '_FEWEST_TOKENS', 8)
-    monkeypatch.setattr(spatial_reduction, '_CHUNK_ELEMENTS', 1000)
-    monkeypatch.setattr(strips, '_STRIP_ELEMENTS', 1000)
     model = build(case).train().to(dtype)
     images = torch.randn(2, 3, 65, 97, dtype=dtype)
-    with attention_way('reference'):
-        expected = step(model, model, images)
+    with use_implementation('reference'):
+        expected = step(model, images)
         model.eval()
         expected_maps = model(images)
-    with attention_way(way), torch.no_grad():
+    with use_implementation(implementation), torch.no_grad():
         assert_close(list(model(images)), list(expected_maps), tolerance)
-    with attention_way(way):
-        assert_close(step(model.train(), model, images), expected, tolerance)
+    with use_implementation(implementation):
+        assert_close(step(model.train(), images), expected, tolerance)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +78,7 @@ def test_compiled_as_one_graph_for_all_sizes(case: str, training: bool) -> None:
         images = torch.randn(2, 3, *size)
         if training:
             # sums of gradients in another order
-            assert_close(step(model, compiled, images), step(model, model, images), 1e-3)
+            assert_close(step(model, images, compiled), step(model, images), 1e-3)
         else:
             with torch.no_grad():
                 assert_close(list(compiled(images)), list(model(images)))

@@ -4,15 +4,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
-from mmrest.ops import MLPWeights, add_norm_mlp, attention_way, linear, mlp, products
+from mmrest.ops import linear, mlp, use_implementation
+from mmrest.ops.cpu import matmul
+from mmrest.ops.cpu import mlp as chunked
 
 
 @pytest.fixture(autouse=True, params=[False, True], ids=['slow MKL', 'fast MKL'])
 def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Products as on a processor for which MKL is slow, and as on one for which it is fast."""
     for name in ('FAST_MKL', '_MKL_IN_BLOCKS'):
-        monkeypatch.setattr(products, name, request.param)
+        monkeypatch.setattr(matmul, name, request.param)
 
 
 def leaf(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -24,30 +27,25 @@ def assert_close(actual: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5 * scale)
 
 
-def mlp_inputs(tokens: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, MLPWeights]:
-    shapes = [(8,), (8,), (24, 8), (24,), (8, 24), (8,)]
-    return leaf(*tokens, 8, dtype=dtype), MLPWeights(*(leaf(*s, dtype=dtype) for s in shapes))
+def mlp_inputs(tokens: tuple[int, ...], bias: bool, dtype: torch.dtype) -> list[Tensor | None]:
+    fc1, fc2 = leaf(24, 8, dtype=dtype), leaf(6, 24, dtype=dtype)
+    biases = (leaf(24, dtype=dtype), leaf(6, dtype=dtype)) if bias else (None, None)
+    return [leaf(*tokens, 8, dtype=dtype), fc1, biases[0], fc2, biases[1]]
 
 
-def literal_mlp(x: Tensor, weights: MLPWeights, kept: Tensor | None = None) -> Tensor:
-    norm_weight, norm_bias, *linears = weights
-    normed = F.layer_norm(x, (8,), norm_weight, norm_bias, 1e-6)
-    branch = F.linear(F.gelu(F.linear(normed, *linears[:2])), *linears[2:])
-    return x + branch if kept is None else x + branch * kept
+def literal_mlp(x: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None) -> Tensor:
+    return F.linear(F.gelu(F.linear(x, w1, b1)), w2, b2)
 
 
-@pytest.mark.parametrize('gelu', [False, True])
 @pytest.mark.parametrize('bias', [False, True])
 @pytest.mark.parametrize('rows', [(1,), (3, 5), (8,), (2, 7, 9, 40)], ids=str)
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64], ids=str)
-def test_linear_is_that_of_torch(
-    rows: tuple[int, ...], bias: bool, gelu: bool, dtype: torch.dtype
-) -> None:
+def test_linear_is_that_of_torch(rows: tuple[int, ...], bias: bool, dtype: torch.dtype) -> None:
     x, weight = leaf(*rows, 6, dtype=dtype), leaf(10, 6, dtype=dtype)
     args = [x, weight, *([leaf(10, dtype=dtype)] if bias else [])]
     given = (*args, None)[:3]
-    expected = F.gelu(F.linear(*given)) if gelu else F.linear(*given)
-    actual = linear(*given, gelu=gelu)
+    expected = F.linear(*given)
+    actual = linear(*given)
     assert_close(actual, expected)
     direction = torch.randn_like(expected)
     for a, b in zip(
@@ -57,7 +55,7 @@ def test_linear_is_that_of_torch(
     ):
         assert_close(a, b)
     with torch.no_grad():
-        assert_close(linear(*given, gelu=gelu), expected)
+        assert_close(linear(*given), expected)
 
 
 def test_linear_gives_no_gradient_to_what_is_frozen() -> None:
@@ -70,54 +68,73 @@ def test_linear_gives_no_gradient_to_what_is_frozen() -> None:
 
 
 @pytest.mark.parametrize('elements', [2**20, 24 * 16], ids=['one chunk', 'several chunks'])
-@pytest.mark.parametrize('drops', [False, True])
+@pytest.mark.parametrize('bias', [False, True])
 @pytest.mark.parametrize('tokens', [(1,), (2, 50), (3, 8, 16), (61,)], ids=str)
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64], ids=str)
 def test_mlp_is_the_literal_one_with_all_gradients(
     tokens: tuple[int, ...],
-    drops: bool,
+    bias: bool,
     elements: int,
     dtype: torch.dtype,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(mlp, '_CHUNK_ELEMENTS', elements)
-    monkeypatch.setattr(mlp, '_FEWEST_TOKENS', 8)
-    x, weights = mlp_inputs(tokens, dtype)
-    factors = torch.arange(tokens[0], dtype=dtype).view(-1, *[1] * len(tokens))
-    given = (weights, 1e-6, factors if drops else None)
-    expected, actual = literal_mlp(x, weights, given[2]), add_norm_mlp(x, *given)
-    assert actual.shape == x.shape
+    monkeypatch.setattr(chunked, '_CHUNK_ELEMENTS', elements)
+    monkeypatch.setattr(chunked, '_FEWEST_TOKENS', 8)
+    given = mlp_inputs(tokens, bias, dtype)
+    before = given[0].detach().clone()
+    expected, actual = literal_mlp(*given), mlp(*given)
+    assert actual.shape == (*tokens, 6)
     assert_close(actual, expected)
     direction = torch.randn_like(expected)
+    wanted = [t for t in given if t is not None]
     for a, b in zip(
-        torch.autograd.grad(actual, [x, *weights], direction),
-        torch.autograd.grad(expected, [x, *weights], direction),
+        torch.autograd.grad(actual, wanted, direction),
+        torch.autograd.grad(expected, wanted, direction),
         strict=True,
     ):
         assert_close(a, b)
-    with attention_way('reference'):
-        assert_close(add_norm_mlp(x, *given), expected)
+    with use_implementation('reference'):
+        assert_close(mlp(*given), expected)
     with torch.no_grad():
-        transposed = x.transpose(0, -1).clone(memory_format=torch.contiguous_format)
-        for without_gradients in (x.clone(), transposed.transpose(0, -1)):
-            assert_close(add_norm_mlp(without_gradients, *given), expected)
+        assert_close(mlp(*given), expected)
+        apart = given[0].transpose(0, -1).clone(memory_format=torch.contiguous_format)
+        assert_close(mlp(apart.transpose(0, -1), *given[1:]), expected)
+    assert torch.equal(given[0], before)
 
 
-def test_nothing_is_overwritten_while_gradients_are_recorded() -> None:
-    x, weights = mlp_inputs((30,), torch.float32)
-    before = x.detach().clone()
-    out = add_norm_mlp(x, weights, 1e-6)
-    assert torch.equal(x, before)
-    assert_close(out, literal_mlp(x, weights))
+@pytest.mark.parametrize('frozen', range(6))
+def test_mlp_gives_no_gradient_to_what_is_frozen(frozen: int) -> None:
+    """Of all but one, and of all weights."""
+    given = mlp_inputs((30,), True, torch.float32)
+    free = [i for i in range(5) if i != frozen] if frozen < 5 else [0]
+    for i, tensor in enumerate(given):
+        tensor.requires_grad_(i in free)
+    mlp(*given).sum().backward()
+    assert [i for i, t in enumerate(given) if t.grad is not None] == free
+    exact = [t.detach().requires_grad_(i in free) for i, t in enumerate(given)]
+    literal_mlp(*exact).sum().backward()
+    for i in free:
+        assert_close(given[i].grad, exact[i].grad)
 
 
 def test_the_operators_are_proper() -> None:
-    x, weights = mlp_inputs((30,), torch.float32)
-    for factors in (None, torch.rand(30, 1)):
-        args = (x, *weights, factors, 1e-6)
-        torch.library.opcheck(torch.ops.mmrest.add_norm_mlp.default, args)
-    args = (x, weights.fc1_weight, weights.fc1_bias, False)
-    torch.library.opcheck(torch.ops.mmrest.linear.default, args)
+    for bias in (False, True):
+        given = mlp_inputs((30,), bias, torch.float32)
+        torch.library.opcheck(torch.ops.mmrest.mlp.default, given)
+        torch.library.opcheck(torch.ops.mmrest.linear.default, given[:3])
+
+
+def test_the_operators_arithmetic_is_counted() -> None:
+    """As that of torch's linear layers; the backward pass computes fc1 again."""
+    given = mlp_inputs((30,), True, torch.float32)
+    layer1, layer2 = 2 * 30 * 24 * 8, 2 * 30 * 24 * 6
+    for compute, expected in (
+        (lambda: torch.ops.mmrest.mlp(*given), 3 * (layer1 + layer2) + layer1),
+        (lambda: torch.ops.mmrest.linear(*given[:3]), 3 * layer1),
+    ):
+        with FlopCounterMode(display=False) as counter:
+            compute().sum().backward()
+        assert counter.get_total_flops() == expected
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64], ids=str)
@@ -139,13 +156,13 @@ def test_products_of_heads_are_those_of_torch(
     rows = torch.randn(batch, count, heads, 8, dtype=dtype)
     matrices = torch.randn(batch, heads, 5, 8, dtype=dtype)
     memory = torch.empty(batch, count, heads, 5, dtype=dtype) if given else None
-    product = products.multiply(rows, matrices, memory)
+    product = matmul.multiply(rows, matrices, memory)
     assert_close(product, torch.einsum('bnhc,bhmc->bnhm', rows, matrices))
     # some of the heads, whose rows have gaps between them
-    part = products.multiply(rows[:, :, heads // 2 :], matrices[:, heads // 2 :])
+    part = matmul.multiply(rows[:, :, heads // 2 :], matrices[:, heads // 2 :])
     assert_close(part, product[:, :, heads // 2 :])
     total = torch.ones(batch, heads, 8, 5, dtype=dtype)
-    products.add_products(total, product, rows)
+    matmul.add_products(total, product, rows)
     assert_close(total, 1 + torch.einsum('bnhm,bnhc->bhcm', product, rows))
 
 
@@ -153,4 +170,4 @@ def test_products_of_heads_are_those_of_torch(
     ('length', 'about', 'step'), [(7, 64, 16), (1050, 1024, 1056), (96, 60, 48)]
 )
 def test_steps_are_even(length: int, about: int, step: int) -> None:
-    assert products.even_step(length, about) == step
+    assert matmul.even_step(length, about) == step

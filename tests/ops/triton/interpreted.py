@@ -1,4 +1,4 @@
-"""The Triton kernels on a processor; ``test_triton.py`` runs this with TRITON_INTERPRET=1.
+"""The Triton kernels on a processor; ``test_emsa.py`` runs this with TRITON_INTERPRET=1.
 
 A module of its own, since Triton decides when it is imported whether it compiles or interprets.
 """
@@ -8,8 +8,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mmrest.ops import emsa
-from mmrest.ops.triton_emsa import why_not_triton
+from mmrest.ops import emsa, use_implementation
+from mmrest.ops.triton.emsa import why_not_triton
 
 
 # heads, queries, keys, channels of a head: several blocks and steps, odd sizes, one of each
@@ -28,7 +28,10 @@ def test_equals_the_reference_with_all_gradients(
     given = [t.detach().to(dtype if i < 3 else torch.float32) for i, t in enumerate(args)]
     given = [t.requires_grad_() for t in given]
     assert not why_not_triton(given[0], given[2])
-    expected, actual = emsa(*args, way='reference'), emsa(*given, way='triton')
+    with use_implementation('reference'):
+        expected = emsa(*args)
+    with use_implementation('triton'):
+        actual = emsa(*given)
     assert actual.dtype == dtype
     direction = torch.randn_like(actual)
     expected_grads = torch.autograd.grad(expected, args, direction.double())
@@ -45,8 +48,10 @@ def test_keeps_its_digits_where_the_map_is_nearly_uniform() -> None:
     args = [torch.randn(1, 2, n, 8, dtype=torch.float64) for n in (64, 40, 40)]
     args += [torch.randn(2, 2, dtype=torch.float64), torch.randn(2, dtype=torch.float64)]
     args[0] *= 1e-2
-    exact = emsa(*args, way='reference')
-    rounded = emsa(*(t.float() for t in args), way='triton').double()
+    with use_implementation('reference'):
+        exact = emsa(*args)
+    with use_implementation('triton'):
+        rounded = emsa(*(t.float() for t in args)).double()
     assert float((rounded - exact).abs().max() / exact.abs().max()) < 1e-4
 
 

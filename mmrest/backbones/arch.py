@@ -1,0 +1,136 @@
+"""What sets the variants of a family apart, as frozen dataclasses whose fields are checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, TypeVar, get_args, get_type_hints
+
+from mmrest.errors import InputError
+
+Own = TypeVar('Own', bound='Arch')
+
+
+@dataclass(frozen=True)
+class Arch:
+    """Base of a family's architecture.
+
+    Fields are ``int``, ``float``, ``bool``, ``str`` or tuples of those, one for each stage. Numbers
+    must be above 0.
+
+    Raises:
+        InputError: A field is not what its annotation says; the message names it.
+    """
+
+    def __post_init__(self) -> None:
+        for name, kind in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            inner = get_args(kind)
+            if inner and isinstance(value, list):  # configs have lists
+                value = tuple(value)
+                object.__setattr__(self, name, value)
+            fits = _is_good(value, kind) if not inner else _are_good(value, inner[0])
+            if not fits:
+                number = dict(int='whole number above 0', float='number above 0')
+                wanted = number.get((inner[0] if inner else kind).__name__, f'{kind}')
+                each = ' for each stage, for example (2, 2, 6, 2)' if inner else ''
+                raise InputError(
+                    f'{self.family()}: arch field {name}={value!r} must have a {wanted}{each}'
+                )
+
+    @classmethod
+    def family(cls) -> str:
+        """Name of the family, for messages."""
+        return cls.__name__.removesuffix('Arch')
+
+    @classmethod
+    def resolve(
+        cls: type[Own], arch: str | Mapping[str, Any] | Own, variants: Mapping[str, Own]
+    ) -> Own:
+        """A published variant by its name, or a user's own fields.
+
+        Args:
+            arch: A key of ``variants``, a mapping of this class' fields or an instance.
+            variants: The published ones.
+
+        Raises:
+            InputError: An unknown name, or missing, unknown or inconsistent fields.
+        """
+        if isinstance(arch, cls):
+            return arch
+        if isinstance(arch, str):
+            if arch not in variants:
+                raise InputError(
+                    f'{cls.family()}: unknown arch {arch!r}; published variants are '
+                    f'{", ".join(variants)}, or give a dict with the fields of {cls.__name__}'
+                )
+            return variants[arch]
+        if not isinstance(arch, Mapping):
+            raise InputError(
+                f'{cls.family()}: arch={arch!r} must be a name, a dict or a {cls.__name__}'
+            )
+        known = {field.name: field for field in fields(cls)}
+        required = {name for name, field in known.items() if field.default is MISSING}
+        missing, unknown = required - arch.keys(), arch.keys() - known.keys()
+        if missing or unknown:
+            raise InputError(
+                f'{cls.family()}: an arch dict has the fields {", ".join(known)}; '
+                f'missing: {sorted(missing) or "none"}, unknown: {sorted(unknown) or "none"}'
+            )
+        return cls(**arch)
+
+
+@dataclass(frozen=True)
+class HierarchicalArch(Arch):
+    """An architecture of stages: every tuple has a value for each stage.
+
+    Attributes:
+        embed_dims: Channels of each stage.
+        depths: Blocks of each stage.
+    """
+
+    embed_dims: tuple[int, ...]
+    depths: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, values in vars(self).items():
+            if isinstance(values, tuple) and len(values) != len(self.embed_dims):
+                raise InputError(
+                    f'{self.family()}: the fields of arch differ in their numbers of stages: '
+                    f'embed_dims={self.embed_dims}, {name}={values}'
+                )
+
+    def require_multiples(self, of: str) -> None:
+        """Check that each stage's channels are a multiple of another field's value.
+
+        Raises:
+            InputError: They are not.
+        """
+        for dim, divisor in zip(self.embed_dims, getattr(self, of), strict=True):
+            if dim % divisor:
+                raise InputError(
+                    f'{self.family()}: embed_dims {dim} is not a multiple of {of} {divisor}'
+                )
+
+    def require_hidden_channels(self, ratios: str = 'mlp_ratios') -> None:
+        """Check that no MLP is left without hidden channels.
+
+        Raises:
+            InputError: One is.
+        """
+        for dim, ratio in zip(self.embed_dims, getattr(self, ratios), strict=True):
+            if int(dim * ratio) < 1:
+                raise InputError(f'{self.family()}: {ratios} {ratio} of {dim} channels leaves none')
+
+
+def _are_good(values: Any, kind: type) -> bool:
+    return isinstance(values, tuple) and bool(values) and all(_is_good(v, kind) for v in values)
+
+
+def _is_good(value: Any, kind: type) -> bool:
+    if kind is float:
+        return type(value) in (int, float) and value > 0
+    if kind is int:
+        return type(value) is int and value > 0
+    return type(value) is kind

@@ -1,0 +1,172 @@
+"""Matmuls on a processor, by the faster of torch's two libraries, without gradients.
+
+torch multiplies float32 matrices by MKL, and computes convolutions by oneDNN. Which is faster
+depends on the processor. MKL does not use AVX-512 on AMD's, which is half the speed of those whose
+units are as wide (Zen 5 on); oneDNN does. On others both reach the units' speed: oneDNN is faster
+with many rows, MKL in attention as a whole and where both matrices are transposed.
+
+The sizes below were found by ``docs/scripts/ablation.py --constants``.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from mmrest.ops.cpu.processor import processor_facts
+
+HAS_ONEDNN = (
+    platform.machine() in ('x86_64', 'AMD64')
+    and torch.backends.mkldnn.is_available()
+    and hasattr(torch.ops.mkldnn, '_linear_pointwise')
+)
+
+
+_ZEN_5 = 26
+
+
+def is_mkl_fast(processor: Mapping[str, str]) -> bool:
+    """Whether MKL is as fast as the units of a processor, of which Linux tells these facts."""
+    vendor = processor.get('vendor_id')
+    narrow_amd = vendor == 'AuthenticAMD' and int(processor.get('cpu family', _ZEN_5)) < _ZEN_5
+    return vendor == 'GenuineIntel' or narrow_amd
+
+
+FAST_MKL = is_mkl_fast(processor_facts())
+# Whether it is the faster for the small products of attention in blocks.
+_MKL_IN_BLOCKS = processor_facts().get('vendor_id') == 'GenuineIntel'
+# Elements of a head's matrix for which one convolution is faster than a product for each head.
+_MOST_GROUPED = 2**17
+# Above, a weight's gradient is faster as a product than as a convolution's.
+_LARGE_WEIGHT = 2**20
+
+
+def has_onednn_for(x: Tensor) -> bool:
+    """True if oneDNN can multiply ``x`` and is wanted: float32 on a processor, no autocast."""
+    return (
+        HAS_ONEDNN
+        and x.device.type == 'cpu'
+        and x.dtype == torch.float32
+        and not torch.is_autocast_enabled('cpu')
+    )
+
+
+def even_step(length: int, about: int) -> int:
+    """Rows a step, within about half of ``about``, so that the last step is not much shorter."""
+    steps = max(1, round(length / about))
+    return math.ceil(length / steps / 16) * 16  # products are fastest where rows come in sixteens
+
+
+def multiply_by_onednn(
+    a: Tensor, b: Tensor, bias: Tensor | None = None, gelu: bool = False
+) -> Tensor:
+    """``a @ b^T + bias`` of (n, c), (m, c) and (m,), of any strides; then perhaps a GELU."""
+    # what torch.compile makes of a linear layer
+    activation = ('gelu', [], 'none') if gelu else ('none', [], '')
+    return torch.ops.mkldnn._linear_pointwise(a, b, bias, *activation)
+
+
+def add_weight_gradient(total: Tensor, grad: Tensor, x: Tensor) -> None:
+    """``total += grad^T @ x`` of (m, c), (n, m) and (n, c), with many rows."""
+    if FAST_MKL:
+        total.addmm_(grad.t(), x)
+        return
+    if total.numel() > _LARGE_WEIGHT:
+        total += multiply_by_onednn(grad.t(), x.t())
+        return
+    # a convolution's weight gradient; much slower where the rows do not come in eights
+    even = len(x) // 8 * 8
+    if even:
+        total += torch.ops.aten.convolution_backward(
+            *(_as_map(grad[:even]), _as_map(x[:even]), total[:, :, None, None]),
+            *(None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [False, True, False]),
+        )[1][:, :, 0, 0]
+    if even < len(x):
+        total.addmm_(grad[even:].t(), x[even:])
+
+
+def _as_map(rows: Tensor) -> Tensor:
+    """(n, c) -> (1, c, n, 1), a view in channels-last layout."""
+    return rows[None, :, None].permute(0, 3, 1, 2)
+
+
+def multiply(rows: Tensor, matrices: Tensor, memory: Tensor | None = None) -> Tensor:
+    """``row @ matrix^T`` for every row and head; without gradients.
+
+    Args:
+        rows: (B, n, heads, c).
+        matrices: (B, heads, m, c).
+        memory: (B, n, heads, m), of the dtype that the result shall have; may be written to.
+
+    Returns:
+        (B, n, heads, m), ``memory`` or another tensor.
+    """
+    by_onednn = _blocks_by_onednn(rows)
+    if by_onednn and len(rows) == 1:
+        return _multiply_heads(rows[0], matrices[0], None if memory is None else memory[0])[None]
+    if memory is None:
+        memory = rows.new_empty(*rows.shape[:3], matrices.shape[2])
+    for target, left, right in zip(memory, rows, matrices, strict=True):
+        if by_onednn:
+            product = _multiply_heads(left, right, target)
+            if product is not target:
+                target.copy_(product)
+        elif target.dtype == left.dtype:
+            torch.bmm(left.transpose(0, 1), right.mT, out=target.transpose(0, 1))
+        else:
+            target.copy_((left.transpose(0, 1) @ right.mT).transpose(0, 1))
+    return memory
+
+
+def add_products(total: Tensor, maps: Tensor, rows: Tensor) -> None:
+    """``total += rows^T @ map`` for every head of every image; without gradients.
+
+    Args:
+        total: (B, heads, c, m).
+        maps: (B, n, heads, m).
+        rows: (B, n, heads, c).
+    """
+    by_onednn = _blocks_by_onednn(maps)
+    for targets, image_maps, image_rows in zip(total, maps, rows, strict=True):
+        columns = image_rows.permute(1, 2, 0)
+        if not by_onednn:
+            targets += columns @ image_maps.transpose(0, 1)
+            continue
+        columns = columns.contiguous()
+        for target, left, right in zip(targets, columns, image_maps.unbind(1), strict=True):
+            # oneDNN has no fast way for a transposed matrix with gaps
+            target += multiply_by_onednn(left, right.contiguous().t())
+
+
+def _blocks_by_onednn(x: Tensor) -> bool:
+    return has_onednn_for(x) and not _MKL_IN_BLOCKS
+
+
+def _are_grouped(matrices: Tensor, heads: int) -> bool:
+    """Whether one convolution, with a group for each of so many heads, multiplies them at once.
+
+    It lays out the matrices anew each time, and torch does not give such a one to oneDNN where it
+    has a single thread.
+    """
+    small = matrices.shape[-2] * matrices.shape[-1] <= _MOST_GROUPED
+    return heads > 1 and small and torch.get_num_threads() > 1
+
+
+def _multiply_heads(rows: Tensor, matrices: Tensor, memory: Tensor | None) -> Tensor:
+    """:func:`multiply` for one image, (n, heads, c) and (heads, m, c) -> (n, heads, m)."""
+    count, heads, channels = rows.shape
+    if heads == 1:
+        return multiply_by_onednn(rows[:, 0], matrices[0])[:, None]
+    if rows.is_contiguous() and _are_grouped(matrices, heads):
+        weight = matrices.reshape(-1, channels, 1, 1)
+        product = torch.conv2d(_as_map(rows.flatten(1)), weight, groups=heads)
+        return product[0, :, :, 0].t().reshape(count, heads, -1)
+    if memory is None:
+        memory = rows.new_empty(count, heads, matrices.shape[1])
+    for head, matrix in enumerate(matrices):
+        memory[:, head] = multiply_by_onednn(rows[:, head], matrix)
+    return memory

@@ -1,0 +1,134 @@
+"""The operators of the backbones as functions, in the manner of ``torch.nn.functional``.
+
+:mod:`.dispatch` chooses who computes them; :mod:`.reference` says what they compute.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmrest.errors import InputError
+from mmrest.ops import dispatch, reference
+from mmrest.ops.blockwise import attend_blockwise
+from mmrest.ops.cpu.linear import linear_by_onednn
+from mmrest.ops.cpu.mlp import mlp_in_chunks
+from mmrest.ops.triton.emsa import attend_by_triton
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Plain scaled dot-product attention; the logits are scaled by ``head_dim ** -0.5``.
+
+    Args:
+        q: Queries (B, heads, N, head_dim).
+        k: Keys (B, heads, M, head_dim).
+        v: Values (B, heads, M, head_dim).
+
+    Returns:
+        (B, heads, N, head_dim).
+
+    Raises:
+        InputError: The shapes do not go together.
+    """
+    _check_shapes(q, k, v)
+    implementation = dispatch.choose_attention(q, k)
+    if implementation == 'reference':
+        return reference.attention(q, k, v)
+    if implementation == 'blockwise':
+        return attend_blockwise(q, k, v)
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+def emsa(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mix_weight: Tensor,
+    mix_bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Efficient multi-head self-attention of ResT (arXiv 2105.13677, Section 3.1, Eq. 4).
+
+    Logits, scaled by ``head_dim ** -0.5``, are mixed across heads before the softmax, and every
+    head's whole map is instance-normalised (without affine parameters) after it.
+
+    Args:
+        q: Queries (B, heads, N, head_dim).
+        k: Keys (B, heads, M, head_dim).
+        v: Values (B, heads, M, head_dim).
+        mix_weight: The 1x1 convolution across heads, (heads, heads).
+        mix_bias: Its bias (heads,). It is constant along a row of the map and therefore has no
+            effect after the softmax; it is accepted so that its gradient exists (and is zero).
+        eps: Added to the variance of the map.
+
+    Returns:
+        (B, heads, N, head_dim), in the dtype of ``v``.
+
+    Raises:
+        InputError: The shapes do not go together, or Triton is asked for and cannot serve; the
+            message says why.
+    """
+    _check_shapes(q, k, v)
+    if mix_weight.shape != (q.shape[1], q.shape[1]):
+        raise InputError(
+            f'emsa: mix_weight {tuple(mix_weight.shape)} must be (heads, heads), and there are '
+            f'{q.shape[1]} heads'
+        )
+    implementation = dispatch.choose_emsa(q, k, v)
+    if implementation == 'reference':
+        return reference.emsa(q, k, v, reference.mix_by(mix_weight, mix_bias), eps)
+    attend = attend_by_triton if implementation == 'triton' else attend_blockwise
+    return attend(q, k, v, mix_weight, mix_bias, eps)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``F.linear``.
+
+    Args:
+        x: (..., in_channels).
+        weight: (out_channels, in_channels).
+        bias: (out_channels,).
+
+    Returns:
+        (..., out_channels).
+    """
+    # torch says what is wrong with shapes
+    if x.shape[-1] == weight.shape[-1] and dispatch.uses_onednn(x):
+        return linear_by_onednn(x, weight, bias)
+    return F.linear(x, weight, bias)
+
+
+def mlp(
+    x: Tensor,
+    fc1_weight: Tensor,
+    fc1_bias: Tensor | None,
+    fc2_weight: Tensor,
+    fc2_bias: Tensor | None,
+) -> Tensor:
+    """``fc2(gelu(fc1(x)))``, the MLP of a transformer block.
+
+    Args:
+        x: (..., in_channels).
+        fc1_weight: (hidden, in_channels).
+        fc1_bias: (hidden,).
+        fc2_weight: (out_channels, hidden).
+        fc2_bias: (out_channels,).
+
+    Returns:
+        (..., out_channels).
+    """
+    fits = x.shape[-1] == fc1_weight.shape[-1] and len(fc1_weight) == fc2_weight.shape[-1]
+    compute = mlp_in_chunks if fits and dispatch.uses_onednn(x) else reference.mlp
+    return compute(x, fc1_weight, fc1_bias, fc2_weight, fc2_bias)
+
+
+def _check_shapes(q: Tensor, k: Tensor, v: Tensor) -> None:
+    if torch.compiler.is_compiling():
+        return
+    fits = q.ndim == k.ndim == v.ndim == 4 and k.shape == v.shape
+    if not fits or q.shape[:2] != k.shape[:2] or q.shape[3] != k.shape[3]:
+        raise InputError(
+            'attention: queries must be (B, heads, N, head_dim), keys and values (B, heads, M, '
+            f'head_dim), got {tuple(q.shape)}, {tuple(k.shape)} and {tuple(v.shape)}'
+        )

@@ -1,0 +1,1 @@
+"""ResT's attention as Triton kernels for GPUs."""

@@ -1,0 +1,168 @@
+"""The families under test: one row each, which all property tests read.
+
+A new family is a row here, and its recorded outputs in ``tests/parity``.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from mmrest import ResFormer, ResT, ResTV2
+from mmrest.backbones import PyramidBackbone
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the tests know of a family.
+
+    Attributes:
+        arch: A small variant with every head count, reduction and window of the published ones.
+        tiny: A still smaller one, of two stages or blocks, for compilers.
+        tiny_options: Arguments that ``tiny`` needs.
+        wrong_fields: Fields of ``arch`` that must be refused by name.
+        parameters: Published variant -> its million parameters with a norm and a 1000-class head;
+            none where the paper states those of whole detectors alone.
+        batch_norm: It has BatchNorms.
+        exports_any_size: One exported program serves all image sizes.
+        record: What the names of its recorded outputs begin with.
+        forms: Name -> arguments of further forms that must be computed alike by all
+            implementations.
+    """
+
+    arch: Mapping[str, Any]
+    tiny: Mapping[str, Any]
+    wrong_fields: tuple[Mapping[str, Any], ...]
+    record: str
+    tiny_options: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, float] = field(default_factory=dict)
+    batch_norm: bool = False
+    exports_any_size: bool = True
+    forms: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+STAGED = dict(
+    embed_dims=(8, 16, 24, 32),
+    depths=(1, 2, 1, 1),
+    num_heads=(1, 2, 4, 8),
+    sr_ratios=(8, 4, 2, 1),
+    mlp_ratios=(4, 4, 4, 4),
+)
+STAGED_TINY = dict(
+    embed_dims=(8, 16), depths=(1, 1), num_heads=(1, 2), sr_ratios=(4, 2), mlp_ratios=(4, 4)
+)
+STAGED_WRONG = (
+    dict(depths=2),
+    dict(embed_dims='8'),
+    dict(embed_dims=(8.0, 16, 24, 32)),
+    dict(mlp_ratios=(4, 0, 4, 4)),
+    dict(mlp_ratios=(0.01, 4, 4, 4)),
+    dict(sr_ratios=(8, 4, 2, 0)),
+    dict(sr_ratios=(8, 4.5, 2, 1)),
+    dict(depths=(1, 0, 1, 1)),
+    dict(num_heads=(1, True, 4, 8)),
+    dict(num_heads=(1, 2, 4, -8)),
+    dict(depths=()),
+    dict(depths=(1, 2)),
+)
+PLAIN = dict(embed_dims=32, depth=4, num_heads=4, mlp_ratio=4)
+PLAIN_TINY = dict(embed_dims=16, depth=2, num_heads=2, mlp_ratio=4)
+
+ROWS: dict[type[PyramidBackbone], Row] = {
+    ResT: Row(
+        arch=STAGED,
+        tiny=STAGED_TINY,
+        tiny_options=dict(out_indices=(0, 1)),
+        wrong_fields=STAGED_WRONG,
+        record='rest',
+        parameters=dict(lite=10.51, small=13.68, base=30.33, large=51.68),
+        batch_norm=True,
+    ),
+    ResTV2: Row(
+        arch=STAGED,
+        tiny=STAGED_TINY,
+        tiny_options=dict(out_indices=(0, 1)),
+        wrong_fields=STAGED_WRONG,
+        record='restv2',
+        parameters=dict(tiny=30.44, small=41.21, base=55.97, large=86.53),
+        batch_norm=True,
+    ),
+    ResFormer: Row(
+        arch=PLAIN,
+        tiny=PLAIN_TINY,
+        wrong_fields=(
+            dict(depth='4'),
+            dict(depth=0),
+            dict(embed_dims=(32,)),
+            dict(num_heads=True),
+            dict(mlp_ratio=0),
+            dict(mlp_ratio='4'),
+        ),
+        record='resformer',
+        forms={'in windows': dict(arch=dict(PLAIN_TINY, depth=1), window_size=3, global_blocks=())},
+    ),
+}
+
+families = pytest.mark.parametrize('family', ROWS, ids=lambda family: family.__name__)
+Build = Callable[..., PyramidBackbone]
+
+
+def build(family: type[PyramidBackbone], **options: Any) -> PyramidBackbone:
+    """The small variant."""
+    return family(**{'arch': ROWS[family].arch, 'drop_path_rate': 0.0, **options})
+
+
+def build_tiny(family: type[PyramidBackbone], **options: Any) -> PyramidBackbone:
+    """The still smaller one."""
+    row = ROWS[family]
+    return family(arch=row.tiny, **{'drop_path_rate': 0.0, **row.tiny_options, **options})
+
+
+def num_stages(family: type[PyramidBackbone]) -> int:
+    return build(family).out_indices[-1] + 1
+
+
+def randomize(model: nn.Module) -> nn.Module:
+    """Weights and statistics away from their initial values, so that nothing cancels."""
+    with torch.no_grad():
+        for name, value in model.state_dict().items():
+            if value.is_floating_point():
+                value.add_(0.1 * torch.rand_like(value))
+            assert 'running_var' not in name or (value > 0).all()
+    return model
+
+
+def subsets(count: int) -> list[tuple[int, ...]]:
+    return [c for n in range(1, count + 1) for c in itertools.combinations(range(count), n)]
+
+
+def assert_close(
+    actual: list[torch.Tensor], expected: list[torch.Tensor], tolerance: float = 1e-4
+) -> None:
+    """Close relative to each tensor's largest number."""
+    for a, b in zip(actual, expected, strict=True):
+        scale = max(b.abs().max().item(), 1e-2)
+        torch.testing.assert_close(a / scale, b / scale, rtol=tolerance, atol=tolerance)
+
+
+def step(
+    model: nn.Module,
+    images: torch.Tensor,
+    run: Callable[[torch.Tensor], tuple[torch.Tensor, ...]] | None = None,
+) -> list[torch.Tensor]:
+    """Maps and all gradients towards random directions; the model stays as it was."""
+    buffers = {name: value.clone() for name, value in model.named_buffers()}
+    maps = (model if run is None else run)(images)
+    generator = torch.Generator().manual_seed(1)
+    directions = [torch.randn(m.shape, generator=generator, dtype=m.dtype) for m in maps]
+    # maps of many elements have gradients of their own scale
+    loss = sum((m * d).mean() for m, d in zip(maps, directions, strict=True))
+    grads = torch.autograd.grad(loss, list(model.parameters()))
+    model.load_state_dict(buffers, strict=False)  # BatchNorms have moved
+    return [*(m.detach() for m in maps), *grads]

@@ -1,0 +1,195 @@
+"""Models that are fused for inference compute what they did, and pass for nothing else."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from mmcv.cnn import ConvModule
+from mmengine.runner.checkpoint import load_state_dict
+from torch import Tensor, nn
+
+from mmrest import ResTV2
+from mmrest.backbones import PyramidBackbone, fused
+from mmrest.backbones.fused import AttentionInChunks, FoldedConv2d
+from mmrest.checkpoints import CheckpointError, load_pretrained, require_fit
+from mmrest.errors import InputError
+from mmrest.inference import FuseHook, fuse
+from mmrest.inference import fused as fused_for_a_while
+from mmrest.ops import use_implementation
+from mmrest.ops.cpu import strips
+from tests.backbones.families import ROWS, build, families, randomize
+
+SIZES = [(1, 1), (33, 70), (96, 64)]
+staged = pytest.mark.parametrize(
+    'family', [f for f, row in ROWS.items() if row.batch_norm], ids=lambda family: family.__name__
+)
+
+
+@pytest.fixture(params=[False, True], ids=['whole', 'in pieces'])
+def pieces(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param:
+        monkeypatch.setattr(fused, '_CHUNK_ELEMENTS', 1000)
+        monkeypatch.setattr(strips, '_STRIP_ELEMENTS', 1000)
+
+
+@pytest.mark.usefixtures('pieces')
+@pytest.mark.parametrize('grad', [False, True])
+@families
+def test_computes_what_the_model_does(family: type[PyramidBackbone], grad: bool) -> None:
+    model = randomize(build(family)).double().eval()
+    state = copy.deepcopy(model.state_dict())
+    fast = fuse(model)
+    assert fast is not model
+    for size in SIZES:
+        images = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=grad)
+        with torch.set_grad_enabled(grad):
+            with use_implementation('reference'):
+                expected = model(images)
+            maps = fast(images)
+            torch.testing.assert_close(maps, expected, rtol=1e-9, atol=1e-9)
+        if grad:
+            directions = [torch.randn_like(level) for level in maps]
+            grads = [torch.autograd.grad(levels, images, directions) for levels in (maps, expected)]
+            torch.testing.assert_close(*grads, rtol=1e-6, atol=1e-9)
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, state[key])
+    assert nn.BatchNorm2d not in {type(module) for module in fast.modules()}
+
+
+@families
+def test_computes_the_same_in_float32_and_under_autocast(family: type[PyramidBackbone]) -> None:
+    model = randomize(build(family)).eval()
+    fast = fuse(model)
+    images = torch.randn(2, 3, 70, 50)
+    with torch.no_grad():
+        for a, b in zip(fast(images), model(images), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
+        with torch.autocast('cpu', torch.bfloat16):
+            for a, b in zip(fast(images), model(images), strict=True):
+                assert a.dtype == b.dtype
+                assert (a - b).abs().max() < 0.1 * b.abs().max()
+
+
+def test_in_place_and_for_a_while() -> None:
+    model = randomize(build(ResTV2)).eval()
+    before = dict(model.named_modules())
+    images = torch.randn(1, 3, 40, 40)
+    with torch.no_grad():
+        expected = model(images)
+        with fused_for_a_while(model):
+            assert any(isinstance(m, AttentionInChunks) for m in model.modules())
+            torch.testing.assert_close(model(images), expected, rtol=1e-3, atol=1e-3)
+        assert dict(model.named_modules()) == before
+        assert torch.equal(model(images)[0], expected[0])
+        assert fuse(model, inplace=True) is model
+    assert any(isinstance(m, AttentionInChunks) for m in model.modules())
+
+
+@staged
+def test_a_model_in_training_is_refused(family: type[PyramidBackbone]) -> None:
+    with pytest.raises(InputError, match=r'call model.eval\(\) first'):
+        fuse(build(family).train())
+    model = fuse(build(family).eval())
+    with pytest.raises(InputError, match='cannot be trained'):
+        model.train()(torch.randn(2, 3, 40, 40))
+
+
+@staged
+def test_states_do_not_pass_for_each_other(family: type[PyramidBackbone], tmp_path) -> None:
+    model = randomize(build(family)).eval()
+    fast = fuse(model)
+    for load in (
+        lambda own, state: own.load_state_dict(state, strict=False),
+        lambda own, state: load_state_dict(own, state, strict=False),
+    ):
+        with pytest.raises(InputError, match='fused for inference'):
+            load(model, fast.state_dict())
+        with pytest.raises(InputError, match='Load it first, then fuse'):
+            load(fast, model.state_dict())
+    again = fuse(build(family).eval())
+    again.load_state_dict(fast.state_dict())
+    images = torch.randn(1, 3, 40, 40)
+    torch.testing.assert_close(again(images), fast(images))
+    file = tmp_path / 'fused.pth'
+    torch.save(fast.state_dict(), file)
+    with pytest.raises(CheckpointError, match='fused for inference'):
+        load_pretrained(model, str(file))
+    with pytest.raises(CheckpointError, match='fused for inference'):
+        require_fit(model, fast.state_dict(), 'fused.pth')
+
+
+class Twice(nn.Module):
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *args: Tensor) -> Tensor:
+        return 2 * self.module(*args)
+
+
+@pytest.mark.parametrize('kind', [nn.BatchNorm2d, nn.Conv2d, nn.Linear, nn.LayerNorm, nn.ReLU])
+@families
+def test_what_was_replaced_stays(family: type[PyramidBackbone], kind: type) -> None:
+    model = randomize(build(family)).double().eval()
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if type(child) is kind and not isinstance(module, Twice):
+                setattr(module, name, Twice(child))
+    images = torch.randn(1, 3, 50, 70, dtype=torch.float64)
+    torch.testing.assert_close(fuse(model)(images), model(images), rtol=1e-9, atol=1e-9)
+
+
+@families
+def test_what_is_hooked_is_still_called(family: type[PyramidBackbone]) -> None:
+    model = build(family).eval()
+    called = set()
+    norms = {n: m for n, m in model.named_modules() if isinstance(m, nn.BatchNorm2d | nn.Conv2d)}
+    for name, norm in norms.items():
+        norm.register_forward_hook(lambda *_, name=name: called.add(name))
+    fuse(model)(torch.randn(1, 3, 40, 40))
+    assert called == norms.keys()
+
+
+class Head(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        bn = dict(type='BN')
+        self.plain = ConvModule(4, 6, 3, padding=1, norm_cfg=bn)
+        self.strided = ConvModule(6, 6, 3, stride=2, groups=2, bias=True, norm_cfg=bn)
+        self.without = ConvModule(6, 6, 1)
+        self.first = ConvModule(6, 6, 3, norm_cfg=bn, order=('norm', 'conv', 'act'))
+        self.mirrored = ConvModule(6, 6, 3, padding=1, norm_cfg=bn)
+        self.mirrored.conv.padding_mode = 'reflect'
+        self.mirrored.conv._reversed_padding_repeated_twice = [1, 1, 1, 1]
+        self.shared1 = ConvModule(6, 6, 1, norm_cfg=bn)
+        self.shared2 = ConvModule(6, 6, 1, norm_cfg=bn)
+        self.shared2.conv = self.shared1.conv
+        self.grouped = ConvModule(6, 6, 1, norm_cfg=dict(type='GN', num_groups=2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for module in self.children():
+            x = module(x)
+        return x
+
+
+def test_conv_modules_of_necks_and_heads() -> None:
+    model = randomize(Head()).double().eval()
+    fast = fuse(model)
+    x = torch.randn(2, 4, 30, 40, dtype=torch.float64)
+    torch.testing.assert_close(fast(x), model(x))
+    folded = {n for n, m in fast.named_children() if isinstance(m.conv, FoldedConv2d)}
+    # convolutions that two norms share cannot be folded into both
+    assert folded == {'plain', 'strided'}
+
+
+def test_the_hook_fuses_for_the_test_alone() -> None:
+    class Runner:
+        model = randomize(build(ResTV2)).train()
+
+    hook, before = FuseHook(), dict(Runner.model.named_modules())
+    hook.before_test(Runner)
+    assert any(isinstance(m, AttentionInChunks) for m in Runner.model.modules())
+    hook.after_test(Runner)
+    assert dict(Runner.model.named_modules()) == before
