@@ -18,9 +18,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmrest.engine.benchmark_model import build_backbone, parse_model
-from mmrest.engine.cli import parse_shape, require_new_file
-from mmrest.engine.machine import describe_machine, measure_bandwidth, measure_peak, time_call
+from mmrest.benchmark.models import build_backbone, parse_model
+from mmrest.commands.cli import parse_shape
+from mmrest.commands.output_files import require_new_file
+from mmrest.benchmark.machine import describe_machine, measure_bandwidth, measure_peak, time_call
 from mmrest.errors import InputError, clear_errors
 from mmrest.ops import attention, attention_way, emsa
 from mmrest.ops.ways import WAYS

@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 
-from mmrest.engine import load_config, prepare_data
-from mmrest.engine.cli import build_runner
+from mmrest.commands import load_config, prepare_data
+from mmrest.commands.cli import build_runner
 from mmrest.errors import InputError, clear_errors
 from mmrest.multires.report import Report
 from mmrest.multires.sweep import Resolution, measure_at

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmrest.engine.cli import require_new_file
+from mmrest.commands.output_files import require_new_file
 from mmrest.errors import InputError, clear_errors
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -10,7 +10,8 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import find_latest_checkpoint
 
 from mmrest.backbones.pyramid import PyramidBackbone
-from mmrest.engine.config import is_pretrained, require_model, scope_of, task_model, type_name
+from mmrest.commands.config import require_model
+from mmrest.config_nodes import is_pretrained, scope_of, task_model, type_name
 from mmrest.errors import InputError
 
 

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from mmrest.engine.predict import plan_pictures
+from mmrest.commands.predict import plan_pictures
 from mmrest.errors import InputError
 
 

@@ -12,11 +12,11 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
 
+from mmrest.commands.class_names import compare_with_annotations, string_for_classes
+from mmrest.commands.dataset_sample import DatasetSample, sample_dataset
+from mmrest.commands.json_parts import is_whole_json
+from mmrest.config_nodes import datasets_of, iterate_dicts, scope_of, type_name
 from mmrest.datasets import write_shapes
-from mmrest.engine.class_names import compare_with_annotations, string_for_classes
-from mmrest.engine.config import datasets_of, iterate_dicts, scope_of, type_name
-from mmrest.engine.dataset_sample import DatasetSample, sample_dataset
-from mmrest.engine.json_parts import is_whole_json
 from mmrest.errors import InputError
 
 _SOURCES = {

@@ -21,7 +21,7 @@ from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS, DefaultScope
 
-from mmrest.engine import prepare_data, require_usable_data
+from mmrest.commands import prepare_data, require_usable_data
 from mmrest.errors import InputError
 
 Layout = dict[str, Any]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from mmrest.engine.pretraining import require_weights, train_from_scratch
+from mmrest.commands.pretraining import require_weights, train_from_scratch
 from mmrest.errors import InputError
 from tests.conftest import ROOT
 

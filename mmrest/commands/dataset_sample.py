@@ -21,7 +21,7 @@ from typing import Any
 from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS
 
-from mmrest.engine.json_parts import read_first
+from mmrest.commands.json_parts import read_first
 
 _MOST_IMAGES = 50
 

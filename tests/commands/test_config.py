@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from mmrest.engine import load_config, move_data_root
+from mmrest.commands import load_config, move_data_root
 from mmrest.errors import InputError
 from tests.conftest import ROOT
 

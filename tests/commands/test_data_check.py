@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from mmrest.engine import load_config, prepare_data
+from mmrest.commands import load_config, prepare_data
 from mmrest.errors import InputError
 from tests.conftest import ROOT
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from mmengine.config import Config
 
-from mmrest.engine.testing import dump_results, use_tta
+from mmrest.commands.testing import dump_results, use_tta
 from mmrest.errors import InputError
 
 NEEDED = {'img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction'}

@@ -7,8 +7,9 @@ import os
 
 from mmengine.config import Config, ConfigDict
 
-from mmrest.engine.config import datasets_of, require_model, scope_of, task_model, type_name
-from mmrest.engine.pictures import make_folder
+from mmrest.commands.config import require_model
+from mmrest.commands.output_files import make_folder
+from mmrest.config_nodes import datasets_of, scope_of, task_model, type_name
 from mmrest.errors import InputError
 
 _PICKLES = ('.pkl', '.pickle')

@@ -22,9 +22,9 @@ from typing import Any, TextIO
 import torch
 from torch import Tensor, nn
 
-from mmrest.engine.benchmark_model import Step, build_step
+from mmrest.benchmark.machine import peak_memory
+from mmrest.benchmark.models import Step, build_step
 from mmrest.engine.compiling import compile_backbone
-from mmrest.engine.machine import peak_memory
 from mmrest.ops.ways import VARIABLE
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from mmengine.registry import MODELS
 
-from mmrest.engine.config_errors import explain_config_errors
+from mmrest.commands.config_errors import explain_config_errors
 from mmrest.errors import InputError
 
 

@@ -7,7 +7,7 @@ import torch
 from mmengine.analysis import get_model_complexity_info
 
 from mmrest.backbones import PyramidBackbone
-from mmrest.engine.complexity import count_macs, count_parameters
+from mmrest.benchmark.complexity import count_macs, count_parameters
 from tests.backbones.test_pyramid import build, families
 
 

@@ -14,8 +14,10 @@ import torch
 from mmengine.config import Config
 
 from mmrest.checkpoints import read_checkpoint, require_fit, use_safe_reader
-from mmrest.engine.config import name_transforms, scope_of
-from mmrest.engine.pictures import IMAGE_SUFFIXES, make_folder, plan_files
+from mmrest.commands.config import name_transforms
+from mmrest.commands.output_files import make_folder
+from mmrest.config_nodes import scope_of
+from mmrest.engine.file_plan import IMAGE_SUFFIXES, plan_files
 from mmrest.errors import InputError
 
 

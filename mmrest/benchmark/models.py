@@ -14,8 +14,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import InstanceData, PixelData
 from torch import Tensor, nn
 
-import mmrest  # noqa: F401  (registers)
-from mmrest.engine.config import iterate_dicts
+from mmrest.config_nodes import iterate_dicts
 from mmrest.errors import InputError
 
 # Of an image, in training.

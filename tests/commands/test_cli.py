@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+import errno
+from pathlib import Path
+
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.fileio import LocalBackend
 
-from mmrest.engine import cli
-from mmrest.engine.cli import choose_model_wrapper, require_accelerator_for_amp
+from mmrest.commands import cli
+from mmrest.commands.cli import choose_model_wrapper, require_accelerator_for_amp, run_training
 from mmrest.errors import InputError
+from tests.checkpoints.test_whole_models import Toy
+from tests.engine.test_run_checks import trainer
 
 
 def chosen(monkeypatch: pytest.MonkeyPatch, gpu: bool, **config: object) -> dict | None:
@@ -42,3 +48,16 @@ def test_mixed_precision_is_for_every_accelerator(
     monkeypatch.setattr(cli, 'get_device', lambda: 'cpu')
     with pytest.raises(InputError, match='needs a GPU'):
         require_accelerator_for_amp(cfg)
+
+
+def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put = LocalBackend.put
+
+    def fill(self: LocalBackend, obj: bytes, filepath: str) -> None:
+        if str(filepath).endswith('epoch_2.pth'):
+            raise OSError(errno.ENOSPC, 'No space left on device', str(filepath))
+        put(self, obj, filepath)
+
+    monkeypatch.setattr(LocalBackend, 'put', fill)
+    with pytest.raises(InputError, match=r'is full: .*saved last: .*epoch_1\.pth.*--resume'):
+        run_training(trainer(Toy(), tmp_path))

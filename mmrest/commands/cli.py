@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import errno
 import os
-import tempfile
 
 import torch
 from mmengine.config import Config, DictAction
@@ -14,16 +13,11 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from mmrest.checkpoints import use_safe_reader
+from mmrest.commands.config import load_config, require_model
+from mmrest.commands.config_errors import explain_config_errors
+from mmrest.commands.output_files import require_writable
+from mmrest.config_nodes import is_multi_resolution, is_pretrained, iterate_dicts, type_name
 from mmrest.engine.compiling import use_compiled_backbone
-from mmrest.engine.config import (
-    is_multi_resolution,
-    is_pretrained,
-    iterate_dicts,
-    load_config,
-    require_model,
-    type_name,
-)
-from mmrest.engine.config_errors import explain_config_errors
 from mmrest.engine.run_checks import saved_last, watch_run
 from mmrest.engine.unread_levels import require_all_levels_read
 from mmrest.errors import InputError
@@ -82,35 +76,6 @@ def parse_shape(text: str) -> tuple[int, int]:
     if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
         raise InputError(f'{text} is no image size; write HEIGHTxWIDTH, for example 800x1344')
     return int(height), int(width)
-
-
-def require_new_file(option: str, path: str, replace: bool, hint: str) -> None:
-    """Check that a file can be written, before anything is measured.
-
-    Raises:
-        InputError: It exists and may not be replaced, is a folder, or its folder is missing.
-    """
-    folder = os.path.dirname(os.path.abspath(path))
-    if os.path.isdir(path) or not os.path.isdir(folder) or not os.access(folder, os.W_OK):
-        raise InputError(
-            f'{option} {path} cannot be written: it or its folder is no place for a file'
-        )
-    if os.path.exists(path) and not replace:
-        raise InputError(f'{path} exists; {hint}')
-
-
-def require_new_picture(option: str, path: str, replace: bool, hint: str) -> None:
-    """Check that a picture can be drawn into a file, before anything is measured.
-
-    Raises:
-        InputError: As :func:`require_new_file`, or matplotlib does not know such pictures.
-    """
-    from matplotlib.backend_bases import FigureCanvasBase
-
-    require_new_file(option, path, replace, hint)
-    known = sorted(FigureCanvasBase.get_supported_filetypes())
-    if os.path.splitext(path)[1].lower().lstrip('.') not in known:
-        raise InputError(f'{option} {path}: the name must end with one of {", ".join(known)}')
 
 
 def config_from_arguments(args: argparse.Namespace) -> Config:
@@ -180,20 +145,6 @@ def run_training(runner: Runner) -> None:
                 'Make room and go on with --resume; default_hooks.checkpoint.max_keep_ckpts=3 '
                 'keeps fewer checkpoints'
             ) from error
-
-
-def require_writable(folder: str | os.PathLike) -> None:
-    """Make a folder, and check that files can be written into it.
-
-    Raises:
-        InputError: It cannot be made or written to.
-    """
-    try:
-        os.makedirs(folder, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise InputError(f'the work directory {folder} cannot be used: {error}') from error
 
 
 def leave_process_group() -> None:
