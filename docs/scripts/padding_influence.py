@@ -14,8 +14,8 @@ from torch import Tensor
 
 from mmrest.backbones import PyramidBackbone, ResFormer, ResT, ResTV2
 from mmrest.checkpoints import load_pretrained
-from mmrest.datasets.shapes import ShapesSpec, make_scene
 from mmrest.commands.cli import parse_shape
+from mmrest.datasets.shapes import ShapesSpec, make_scene
 from mmrest.errors import InputError, clear_errors
 
 MODELS = {

@@ -1,10 +1,10 @@
 """Time of a backbone's attention against what the machine needs at least.
 
-``python tools/attention_floors.py ResT:arch=small`` times every size of attention that the model
-computes, alone, and puts beside it two floors: the time to read and write its inputs, outputs and
-their gradients once, at the speed of a large copy, and the time for its arithmetic, at the speed of
-the fastest matrix product. Softmax is in neither. The arithmetic of a training step includes the
-logits that the backward pass computes anew.
+``python docs/scripts/attention_floors.py ResT:arch=small`` times every size of attention that the
+model computes, alone, and puts beside it two floors: the time to read and write its inputs, outputs
+and their gradients once, at the speed of a large copy, and the time for its arithmetic, at the
+speed of the fastest matrix product. Softmax is in neither. The arithmetic of a training step
+includes the logits that the backward pass computes anew.
 """
 
 import argparse
@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from mmrest.benchmark.machine import describe_machine, measure_bandwidth, measure_peak, time_call
 from mmrest.benchmark.models import build_backbone, parse_model
 from mmrest.commands.cli import parse_shape
 from mmrest.commands.output_files import require_new_file
-from mmrest.benchmark.machine import describe_machine, measure_bandwidth, measure_peak, time_call
 from mmrest.errors import InputError, clear_errors
 from mmrest.ops import attention, attention_way, emsa
 from mmrest.ops.ways import WAYS

@@ -100,7 +100,7 @@ def describe(runs: Runs) -> str:
     """The document."""
     environment = next(run.environment for seeds in runs.values() for run in seeds.values())
     parts = [
-        '# Results of `tools/resolution_experiment.py`',
+        '# Results of `docs/scripts/resolution_experiment.py`',
         f'{ITERATIONS} iterations of {BATCH_SIZE} images, short side '
         f'{TRAINING_RESOLUTION}; mean and standard deviation over the seeds. '
         f'{environment["device"]}, one thread a run, torch {environment["torch"]}, float32, '

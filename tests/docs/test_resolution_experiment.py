@@ -13,14 +13,14 @@ import pytest
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
-from mmrest.engine import load_config, move_data_root
+from mmrest.commands import load_config, move_data_root
 from tests.conftest import ROOT
 
 
 @pytest.fixture
-def tools(monkeypatch: pytest.MonkeyPatch, shapes_root: Path) -> tuple[ModuleType, ModuleType]:
+def scripts(monkeypatch: pytest.MonkeyPatch, shapes_root: Path) -> tuple[ModuleType, ModuleType]:
     """The two scripts, on little data and for few iterations."""
-    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
+    monkeypatch.syspath_prepend(str(ROOT / 'docs/scripts'))
     for name in ('resolution_experiment', 'write_resolution'):
         monkeypatch.delitem(sys.modules, name, raising=False)
     import resolution_experiment
@@ -39,8 +39,8 @@ def tools(monkeypatch: pytest.MonkeyPatch, shapes_root: Path) -> tuple[ModuleTyp
     return resolution_experiment, write_resolution
 
 
-def test_every_run_can_be_built(tools: tuple[ModuleType, ModuleType], tmp_path: Path) -> None:
-    experiment, _ = tools
+def test_every_run_can_be_built(scripts: tuple[ModuleType, ModuleType], tmp_path: Path) -> None:
+    experiment, _ = scripts
     for task, backbone, training in itertools.product(
         experiment.BASES, experiment.BACKBONES, experiment.TRAININGS
     ):
@@ -56,9 +56,9 @@ def test_every_run_can_be_built(tools: tuple[ModuleType, ModuleType], tmp_path: 
 
 
 def test_a_run_is_written_into_tables_and_a_picture(
-    tools: tuple[ModuleType, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    scripts: tuple[ModuleType, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    experiment, write = tools
+    experiment, write = scripts
     which = 'segmentation', 'ResFormer', 'multi + consistency'
     for seed in range(2):
         folder = experiment.folder_of(tmp_path, *which, seed)

@@ -1,4 +1,4 @@
-"""tools/attention_floors.py, at sizes too small to be worth measuring."""
+"""docs/scripts/attention_floors.py, at sizes too small to be worth measuring."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import pytest
 Run = Callable[..., subprocess.CompletedProcess]
 
 
-def test_floors_are_those_of_a_hand_calculation(run_tool: Run, tmp_path: Path) -> None:
+def test_floors_are_those_of_a_hand_calculation(run_script: Run, tmp_path: Path) -> None:
     file = tmp_path / 'floors.csv'
-    result = run_tool(
+    result = run_script(
         'attention_floors.py', 'ResT:arch=lite', '--shape', '256x320', '--impl', 'auto',
         'reference', '--threads', 1, '--csv', file,
     )  # fmt: skip
@@ -42,14 +42,14 @@ def test_floors_are_those_of_a_hand_calculation(run_tool: Run, tmp_path: Path) -
         assert seconds[1] * float(row['peak GFLOP/s']) * 1e9 == pytest.approx(operations, rel=0.05)
         ratio = float(row['ms']) / max(1e3 * s for s in seconds)
         assert float(row['time / floor']) == pytest.approx(ratio, rel=0.1)
-    again = run_tool('attention_floors.py', 'ResT', '--csv', file)
+    again = run_script('attention_floors.py', 'ResT', '--csv', file)
     assert again.returncode != 0
     assert '--force replaces it' in again.stderr
 
 
-def test_plain_attention_is_found_too(run_tool: Run) -> None:
+def test_plain_attention_is_found_too(run_script: Run) -> None:
     model = 'ResFormer:arch=tiny,window_size=3'
-    result = run_tool('attention_floors.py', model, '--shape', '64x64', '--mode', 'infer')
+    result = run_script('attention_floors.py', model, '--shape', '64x64', '--mode', 'infer')
     assert result.returncode == 0, result.stderr
     assert '3 heads, 17 x 17 of 64' in result.stdout
     assert result.stdout.count('| auto | infer |') >= 4
@@ -64,8 +64,8 @@ def test_plain_attention_is_found_too(run_tool: Run) -> None:
     ],
     ids=str,
 )
-def test_bad_arguments_are_named(run_tool: Run, arguments: list[str], message: str) -> None:
-    result = run_tool('attention_floors.py', *arguments)
+def test_bad_arguments_are_named(run_script: Run, arguments: list[str], message: str) -> None:
+    result = run_script('attention_floors.py', *arguments)
     assert result.returncode != 0
     assert message in result.stderr
     assert 'Traceback' not in result.stderr

@@ -13,7 +13,9 @@ from tests.conftest import ROOT
 def test_the_benchmarks_are_written_from_their_files(tmp_path: Path) -> None:
     out = tmp_path / 'benchmarks.md'
     subprocess.run(
-        [sys.executable, 'tools/write_benchmarks.py', '--out', str(out)], cwd=ROOT, check=True
+        [sys.executable, 'docs/scripts/write_benchmarks.py', '--out', str(out)],
+        cwd=ROOT,
+        check=True,
     )
     assert out.read_text() == (ROOT / 'docs/benchmarks.md').read_text()
 

@@ -1,6 +1,6 @@
 """Write docs/benchmarks.md from what the benchmark tools wrote into docs/benchmarks/.
 
-``python tools/write_benchmarks.py --measure`` first measures what has no file there yet (an
+``python docs/scripts/write_benchmarks.py --measure`` first measures what has no file there yet (an
 hour and more on 2 cores with nothing else running); ``--device cuda`` measures the GPU's tables
 instead.
 """
@@ -19,9 +19,10 @@ import numpy as np
 from mmrest.commands.output_files import require_new_file
 from mmrest.errors import InputError, clear_errors
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / 'docs/benchmarks'
 DOCUMENT = ROOT / 'docs/benchmarks.md'
+FLOORS = 'docs/scripts/attention_floors.py'
 FEATURED = ('model', 'impl', 'mode', 'ms', 'time / first', '% of peak', 'peak MB', 'peak / first')
 PEERS = (
     'mmdet.ResNet:depth=50 mmdet.SwinTransformer '
@@ -41,7 +42,7 @@ class Study:
         title: Of the section.
         text: Below the title.
         runs: Name of a file and arguments of the tool.
-        tool: In ``tools/``.
+        tool: The script, from the repository's root.
         growth: Whether time and memory are to be fitted against the pixels.
         device: ``'cpu'`` or ``'cuda'``.
         environment: Variables that the runs need.
@@ -50,7 +51,7 @@ class Study:
     title: str
     text: str
     runs: dict[str, str]
-    tool: str = 'benchmark.py'
+    tool: str = 'tools/benchmark.py'
     growth: bool = False
     device: str = 'cpu'
     environment: dict[str, str] = field(default_factory=dict)
@@ -140,7 +141,7 @@ STUDIES = (
         'outputs and gradients once, at the speed of a large copy, and that of its matrix products '
         'at the speed of the fastest. Softmax is in neither.',
         {'floors_small': 'ResT:arch=small --impl auto reference'},
-        tool='attention_floors.py',
+        tool=FLOORS,
     ),
     Study(
         'Growth with the image',
@@ -182,7 +183,7 @@ STUDIES = (
             for dtype in ('bfloat16', 'float32')
             for batch in (1, 8)
         },
-        tool='attention_floors.py',
+        tool=FLOORS,
         device='cuda',
     ),
 )
@@ -209,7 +210,7 @@ def measure(study: Study, name: str, arguments: str) -> None:
     """Run the tool into a new file of that name, and perhaps a picture."""
     command = f'{arguments} --csv {FOLDER / name}.csv --force'
     command += f' --plot {FOLDER / name}.png' if study.growth else ''
-    tool = [sys.executable, str(ROOT / 'tools' / study.tool)]
+    tool = [sys.executable, str(ROOT / study.tool)]
     environment = {**os.environ, **study.environment}
     if subprocess.run([*tool, *shlex.split(command)], env=environment).returncode:
         raise InputError(f'{name} could not be measured: see above')
@@ -222,14 +223,14 @@ def write() -> str:
         parts.append(f'## {study.title}\n\n{study.text}')
         for name, arguments in study.runs.items():
             variables = ''.join(f'{key}={value} ' for key, value in study.environment.items())
-            command = f'```bash\n{variables}python tools/{study.tool} {arguments}\n```'
+            command = f'```bash\n{variables}python {study.tool} {arguments}\n```'
             file = FOLDER / f'{name}.csv'
             if not file.exists():
                 parts.append(f'{command}\n\nNot measured yet.')
                 continue
             with open(file, newline='') as opened:
                 rows = list(csv.DictReader(opened))
-            if study.tool == 'attention_floors.py':
+            if study.tool == FLOORS:
                 table = _all_columns(rows, before='peak GFLOP/s')
             else:
                 table = growth_table(rows) if study.growth else comparison_table(rows)

@@ -4,8 +4,8 @@ RetinaNet and UPerNet with small ResT, ResFormer and Swin backbones, each traine
 weights at one resolution, at several, and at several with scale consistency, with three seeds; then
 tested from 0.4 to 2.5 times the training resolution.
 
-    python tools/resolution_experiment.py    # 54 runs, two at a time; resumes
-    python tools/write_resolution.py         # docs/resolution/results.md from what there is
+    python docs/scripts/resolution_experiment.py    # 54 runs, two at a time; resumes
+    python docs/scripts/write_resolution.py         # docs/resolution/results.md from what there is
 """
 
 import argparse
@@ -26,7 +26,7 @@ from mmrest.errors import InputError, clear_errors
 from mmrest.multires.report import Report
 from mmrest.multires.sweep import Resolution, measure_at
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 TRAINING_RESOLUTION = 96
 TEST_RESOLUTIONS = (38, 51, 68, 96, 136, 181, 240)
 BATCH_SIZE = 4
