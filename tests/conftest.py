@@ -38,9 +38,18 @@ def shapes_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run_tool() -> Callable[..., subprocess.CompletedProcess]:
     """Run a command line of ``tools/`` from the repository's root, as a user does."""
+    return _runner_of('tools')
 
-    def run(tool: str, *args: object, **kwargs: object) -> subprocess.CompletedProcess:
-        command = [sys.executable, str(ROOT / 'tools' / tool), *map(str, args)]
+
+@pytest.fixture
+def run_script() -> Callable[..., subprocess.CompletedProcess]:
+    """Run a script of ``docs/scripts/`` from the repository's root."""
+    return _runner_of('docs/scripts')
+
+
+def _runner_of(folder: str) -> Callable[..., subprocess.CompletedProcess]:
+    def run(name: str, *args: object, **kwargs: object) -> subprocess.CompletedProcess:
+        command = [sys.executable, str(ROOT / folder / name), *map(str, args)]
         environment = {**os.environ, 'CUDA_VISIBLE_DEVICES': ''}
         return subprocess.run(
             command,

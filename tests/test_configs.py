@@ -16,9 +16,9 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import Runner
 from torch import nn
 
+from mmrest.commands import load_config, move_data_root
+from mmrest.config_nodes import task_model
 from mmrest.datasets import CLASSES
-from mmrest.engine import load_config, move_data_root
-from mmrest.engine.config import task_model
 from tests.conftest import ROOT
 
 CONFIGS = sorted(ROOT.glob('configs/*.py'))

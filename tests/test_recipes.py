@@ -19,7 +19,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
-from mmrest.engine.config import task_model
+from mmrest.config_nodes import task_model
 from tests.conftest import ROOT
 
 COCO_WARM_UP = (0.001, 1000)

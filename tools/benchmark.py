@@ -17,12 +17,13 @@ from statistics import median
 
 import torch
 
-from mmrest.engine.benchmark import Case, Result, measure_in_turn
-from mmrest.engine.benchmark_model import build_backbone, build_whole, parse_model
-from mmrest.engine.cli import parse_shape, require_new_file, require_new_picture
+from mmrest.benchmark.complexity import count_macs, count_parameters
+from mmrest.benchmark.machine import describe_machine, measure_peak
+from mmrest.benchmark.measuring import Case, Result, measure_in_turn
+from mmrest.benchmark.models import build_backbone, build_whole, parse_model
+from mmrest.commands.cli import parse_shape
+from mmrest.commands.output_files import require_new_file, require_new_picture
 from mmrest.engine.compiling import require_compiler
-from mmrest.engine.complexity import count_macs, count_parameters
-from mmrest.engine.machine import describe_machine, measure_peak
 from mmrest.errors import InputError, clear_errors
 from mmrest.ops.dispatch import IMPLEMENTATIONS
 

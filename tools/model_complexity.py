@@ -1,7 +1,7 @@
 """Parameters and multiply-adds of backbones, and parameters of whole models.
 
 Without arguments every published variant, as the table in the README; with ``--configs`` the models
-of configs, as the table in docs/parameters.md. What is counted is in mmrest/engine/complexity.py.
+of configs, as the table in docs/parameters.md. mmrest/benchmark/complexity.py says what is counted.
 """
 
 import argparse
@@ -10,9 +10,10 @@ from collections.abc import Iterable
 import torch
 from mmengine.registry import MODELS, DefaultScope
 
-from mmrest.engine import load_config
-from mmrest.engine.cli import parse_shape
-from mmrest.engine.complexity import count_macs, count_parameters
+from mmrest.backbones import BACKBONES
+from mmrest.benchmark.complexity import count_macs, count_parameters
+from mmrest.commands import load_config
+from mmrest.commands.cli import parse_shape
 from mmrest.errors import clear_errors
 
 

@@ -2,12 +2,8 @@
 
 import argparse
 
-from mmrest.engine.cli import (
-    add_config_arguments,
-    config_from_arguments,
-    require_files,
-)
-from mmrest.engine.predict import plan_pictures, predict
+from mmrest.commands.cli import add_config_arguments, config_from_arguments, require_files
+from mmrest.commands.predict import plan_pictures, predict
 from mmrest.errors import InputError, clear_errors
 
 

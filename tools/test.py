@@ -6,18 +6,18 @@
 
 import argparse
 
-from mmrest.engine import prepare_data, require_usable_data
-from mmrest.engine.cli import (
+from mmrest.commands import prepare_data, require_usable_data
+from mmrest.commands.cli import (
     add_config_arguments,
     add_launch_arguments,
     build_runner,
     config_from_arguments,
     leave_process_group,
     require_files,
-    require_new_picture,
 )
-from mmrest.engine.config_errors import explain_config_errors
-from mmrest.engine.testing import dump_results, show_results, use_tta
+from mmrest.commands.config_errors import explain_config_errors
+from mmrest.commands.output_files import require_new_picture
+from mmrest.commands.testing import dump_results, show_results, use_tta
 from mmrest.errors import InputError, clear_errors
 from mmrest.multires.commands import sweep_resolutions
 from mmrest.multires.report import draw

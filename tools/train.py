@@ -5,8 +5,8 @@ import argparse
 from mmengine.config import Config
 from mmengine.runner import find_latest_checkpoint
 
-from mmrest.engine import prepare_data, require_usable_data
-from mmrest.engine.cli import (
+from mmrest.commands import prepare_data, require_usable_data
+from mmrest.commands.cli import (
     add_config_arguments,
     add_launch_arguments,
     build_runner,
@@ -17,7 +17,7 @@ from mmrest.engine.cli import (
     run_training,
     use_amp,
 )
-from mmrest.engine.pretraining import require_weights, train_from_scratch
+from mmrest.commands.pretraining import require_weights, train_from_scratch
 from mmrest.errors import InputError, clear_errors
 
 

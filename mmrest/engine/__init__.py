@@ -1,7 +1,16 @@
-"""What the command lines share: configs, the check of the data, running, predicting."""
+"""What a Runner uses: hooks, the layer-decay constructor, test-time augmentation with masks."""
 
-from mmrest.engine.config import load_config
-from mmrest.engine.data_check import prepare_data, require_usable_data
-from mmrest.engine.data_root import move_data_root
+from __future__ import annotations
 
-__all__ = ['load_config', 'move_data_root', 'prepare_data', 'require_usable_data']
+from typing import Any
+
+_MOVED = ('load_config', 'move_data_root', 'prepare_data', 'require_usable_data')
+
+
+def __getattr__(name: str) -> Any:
+    # users' scripts import these from here; not at the top, since this room lies below commands
+    if name in _MOVED:
+        import mmrest.commands
+
+        return getattr(mmrest.commands, name)
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

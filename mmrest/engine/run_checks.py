@@ -10,7 +10,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner, find_latest_checkpoint
 
 from mmrest.checkpoints import require_fit, require_training_state
-from mmrest.engine.class_names import require_enough_outputs
+from mmrest.engine.head_outputs import require_enough_outputs
 from mmrest.errors import InputError
 
 # A scaler of mixed precision skips a step now and then whose loss or gradients overflow.

@@ -14,7 +14,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmrest.engine.cli import require_writable
+from mmrest.commands.output_files import require_writable
 from mmrest.errors import InputError
 from mmrest.multires.sweep import Measurement, Resolution, main_metric, relative_area
 

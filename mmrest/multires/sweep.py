@@ -22,9 +22,9 @@ from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
 from mmengine.utils import import_modules_from_strings
 
-from mmrest.engine.cli import build_runner
-from mmrest.engine.config import type_name
-from mmrest.engine.machine import describe_machine, peak_memory
+from mmrest.benchmark.machine import describe_machine, peak_memory
+from mmrest.commands.cli import build_runner
+from mmrest.config_nodes import type_name
 from mmrest.errors import InputError
 
 # The first of these that an evaluator returns is the metric that is compared.

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import errno
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,12 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from mmengine.fileio import LocalBackend
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 
 from mmrest.checkpoints import read_checkpoint
-from mmrest.engine.cli import run_training
 from mmrest.engine.run_checks import EmptyResultsHook, FiniteLossHook, coco_metric_names
 from mmrest.errors import InputError
 from tests.checkpoints.test_whole_models import Pixels, Toy
@@ -53,7 +50,7 @@ def test_a_loss_that_is_no_number_ends_the_training(tmp_path: Path) -> None:
     runner = trainer(Diverging(), tmp_path)
     runner.register_hook(FiniteLossHook())
     with pytest.raises(InputError, match=r'the loss is nan in iteration 3 .*saved last: .*_2\.pth'):
-        run_training(runner)
+        runner.train()
     names = sorted(file.name for file in tmp_path.glob('*.pth'))
     assert names == ['epoch_1.pth', 'epoch_2.pth']
     for name in names:
@@ -73,19 +70,6 @@ def test_a_scaler_may_skip_some_steps() -> None:
         hook.after_train_iter(runner, 0, outputs=dict(loss=torch.tensor(float('inf'))))
     with pytest.raises(InputError, match=r'the loss is inf .*no checkpoint has been saved'):
         hook.after_train_iter(runner, 0, outputs=dict(loss=torch.tensor(float('inf'))))
-
-
-def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    put = LocalBackend.put
-
-    def fill(self: LocalBackend, obj: bytes, filepath: str) -> None:
-        if str(filepath).endswith('epoch_2.pth'):
-            raise OSError(errno.ENOSPC, 'No space left on device', str(filepath))
-        put(self, obj, filepath)
-
-    monkeypatch.setattr(LocalBackend, 'put', fill)
-    with pytest.raises(InputError, match=r'is full: .*saved last: .*epoch_1\.pth.*--resume'):
-        run_training(trainer(Toy(), tmp_path))
 
 
 class Evaluator:

@@ -11,7 +11,7 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from mmrest.engine import load_config, move_data_root
+from mmrest.commands import load_config, move_data_root
 from mmrest.engine.valid_sizes import use_valid_sizes
 from tests.conftest import ROOT
 from tests.test_configs import build

@@ -10,7 +10,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, DefaultScope
 from PIL import Image
 
-from mmrest.engine import load_config, move_data_root
+from mmrest.commands import load_config, move_data_root
 from mmrest.multires.commands import sweep_resolutions
 from mmrest.multires.report import Report, draw
 from mmrest.multires.sweep import (

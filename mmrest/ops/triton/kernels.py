@@ -1,4 +1,4 @@
-"""The kernels behind :mod:`mmrest.ops.triton_emsa`, where their mathematics is told.
+"""The kernels behind :mod:`mmrest.ops.triton.emsa`, where their mathematics is told.
 
 ``q``, ``k``, ``v`` and ``grad`` come with strides (image, head, row) and channels next to each
 other; everything else is contiguous. ``heads``, ``width`` (channels of a head) and ``padded`` (the

@@ -1,0 +1,185 @@
+"""What a benchmark runs: a backbone, or a whole model of a config with made-up annotations."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.structures import InstanceData, PixelData
+from torch import Tensor, nn
+
+from mmrest.config_nodes import iterate_dicts
+from mmrest.errors import InputError
+
+# Of an image, in training.
+_INSTANCES = 8
+
+# Model and images to nothing that matters, or in training to the loss.
+Step = Callable[[nn.Module, Tensor], Any]
+
+
+def parse_model(text: str) -> dict | str:
+    """A registry's config from ``TYPE:key=value,key=value``; the path of a config as it is.
+
+    Raises:
+        InputError: It is neither.
+    """
+    if text.endswith('.py'):
+        return text
+    kind, _, arguments = text.partition(':')
+    cfg = dict(type=kind)
+    try:
+        call = ast.parse(f'model({arguments})', mode='eval').body
+        if call.args:
+            raise ValueError('an argument without a name')
+        for keyword in call.keywords:
+            # a bare word is a string, so that a shell needs no quotes
+            word = isinstance(keyword.value, ast.Name)
+            cfg[keyword.arg] = keyword.value.id if word else ast.literal_eval(keyword.value)
+    except (ValueError, SyntaxError) as error:
+        raise InputError(
+            f"{text}: write TYPE:key=value,key=value, for example 'ResFormer:arch=base,"
+            "window_size=14,global_blocks=(2,5)', or the path of a config"
+        ) from error
+    return cfg
+
+
+def build_step(
+    model: dict[str, Any] | str, shape: tuple[int, int], mode: str, batch_size: int
+) -> tuple[nn.Module, Step]:
+    """A model and what a step does with it.
+
+    A backbone's training step is the backward pass from the mean of every output. A whole model is
+    called as in training and testing: with its loss, or with the decoding of its predictions;
+    annotations are made up, a few boxes with masks or a label map of random classes.
+
+    Args:
+        model: A backbone's config or the path of a whole model's.
+        shape: (height, width) of the images.
+        mode: ``'infer'`` or ``'train'``.
+        batch_size: Images of a step.
+
+    Raises:
+        InputError: There is no such model, or it does not take these arguments.
+    """
+    if isinstance(model, dict):
+        built = build_backbone(model)
+        return built, _call if mode == 'infer' else _average
+    built = build_whole(model)
+    return built, _WholeStep(built, shape, mode, batch_size)
+
+
+def build_backbone(cfg: dict[str, Any]) -> nn.Module:
+    """A backbone from the registry of the package that its type names.
+
+    Raises:
+        InputError: There is no such backbone, or it does not take these arguments.
+    """
+    scope = cfg['type'].rpartition('.')[0]
+    if scope in ('mmdet', 'mmseg'):
+        init_default_scope(scope)
+    if MODELS.get(cfg['type']) is None:
+        raise InputError(
+            f"no backbone {cfg['type']} is registered; mmdet's and mmseg's are written "
+            'mmdet.ResNet or mmseg.ResNet'
+        )
+    try:
+        return MODELS.build(dict(cfg))
+    except TypeError as error:
+        raise InputError(f'{cfg}: {error}') from error
+
+
+def build_whole(path: str) -> nn.Module:
+    """The detector or segmentor of a config, with initial weights.
+
+    Raises:
+        InputError: There is no such file, or it describes no model.
+    """
+    try:
+        cfg = Config.fromfile(path)
+    except (OSError, SyntaxError) as error:
+        raise InputError(f'{path} cannot be read: {error}') from error
+    if 'model' not in cfg:
+        raise InputError(f'{path} describes no model')
+    init_default_scope(cfg.get('default_scope', 'mmdet'))
+    _drop_pretrained(cfg.model)
+    # it would name every parameter
+    MMLogger.get_current_instance().setLevel('ERROR')
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    return model
+
+
+def _drop_pretrained(cfg: Any) -> None:
+    """Remove weights to load: a benchmark does not need them."""
+    for node in iterate_dicts(cfg):
+        given = node.get('init_cfg')
+        entries = given if isinstance(given, list | tuple) else [given]
+        if any(entry and entry['type'] == 'Pretrained' for entry in entries):
+            node['init_cfg'] = [e for e in entries if e['type'] != 'Pretrained'] or None
+
+
+def _call(model: nn.Module, images: Tensor) -> None:
+    model(images)
+
+
+def _average(model: nn.Module, images: Tensor) -> Tensor:
+    return sum(level.float().mean() for level in model(images))
+
+
+class _WholeStep:
+    """A whole model's step, with its annotations."""
+
+    def __init__(
+        self, model: nn.Module, shape: tuple[int, int], mode: str, batch_size: int
+    ) -> None:
+        generator = np.random.default_rng(0)
+        make = _segment_sample if hasattr(model, 'decode_head') else _detection_sample
+        self.mode = 'predict' if mode == 'infer' else 'loss'
+        self.samples = [make(model, shape, generator) for _ in range(batch_size)]
+
+    def __call__(self, model: nn.Module, images: Tensor) -> Tensor | None:
+        samples = [sample.to(images.device) for sample in self.samples]
+        results = model(images, samples, mode=self.mode)
+        return model.parse_losses(results)[0] if self.mode == 'loss' else None
+
+
+def _meta(shape: tuple[int, int]) -> dict[str, Any]:
+    sizes = dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape'), shape)
+    return dict(**sizes, scale_factor=(1.0, 1.0), img_path='', img_id=0)
+
+
+def _segment_sample(
+    model: nn.Module, shape: tuple[int, int], generator: np.random.Generator
+) -> Any:
+    from mmseg.structures import SegDataSample
+
+    classes = model.decode_head.num_classes
+    labels = torch.from_numpy(generator.integers(0, classes, (1, *shape)))
+    return SegDataSample(metainfo=_meta(shape), gt_sem_seg=PixelData(data=labels))
+
+
+def _detection_sample(
+    model: nn.Module, shape: tuple[int, int], generator: np.random.Generator
+) -> Any:
+    from mmdet.structures import DetDataSample
+    from mmdet.structures.mask import BitmapMasks
+
+    height, width = shape
+    corners = generator.uniform(0, 0.7, (_INSTANCES, 2)) * (width, height)
+    boxes = np.hstack([corners, corners + 0.3 * np.array([width, height])]).astype(np.float32)
+    masks = np.zeros((_INSTANCES, height, width), np.uint8)
+    for mask, (left, top, right, bottom) in zip(masks, boxes.astype(int), strict=True):
+        mask[top:bottom, left:right] = 1
+    instances = InstanceData(
+        bboxes=torch.from_numpy(boxes),
+        labels=torch.zeros(_INSTANCES, dtype=torch.long),
+        masks=BitmapMasks(masks, height, width),
+    )
+    return DetDataSample(metainfo=_meta(shape), gt_instances=instances)

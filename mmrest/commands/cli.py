@@ -1,0 +1,218 @@
+"""Arguments and errors that the command lines in ``tools/`` share."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.device import get_device
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from mmrest.checkpoints import use_safe_reader
+from mmrest.commands.config import load_config, require_model
+from mmrest.commands.config_errors import explain_config_errors
+from mmrest.commands.output_files import require_writable
+from mmrest.config_nodes import is_multi_resolution, is_pretrained, iterate_dicts, type_name
+from mmrest.engine.compiling import use_compiled_backbone
+from mmrest.engine.run_checks import saved_last, watch_run
+from mmrest.engine.unread_levels import require_all_levels_read
+from mmrest.errors import InputError
+from mmrest.ops.dispatch import requested
+
+
+class _ConfigOptions(DictAction):
+    """mmengine's ``KEY=VALUE`` arguments, with an error for what is none."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: list[str],
+        option_string: str | None = None,
+    ) -> None:
+        for value in values:
+            key, separator, _ = value.partition('=')
+            if not (separator and key):
+                parser.error(f'{option_string} {value}: write KEY=VALUE')
+        super().__call__(parser, namespace, values, option_string)
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """``--cfg-options`` and ``--data-root``, the same everywhere."""
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=_ConfigOptions,
+        metavar='KEY=VALUE',
+        help='change the config, for example model.backbone.with_cp=True',
+    )
+    parser.add_argument(
+        '--data-root', metavar='DIR', help='read every data set of the config from DIR'
+    )
+
+
+def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
+    """``--work-dir``, ``--compile`` and ``--launcher``, of the commands that start a Runner."""
+    parser.add_argument('--work-dir', metavar='DIR', help='where logs and checkpoints go')
+    parser.add_argument(
+        '--compile', action='store_true', help='torch.compile the backbone, for any image size'
+    )
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    # torch.distributed.launch passes it, torchrun sets LOCAL_RANK
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+
+
+def parse_shape(text: str) -> tuple[int, int]:
+    """Height and width of a shape like ``800x1344``.
+
+    Raises:
+        InputError: It is not of that form.
+    """
+    height, _, width = text.partition('x')
+    if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
+        raise InputError(f'{text} is no image size; write HEIGHTxWIDTH, for example 800x1344')
+    return int(height), int(width)
+
+
+def config_from_arguments(args: argparse.Namespace) -> Config:
+    """The config that the arguments describe; ``InputError`` if they cannot be met."""
+    requested()  # what the environment asks for exists
+    if hasattr(args, 'local_rank'):
+        os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    cfg = load_config(
+        args.config,
+        args.cfg_options,
+        args.data_root,
+        getattr(args, 'work_dir', None),
+        getattr(args, 'launcher', 'none'),
+    )
+    if getattr(args, 'compile', False):
+        use_compiled_backbone(cfg)
+    return cfg
+
+
+def build_runner(cfg: Config, purpose: str = 'test') -> Runner:
+    """The runner of a config, which reads checkpoints safely and watches its run.
+
+    Args:
+        cfg: Of mmdet or mmseg.
+        purpose: What it is for: ``'test'``, ``'resume'`` a training, or ``'start'`` one.
+
+    Raises:
+        InputError: The config describes no such run, or its work directory cannot be written.
+    """
+    require_model(cfg)
+    part = 'test' if purpose == 'test' else 'train'
+    needed = [f'{part}_dataloader', f'{part}_cfg']
+    needed.append('test_evaluator' if part == 'test' else 'optim_wrapper')
+    if absent := [key for key in needed if not cfg.get(key)]:
+        raise InputError(
+            f'{cfg.filename} has no {" and no ".join(absent)}, so that it cannot {part}'
+        )
+    require_writable(cfg.work_dir)
+    use_safe_reader()
+    if cfg.launcher != 'none':
+        choose_model_wrapper(cfg)
+    if cfg.launcher == 'pytorch' and not torch.cuda.is_available():
+        torch.distributed.init_process_group('gloo')
+    with explain_config_errors():
+        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    watch_run(runner, purpose)
+    if part == 'train' and cfg.launcher != 'none':
+        require_all_levels_read(runner.model)
+    return runner
+
+
+def run_training(runner: Runner) -> None:
+    """Train, and say in one line what a user can mend.
+
+    Raises:
+        InputError: The config cannot be built, or the disk is full; the message names what was
+            saved last.
+    """
+    with explain_config_errors():
+        try:
+            runner.train()
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise InputError(
+                f'the disk of {runner.work_dir} is full: {error}; {saved_last(runner.work_dir)}. '
+                'Make room and go on with --resume; default_hooks.checkpoint.max_keep_ckpts=3 '
+                'keeps fewer checkpoints'
+            ) from error
+
+
+def leave_process_group() -> None:
+    """End a run of several processes together; without it one may crash while another works on."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
+def choose_model_wrapper(cfg: Config) -> None:
+    """Name the wrapper for several processes where mmengine's default does not do.
+
+    On a CPU mmengine would ask for a device; a model that takes its resolutions in turn has a
+    wrapper of its own. What the config says itself goes before.
+    """
+    in_turn = is_multi_resolution(cfg.model) and cfg.model.get('accumulate')
+    on_cpu = not torch.cuda.is_available()
+    if in_turn or on_cpu:
+        cfg.model_wrapper_cfg = {
+            'type': 'MultiResolutionDDP' if in_turn else 'MMDistributedDataParallel',
+            'broadcast_buffers': False,
+            'find_unused_parameters': cfg.get('find_unused_parameters', False),
+            **(cfg.get('model_wrapper_cfg') or {}),
+            **(dict(device_ids=None) if on_cpu else {}),
+        }
+
+
+def require_files(cfg: Config, checkpoint: str | None = None) -> None:
+    """Check that the checkpoints that a run will read are there, before anything is built.
+
+    Raises:
+        InputError: One is missing; the message names it.
+    """
+    wanted = [
+        entry['checkpoint']
+        for entry in iterate_dicts(cfg.get('model'))
+        if is_pretrained(entry) and entry.get('checkpoint')
+    ]
+    wanted += [path for path in (cfg.get('load_from'), checkpoint) if path]
+    for path in wanted:
+        if '://' not in path and not os.path.isfile(os.path.expanduser(path)):
+            what = 'is a folder' if os.path.isdir(path) else 'does not exist'
+            raise InputError(f'checkpoint {path} {what} (looked in {os.path.abspath(path)})')
+
+
+def use_amp(cfg: Config) -> None:
+    """Train in mixed precision: ``--amp``.
+
+    Raises:
+        InputError: The config has no ``optim_wrapper``.
+    """
+    require_model(cfg, '--amp')
+    if not cfg.get('optim_wrapper'):
+        raise InputError(f'--amp: {cfg.filename} has no optim_wrapper')
+    cfg.optim_wrapper.type = 'AmpOptimWrapper'
+    cfg.optim_wrapper.loss_scale = 'dynamic'
+
+
+def require_accelerator_for_amp(cfg: Config) -> None:
+    """Say that mmengine's AMP needs an accelerator, before anything is built.
+
+    Which of them it takes (CUDA, NPU, MLU, MUSA, ...) is left to mmengine.
+
+    Raises:
+        InputError: AMP is asked for on a machine without one.
+    """
+    if type_name(cfg.get('optim_wrapper')) == 'AmpOptimWrapper' and get_device() == 'cpu':
+        raise InputError(
+            'mixed precision (--amp, AmpOptimWrapper) needs a GPU and torch sees none; '
+            'leave it out to train in float32'
+        )

@@ -1,0 +1,87 @@
+"""Reading a config and changing it as the command line asks."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.registry import TRANSFORMS
+
+from mmrest.commands.data_root import move_data_root
+from mmrest.config_nodes import iterate_dicts, scope_of
+from mmrest.errors import InputError
+
+
+def load_config(
+    path: str,
+    options: Mapping[str, Any] | None = None,
+    data_root: str | None = None,
+    work_dir: str | None = None,
+    launcher: str = 'none',
+) -> Config:
+    """Read a config of mmdet or mmseg as their command lines do.
+
+    Args:
+        path: The config's file.
+        options: ``--cfg-options``: dotted key -> value, merged first.
+        data_root: Folder that every data set and evaluator of the config is moved to.
+        work_dir: Where logs and checkpoints go; by default ``work_dirs/`` + the config's name.
+        launcher: As mmengine's ``Runner``.
+
+    Raises:
+        InputError: There is no such config, or it cannot be changed as asked.
+    """
+    file = Path(path)
+    if not file.is_file():
+        names = [str(f) for f in file.parent.glob('*.py')] if file.parent.is_dir() else []
+        close = difflib.get_close_matches(str(file), names)
+        hint = f'; did you mean {" or ".join(close)}?' if close else ''
+        found = 'is a folder, not a config' if file.is_dir() else 'is not there'
+        raise InputError(f'config {path} {found}{hint}')
+    try:
+        cfg = Config.fromfile(path)
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f'{path} or a base of it is not written in UTF-8 ({error}); save it as UTF-8'
+        ) from error
+    except (OSError, SyntaxError, KeyError, ImportError, AttributeError, TypeError) as error:
+        raise InputError(
+            f'{path} is no config that can be read: {type(error).__name__}: {error}'
+        ) from error
+    cfg.launcher = launcher
+    if options:
+        cfg.merge_from_dict(dict(options))
+    if data_root is not None:
+        move_data_root(cfg, data_root)
+    cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs', file.stem))
+    return cfg
+
+
+def require_model(cfg: Config, option: str | None = None) -> None:
+    """Check that a config describes a model.
+
+    Args:
+        cfg: Of mmdet or mmseg.
+        option: What it is needed for, for the message.
+
+    Raises:
+        InputError: It does not.
+    """
+    if not isinstance(cfg.get('model'), Mapping):
+        raise InputError((f'{option}: ' if option else '') + f'{cfg.filename} describes no model')
+
+
+def name_transforms(cfg: Config) -> None:
+    """Write the test pipeline's classes as their names, changed in place.
+
+    mmdet's and mmseg's inferencers look for transforms by name; registries understand both.
+    """
+    with TRANSFORMS.switch_scope_and_registry(scope_of(cfg)) as registry:
+        for node in iterate_dicts(cfg.test_dataloader.dataset.get('pipeline')):
+            if isinstance(kind := node.get('type'), type):
+                registered = registry.get(kind.__name__) is kind
+                full = f'{kind.__module__}.{kind.__qualname__}'
+                node['type'] = kind.__name__ if registered else full

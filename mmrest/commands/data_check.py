@@ -1,0 +1,274 @@
+"""Is the data there? Asked before anything is built, and answered with what to do."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.logging import print_log
+from mmengine.registry import init_default_scope
+
+from mmrest.commands.class_names import compare_with_annotations, string_for_classes
+from mmrest.commands.dataset_sample import DatasetSample, sample_dataset
+from mmrest.commands.json_parts import is_whole_json
+from mmrest.config_nodes import datasets_of, iterate_dicts, scope_of, type_name
+from mmrest.datasets import write_shapes
+from mmrest.errors import InputError
+
+_SOURCES = {
+    'Coco': (
+        'COCO 2017 (train2017.zip, val2017.zip, annotations_trainval2017.zip) is at '
+        'https://cocodataset.org/#download'
+    ),
+    'ADE20K': (
+        'ADE20K (ADEChallengeData2016.zip) is at '
+        'http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip'
+    ),
+}
+
+
+def prepare_data(cfg: Config, splits: Iterable[str]) -> None:
+    """Make the built-in data set if the config uses it, then check that all files are there.
+
+    What a data set's own class can read is never refused: see :mod:`.dataset_sample`.
+
+    Args:
+        cfg: Of mmdet or mmseg.
+        splits: Some of ``'train'``, ``'val'``, ``'test'``.
+
+    Raises:
+        InputError: Files are missing; the message shows the expected layout, what was found, where
+            to get the data, and the command that needs none.
+    """
+    if built_in := cfg.get('built_in_data'):
+        spec = dict(built_in)
+        if spec.pop('type') != 'shapes':
+            raise InputError("built_in_data: the only built-in data set is type='shapes'")
+        write_shapes(**spec)
+    init_default_scope(scope_of(cfg) or _scope_of_data(cfg))
+    report = _Report()
+    for split in splits:
+        for node in datasets_of(cfg.get(f'{split}_dataloader')):
+            report.add_dataset(node, split)
+        for metric in iterate_dicts(cfg.get(f'{split}_evaluator')):
+            report.add_evaluator(metric, split)
+    if report.problems:
+        text = report.explain()
+        if built_in:
+            text += f'\nRemove {built_in["root"]} and it will be made again.'
+        raise InputError(text)
+
+
+def require_usable_data(cfg: Config, splits: Iterable[str]) -> list[str]:
+    """Check that a run can learn from, or be tested on, the data sets of a config.
+
+    Args:
+        cfg: Of mmdet or mmseg, whose files :func:`prepare_data` has found.
+        splits: Some of ``'train'``, ``'val'``, ``'test'``.
+
+    Returns:
+        Warnings, which are logged.
+
+    Raises:
+        InputError: A data set is empty, its class names are not those of its annotations (the
+            message shows both), or its data loader cannot work as it is set.
+    """
+    init_default_scope(scope_of(cfg) or _scope_of_data(cfg))
+    errors, warnings = [], []
+    for split in splits:
+        require_workers(cfg.get(f'{split}_dataloader'), split)
+        for node in datasets_of(cfg.get(f'{split}_dataloader')):
+            place = f'{split}_dataloader: {type_name(node)}: '
+            sample = sample_dataset(node)
+            error, warning = string_for_classes(node), None
+            if sample is not None and sample.infos == []:
+                error = f'it finds no image in {_image_folder(sample)}{_suffix(sample)}'
+            elif sample is not None and sample.infos and not error:
+                place += f'{sample.dataset.ann_file}: ' if sample.dataset.ann_file else ''
+                error, warning = compare_with_annotations(sample)
+            errors += [place + error] if error else []
+            warnings += [place + warning] if warning else []
+    if errors:
+        raise InputError('\n'.join(dict.fromkeys(errors)))
+    warnings = list(dict.fromkeys(warnings))
+    for warning in warnings:
+        print_log(warning, 'current', logging.WARNING)
+    return warnings
+
+
+def require_workers(loader: Mapping[str, Any] | None, split: str) -> None:
+    """Check what torch's DataLoader refuses without worker processes.
+
+    Raises:
+        InputError: An option needs them and there are none.
+    """
+    loader = loader or {}
+    if loader.get('num_workers'):
+        return
+    for option in ('persistent_workers', 'prefetch_factor', 'timeout'):
+        if loader.get(option):
+            raise InputError(
+                f'{split}_dataloader: {option}={loader[option]} needs num_workers of 1 or more, '
+                f'and it has {loader.get("num_workers", 0)}'
+            )
+
+
+def _scope_of_data(cfg: Config) -> str:
+    """The library of the data sets, in a config that names none."""
+    loaders = [cfg.get(f'{split}_dataloader') for split in ('train', 'val', 'test')]
+    nodes = [node for loader in loaders for node in datasets_of(loader)]
+    of_mmseg = any('img_path' in (node.get('data_prefix') or ()) for node in nodes)
+    return 'mmseg' if of_mmseg else 'mmdet'
+
+
+class _Report:
+    """What data sets expect and what is there."""
+
+    def __init__(self) -> None:
+        self.expected: dict[Path, str] = {}
+        self.problems: dict[Path, str] = {}
+        self.roots: set[Path] = set()
+        self.kinds: set[str] = set()
+
+    def add_dataset(self, node: Mapping[str, Any], split: str) -> None:
+        _require_kinds(node, split)
+        sample = sample_dataset(node)
+        if sample is None:
+            return
+        self.kinds.add(type_name(node))
+        self.roots.add(Path(node.get('data_root') or '.'))
+        if sample.dataset is None:
+            self._add_paths(node, split)
+        else:
+            self._add_files(sample, split, _loads_annotations(node))
+
+    def _add_paths(self, node: Mapping[str, Any], split: str) -> None:
+        """Of a class that could not be built, perhaps since one of its paths is missing."""
+        root = node.get('data_root') or ''
+        named = {'annotations': node.get('ann_file'), **(node.get('data_prefix') or {})}
+        for role, path in named.items():
+            if isinstance(path, str) and path:
+                self._expect(Path(root, path), f'{split} {role.removesuffix("_path")}')
+
+    def _add_files(self, sample: DatasetSample, split: str, annotated: bool) -> None:
+        ann_file = sample.dataset.ann_file
+        if isinstance(ann_file, str) and ann_file:
+            self._expect(Path(ann_file), f'{split} annotations')
+        prefixes = {
+            key: Path(prefix)
+            for key, prefix in sample.dataset.data_prefix.items()
+            if prefix and (annotated or key.startswith(('img', 'sub_data_root')))
+        }
+        for key, folder in prefixes.items():
+            self.expected.setdefault(folder, f'{split} {key.removesuffix("_path")}')
+        if sample.missing is not None:
+            self._miss(sample.missing, split)
+        elif sample.infos is None:
+            for key, folder in prefixes.items():
+                if key.startswith('img') and not folder.is_dir():
+                    self.problems[folder] = 'missing'
+        elif not sample.infos and not _holds_files(images := _image_folder(sample)):
+            self.problems[images] = 'holds no files' if images.is_dir() else 'missing'
+        for info in sample.infos or []:
+            paths = [
+                path
+                for key, path in info.items()
+                if key.endswith('_path') and (annotated or key.startswith('img'))
+            ]
+            gone = [path for path in paths if isinstance(path, str) and not os.path.isfile(path)]
+            if gone:
+                self._miss(gone[0], split)
+                return
+
+    def _miss(self, file: str, split: str) -> None:
+        """Tell of a file at the expected folder that it should be in."""
+        path = Path(os.path.normpath(file))
+        for folder in self.expected:
+            base = Path(os.path.normpath(folder))
+            if folder.suffix not in ('.json', '.txt') and path.is_relative_to(base):
+                inside = f'lacks {path.relative_to(base)}' if folder.is_dir() else 'missing'
+                self.problems.setdefault(folder, inside)
+                return
+        self.expected.setdefault(path, f'{split} image')
+        self.problems[path] = 'missing'
+
+    def add_evaluator(self, metric: Mapping[str, Any], split: str) -> None:
+        path = metric.get('ann_file')
+        backend = (metric.get('backend_args') or {}).get('backend', 'local')
+        if isinstance(path, str) and path and backend == 'local' and '://' not in path:
+            self._expect(Path(path), f'{split} evaluator')
+
+    def _expect(self, path: Path, role: str) -> None:
+        self.expected.setdefault(path, role)
+        if not path.exists():
+            self.problems[path] = 'missing'
+        elif path.is_file() and not path.stat().st_size:
+            self.problems[path] = 'empty'
+        elif path.suffix == '.json' and not is_whole_json(path):
+            self.problems[path] = 'cut short: its end is not that of JSON'
+
+    def explain(self) -> str:
+        lines = ['the data set is not complete. Expected:']
+        width = max(len(str(path)) for path in self.expected | self.problems)
+        for path, role in (dict.fromkeys(self.problems, '') | self.expected).items():
+            problem = self.problems.get(path)
+            state = f'PROBLEM: {problem}' if problem else 'found'
+            lines.append(f'  {path!s:{width}}  {role:18}  {state}')
+        for root in sorted(self.roots):
+            place = root
+            while not place.exists() and place != place.parent:
+                place = place.parent
+            names = sorted(entry.name + '/' * entry.is_dir() for entry in place.iterdir())
+            shown = ', '.join(names[:10]) + (', ...' if len(names) > 10 else '') or 'nothing'
+            away = f'{root} is not there; {place.resolve()} holds'
+            lines.append(f'{f"{root} holds" if place == root else away}: {shown}')
+        lines += [
+            text
+            for name, text in _SOURCES.items()
+            if any(kind.startswith(name) for kind in self.kinds)
+        ]
+        lines += [
+            'If it lies elsewhere, add --data-root FOLDER.',
+            'To try everything without any download, run `make demo`.',
+        ]
+        return '\n'.join(lines)
+
+
+def _require_kinds(node: Mapping[str, Any], split: str) -> None:
+    """Check what mmengine's data sets fail on without naming it; other classes may take more."""
+    ann_file, prefix = node.get('ann_file'), node.get('data_prefix')
+    place = f'{split}_dataloader: {type_name(node)}: '
+    if isinstance(prefix, str):
+        raise InputError(
+            f'{place}data_prefix={prefix!r} must be a dict, for example dict(img={prefix!r}) for '
+            f'mmdet or dict(img_path={prefix!r}) for mmseg'
+        )
+    if isinstance(ann_file, list | tuple):
+        raise InputError(
+            f'{place}ann_file={ann_file!r} must be one file; for several write a ConcatDataset, '
+            "dict(type='ConcatDataset', datasets=[...]) with a data set for each"
+        )
+
+
+def _image_folder(sample: DatasetSample) -> Path:
+    prefixes = sample.dataset.data_prefix
+    images = next((prefixes[key] for key in ('img', 'img_path') if prefixes.get(key)), None)
+    return Path(images or sample.dataset.data_root or '.')
+
+
+def _suffix(sample: DatasetSample) -> str:
+    suffix = getattr(sample.dataset, 'img_suffix', '')
+    return f' (*{suffix})' if suffix else ''
+
+
+def _holds_files(folder: Path) -> bool:
+    return any(files for _, _, files in os.walk(folder))
+
+
+def _loads_annotations(node: Mapping[str, Any]) -> bool:
+    pipeline = node.get('pipeline') or ()
+    return any('Annotation' in type_name(step) for step in iterate_dicts(pipeline))

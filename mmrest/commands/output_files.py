@@ -1,0 +1,66 @@
+"""Can what a command line is to write be written? Asked before anything long begins."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from mmrest.errors import InputError
+
+
+def require_new_file(option: str, path: str, replace: bool, hint: str) -> None:
+    """Check that a file can be written, before anything is measured.
+
+    Raises:
+        InputError: It exists and may not be replaced, is a folder, or its folder is missing.
+    """
+    folder = os.path.dirname(os.path.abspath(path))
+    if os.path.isdir(path) or not os.path.isdir(folder) or not os.access(folder, os.W_OK):
+        raise InputError(
+            f'{option} {path} cannot be written: it or its folder is no place for a file'
+        )
+    if os.path.exists(path) and not replace:
+        raise InputError(f'{path} exists; {hint}')
+
+
+def require_new_picture(option: str, path: str, replace: bool, hint: str) -> None:
+    """Check that a picture can be drawn into a file, before anything is measured.
+
+    Raises:
+        InputError: As :func:`require_new_file`, or matplotlib does not know such pictures.
+    """
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    require_new_file(option, path, replace, hint)
+    known = sorted(FigureCanvasBase.get_supported_filetypes())
+    if os.path.splitext(path)[1].lower().lstrip('.') not in known:
+        raise InputError(f'{option} {path}: the name must end with one of {", ".join(known)}')
+
+
+def require_writable(folder: str | os.PathLike) -> None:
+    """Make a folder, and check that files can be written into it.
+
+    Raises:
+        InputError: It cannot be made or written to.
+    """
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f'the work directory {folder} cannot be used: {error}') from error
+
+
+def make_folder(option: str, folder: str | Path) -> None:
+    """Make a folder that files can be written into.
+
+    Raises:
+        InputError: It is not to be had.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f'{option} {folder} cannot be used: {error}') from error
+    if not os.access(folder, os.W_OK):
+        raise InputError(f'{option} {folder} cannot be written')

@@ -1,0 +1,125 @@
+"""Drawing a model's predictions into pictures, for detectors and segmentors alike."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import mmcv
+import torch
+from mmengine.config import Config
+
+from mmrest.checkpoints import read_checkpoint, require_fit, use_safe_reader
+from mmrest.commands.config import name_transforms
+from mmrest.commands.output_files import make_folder
+from mmrest.config_nodes import scope_of
+from mmrest.engine.file_plan import IMAGE_SUFFIXES, plan_files
+from mmrest.errors import InputError
+
+
+def plan_pictures(images: Iterable[str], out_dir: str, replace: bool = False) -> dict[Path, Path]:
+    """Where each image's picture goes; images of the same name get different pictures.
+
+    Args:
+        images: Image files, and folders whose image files are meant.
+        out_dir: Folder of the pictures.
+        replace: Pictures may replace files that are not among the images.
+
+    Returns:
+        Image -> picture.
+
+    Raises:
+        InputError: An image is missing or no image, or a picture would overwrite a file.
+    """
+    files: list[Path] = []
+    for name in images:
+        path = Path(name).expanduser()
+        if not path.exists():
+            raise InputError(f'image {name} does not exist (looked in {path.absolute()})')
+        if path.is_dir():
+            readable = sorted(f for f in path.iterdir() if f.is_file() and _looks_like_image(f))
+        else:
+            readable = [path] if cv2.haveImageReader(str(path)) else []
+        if not readable:
+            raise InputError(f'{name} is no image that OpenCV reads, nor a folder with one')
+        files += readable
+    plan = plan_files(files, out_dir, '--out-dir', replace)
+    make_folder('--out-dir', out_dir)
+    return {Path(image): picture for image, picture in plan.items()}
+
+
+def _looks_like_image(file: Path) -> bool:
+    """True if OpenCV may read it, or if its name says so: then it is damaged, which is told."""
+    return cv2.haveImageReader(str(file)) or file.suffix.lower() in IMAGE_SUFFIXES
+
+
+def predict(
+    cfg: Config,
+    checkpoint: str,
+    plan: dict[Path, Path],
+    device: str | None = None,
+    score_threshold: float = 0.3,
+) -> Iterator[Path | InputError]:
+    """Predict and draw one image after the other.
+
+    Args:
+        cfg: Of mmdet or mmseg.
+        checkpoint: Of the config's whole model.
+        plan: Image -> picture, from :func:`plan_pictures`.
+        device: As ``torch.device``; by default a GPU if there is one.
+        score_threshold: Detections below it are not drawn.
+
+    Yields:
+        The path of each picture when it is written, or what was wrong with its image.
+
+    Raises:
+        CheckpointError: The checkpoint does not fit.
+        InputError: There is no such device.
+    """
+    use_safe_reader()
+    if device:
+        try:
+            torch.zeros(1, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise InputError(f'--device {device} is not there: {error}') from error
+    inferencer, options = _build_inferencer(cfg, checkpoint, device, score_threshold)
+    require_fit(inferencer.model, read_checkpoint(checkpoint), checkpoint)
+    for image, picture in plan.items():
+        if not image.stat().st_size or mmcv.imread(str(image)) is None:
+            yield InputError(f'{image} cannot be decoded; it is empty or damaged')
+            continue
+        try:
+            drawn = inferencer(str(image), return_vis=True, **options)['visualization']
+        except (cv2.error, IndexError, ValueError) as error:
+            # one strange image (a sliver that resizing makes empty) must not cost the others
+            yield InputError(f'{image} cannot be predicted or drawn: {error}')
+            continue
+        drawn = drawn[0] if isinstance(drawn, list) else drawn
+        mmcv.imwrite(drawn[..., ::-1], str(picture))
+        yield picture
+
+
+def _build_inferencer(
+    cfg: Config, checkpoint: str, device: str | None, score_threshold: float
+) -> tuple[Any, dict[str, Any]]:
+    """The inferencer of the config's own library, and what to call it with."""
+    scope = scope_of(cfg)
+    cfg = copy.deepcopy(cfg)
+    name_transforms(cfg)
+    arguments = dict(model=cfg, weights=checkpoint, device=device)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', FutureWarning)
+        if scope == 'mmdet':
+            from mmdet.apis import DetInferencer
+
+            inferencer = DetInferencer(**arguments, show_progress=False)
+            return inferencer, dict(pred_score_thr=score_threshold)
+        if scope == 'mmseg':
+            from mmseg.apis import MMSegInferencer
+
+            return MMSegInferencer(**arguments), {}
+    raise InputError(f"the config's library is {scope!r}; predicting knows mmdet and mmseg")

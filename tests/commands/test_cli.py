@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.fileio import LocalBackend
+
+from mmrest.commands import cli
+from mmrest.commands.cli import choose_model_wrapper, require_accelerator_for_amp, run_training
+from mmrest.errors import InputError
+from tests.checkpoints.test_whole_models import Toy
+from tests.engine.test_run_checks import trainer
+
+
+def chosen(monkeypatch: pytest.MonkeyPatch, gpu: bool, **config: object) -> dict | None:
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: gpu)
+    cfg = Config(dict(config))
+    choose_model_wrapper(cfg)
+    return cfg.get('model_wrapper_cfg')
+
+
+def test_the_wrapper_for_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = dict(type='RetinaNet')
+    in_turn = dict(type='mmrest.MultiResolution', model=plain, accumulate=True)
+    assert chosen(monkeypatch, True, model=plain) is None
+    assert chosen(monkeypatch, True, model=dict(in_turn, accumulate=False)) is None
+    wrapper = chosen(monkeypatch, True, model=in_turn)
+    assert wrapper['type'] == 'MultiResolutionDDP'
+    assert 'device_ids' not in wrapper
+    wrapper = chosen(monkeypatch, False, model=plain, find_unused_parameters=True)
+    assert wrapper['type'] == 'MMDistributedDataParallel'
+    assert wrapper['device_ids'] is None
+    assert wrapper['find_unused_parameters']
+    own = dict(type='MMFullyShardedDataParallel')
+    assert chosen(monkeypatch, True, model=in_turn, model_wrapper_cfg=own)['type'] == own['type']
+
+
+@pytest.mark.parametrize('device', ['cuda', 'npu', 'mlu', 'musa', 'mps'])
+def test_mixed_precision_is_for_every_accelerator(
+    device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = Config(dict(optim_wrapper=dict(type='AmpOptimWrapper')))
+    monkeypatch.setattr(cli, 'get_device', lambda: device)
+    require_accelerator_for_amp(cfg)
+    monkeypatch.setattr(cli, 'get_device', lambda: 'cpu')
+    with pytest.raises(InputError, match='needs a GPU'):
+        require_accelerator_for_amp(cfg)
+
+
+def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put = LocalBackend.put
+
+    def fill(self: LocalBackend, obj: bytes, filepath: str) -> None:
+        if str(filepath).endswith('epoch_2.pth'):
+            raise OSError(errno.ENOSPC, 'No space left on device', str(filepath))
+        put(self, obj, filepath)
+
+    monkeypatch.setattr(LocalBackend, 'put', fill)
+    with pytest.raises(InputError, match=r'is full: .*saved last: .*epoch_1\.pth.*--resume'):
+        run_training(trainer(Toy(), tmp_path))

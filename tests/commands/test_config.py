@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+from mmrest.commands import load_config, move_data_root
+from mmrest.errors import InputError
+from tests.conftest import ROOT
+
+RETINANET = str(ROOT / 'configs/retinanet_rest_small_coco.py')
+
+
+def test_a_wrong_path_suggests_the_right_one() -> None:
+    with pytest.raises(InputError, match=r'did you mean .*retinanet_rest_small_coco\.py'):
+        load_config(RETINANET.replace('small_coco', 'smal_coco'))
+    with pytest.raises(InputError, match=r'config nowhere/a\.py is not there'):
+        load_config('nowhere/a.py')
+
+
+def test_data_root_moves_every_data_set_and_evaluator(tmp_path: Path) -> None:
+    cfg = load_config(RETINANET, data_root=str(tmp_path))
+    for split in ('train', 'val', 'test'):
+        assert Path(cfg[f'{split}_dataloader'].dataset.data_root) == tmp_path
+    for split in ('val', 'test'):
+        assert cfg[f'{split}_evaluator'].ann_file == (
+            f'{tmp_path}/annotations/instances_val2017.json'
+        )
+    assert 'data/coco' not in cfg.pretty_text
+
+
+def test_data_root_reaches_wrapped_data_sets(tmp_path: Path) -> None:
+    leaf = dict(type='CocoDataset', data_root='old', ann_file='a.json')
+    cfg = Config(
+        dict(
+            train_dataloader=dict(
+                dataset=dict(
+                    type='RepeatDataset',
+                    dataset=dict(type='ConcatDataset', datasets=[leaf, dict(leaf)]),
+                )
+            ),
+            test_evaluator=[dict(ann_file='old/a.json'), dict(ann_file='older/a.json')],
+        )
+    )
+    move_data_root(cfg, str(tmp_path))
+    for inner in cfg.train_dataloader.dataset.dataset.datasets:
+        assert Path(inner.data_root) == tmp_path
+    assert cfg.test_evaluator[0].ann_file == f'{tmp_path}/a.json'
+    assert cfg.test_evaluator[1].ann_file == 'older/a.json'
+
+
+def test_data_root_refuses_what_it_cannot_move(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match='is no folder'):
+        load_config(RETINANET, data_root=str(tmp_path / 'none'))
+    loaders = {
+        f'{split}_dataloader': dict(dataset=dict(data_root=root))
+        for split, root in (('train', 'a'), ('val', 'b'))
+    }
+    with pytest.raises(InputError, match=r"this one has \['a', 'b'\]"):
+        move_data_root(Config(loaders), str(tmp_path))
+
+
+def test_work_dir_and_launcher() -> None:
+    cfg = load_config(RETINANET, {'train_cfg.max_epochs': 1}, launcher='pytorch')
+    assert cfg.work_dir == 'work_dirs/retinanet_rest_small_coco'
+    assert cfg.train_cfg.max_epochs == 1
+    assert cfg.launcher == 'pytorch'
+    assert load_config(RETINANET, work_dir='x').work_dir == 'x'

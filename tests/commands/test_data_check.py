@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+from mmrest.commands import load_config, prepare_data
+from mmrest.errors import InputError
+from tests.conftest import ROOT
+
+RETINANET = str(ROOT / 'configs/retinanet_rest_small_coco.py')
+SHAPES = str(ROOT / 'configs/retinanet_rest_lite_shapes.py')
+
+
+@pytest.fixture
+def coco(shapes_root: Path, tmp_path: Path) -> Path:
+    """A complete data set in COCO's layout that a test may damage."""
+    return Path(shutil.copytree(shapes_root, tmp_path / 'coco'))
+
+
+def check(root: Path) -> None:
+    prepare_data(load_config(RETINANET, data_root=str(root)), ['train', 'val'])
+
+
+def test_a_complete_data_set_passes(coco: Path) -> None:
+    check(coco)
+
+
+def test_an_absent_data_set_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'data').mkdir()
+    (tmp_path / 'data/mnist').mkdir()
+    with pytest.raises(InputError) as error:
+        prepare_data(load_config(RETINANET), ['train', 'val'])
+    text = str(error.value)
+    for part in (
+        'data/coco/annotations/instances_train2017.json',
+        'data/coco/val2017',
+        'PROBLEM: missing',
+        f'{tmp_path}/data holds: mnist/',
+        'https://cocodataset.org/#download',
+        '--data-root',
+        'make demo',
+    ):
+        assert part in text
+
+
+def test_each_kind_of_damage_is_found(coco: Path) -> None:
+    annotations = coco / 'annotations/instances_val2017.json'
+    content = annotations.read_text()
+    annotations.write_text('')
+    with pytest.raises(InputError, match=r'instances_val2017\.json .* PROBLEM: empty'):
+        check(coco)
+    annotations.unlink()
+    with pytest.raises(InputError, match=r'instances_val2017\.json .* PROBLEM: missing'):
+        check(coco)
+    annotations.write_text(content)
+    # unpacked one level too deep
+    (coco / 'val2017').rename(coco / 'moved')
+    (coco / 'val2017').mkdir()
+    (coco / 'moved').rename(coco / 'val2017/val2017')
+    with pytest.raises(InputError, match=r'val2017 .* PROBLEM: lacks 000000000001\.jpg'):
+        check(coco)
+
+
+def test_images_of_another_place_are_found(coco: Path) -> None:
+    for file in (coco / 'val2017').iterdir():
+        file.rename(file.with_name(f'other-{file.name}'))
+    with pytest.raises(InputError, match=r'val2017 .* PROBLEM: lacks 000000000001\.jpg'):
+        check(coco)
+
+
+def test_only_the_asked_splits_are_checked(coco: Path) -> None:
+    shutil.rmtree(coco / 'train2017')
+    cfg = load_config(RETINANET, data_root=str(coco))
+    prepare_data(cfg, ['test'])
+    with pytest.raises(InputError, match='train2017'):
+        prepare_data(cfg, ['train'])
+
+
+def test_remote_data_is_left_to_its_backend() -> None:
+    dataset = dict(type='CocoDataset', data_root='s3://bucket/coco/', ann_file='a.json')
+    prepare_data(Config(dict(train_dataloader=dict(dataset=dataset))), ['train'])
+
+
+def test_the_built_in_data_set_is_made(tmp_path: Path) -> None:
+    root = tmp_path / 'shapes'
+    options = {'built_in_data.num_train': 2, 'built_in_data.num_val': 1}
+    cfg = load_config(SHAPES, options, data_root=str(root))
+    prepare_data(cfg, ['train', 'val'])
+    annotations = root / 'annotations/instances_train2017.json'
+    annotations.unlink()
+    with pytest.raises(InputError, match=f'Remove {root}'):
+        prepare_data(cfg, ['train'])
+
+
+def test_the_built_in_data_set_overwrites_nothing(tmp_path: Path) -> None:
+    (tmp_path / 'precious.txt').write_text('mine')
+    with pytest.raises(InputError, match='holds something else'):
+        prepare_data(load_config(SHAPES, data_root=str(tmp_path)), ['train'])
+    assert [p.name for p in tmp_path.iterdir()] == ['precious.txt']

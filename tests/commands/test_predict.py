@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from mmrest.commands.predict import plan_pictures
+from mmrest.errors import InputError
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> list[Path]:
+    files = [tmp_path / 'a/x.jpg', tmp_path / 'b/x.jpg', tmp_path / 'b/y.png']
+    for file in files:
+        file.parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(file), np.zeros((4, 4, 3), np.uint8))
+    (tmp_path / 'b/notes.txt').write_text('text')
+    return files
+
+
+def test_images_of_one_name_get_their_own_pictures(images: list[Path], tmp_path: Path) -> None:
+    out = str(tmp_path / 'out')
+    plan = plan_pictures([str(images[0]), str(images[1].parent), str(images[0])], out)
+    assert list(plan) == images
+    assert [p.name for p in plan.values()] == ['x.jpg', 'x-2.jpg', 'y.png']
+
+
+def test_bad_images_are_named_before_anything_starts(images: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r'z\.jpg does not exist'):
+        plan_pictures([str(images[0]), str(tmp_path / 'z.jpg')], 'out')
+    with pytest.raises(InputError, match=r'notes\.txt is no image'):
+        plan_pictures([str(tmp_path / 'b/notes.txt')], 'out')
+
+
+def test_pictures_overwrite_nothing(images: list[Path]) -> None:
+    with pytest.raises(InputError, match='would overwrite'):
+        plan_pictures([str(images[0])], str(images[0].parent), replace=True)
+    other = str(images[1].parent)
+    with pytest.raises(InputError, match=r'x\.jpg exists; --force replaces it'):
+        plan_pictures([str(images[0])], other)
+    assert list(plan_pictures([str(images[0])], other, replace=True)) == images[:1]
+    with pytest.raises(InputError, match='cannot be used'):
+        plan_pictures([str(images[0])], str(images[1]))
+
+
+def test_pictures_are_written_in_a_format_for_colour(images: list[Path], tmp_path: Path) -> None:
+    image = images[0].with_suffix('.pgm')
+    cv2.imwrite(str(image), np.zeros((4, 4), np.uint8))
+    plan = plan_pictures([str(image)], str(tmp_path / 'out'))
+    assert [picture.name for picture in plan.values()] == ['x.png']
+
+
+def test_a_damaged_image_in_a_folder_is_not_passed_over(tmp_path: Path) -> None:
+    folder = tmp_path / 'images'
+    folder.mkdir()
+    cv2.imwrite(str(folder / 'good.jpg'), np.zeros((4, 4, 3), np.uint8))
+    (folder / 'empty.jpg').touch()
+    (folder / 'text.png').write_text('text')
+    (folder / 'notes.txt').write_text('text')
+    planned = plan_pictures([str(folder)], str(tmp_path / 'out'))
+    assert [file.name for file in planned] == ['empty.jpg', 'good.jpg', 'text.png']
+    with pytest.raises(InputError, match=r'empty\.jpg is no image'):
+        plan_pictures([str(folder / 'empty.jpg')], str(tmp_path / 'out'))

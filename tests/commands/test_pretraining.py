@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+from mmrest.commands.pretraining import require_weights, train_from_scratch
+from mmrest.errors import InputError
+from tests.conftest import ROOT
+
+CONFIGS = sorted(path.stem for path in ROOT.glob('configs/*.py'))
+WEIGHTS = dict(type='Pretrained', checkpoint='rest.pth')
+
+
+def load(name: str, tmp_path: Path) -> Config:
+    cfg = Config.fromfile(ROOT / f'configs/{name}.py')
+    cfg.work_dir = str(tmp_path)
+    return cfg
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_every_fine_tuning_asks_for_weights(name: str, tmp_path: Path) -> None:
+    cfg = load(name, tmp_path)
+    if name.endswith('_shapes'):
+        require_weights(cfg)
+        return
+    with pytest.raises(InputError, match=r'random weights(.|\n)*Pretrained(.|\n)*--from-scratch'):
+        require_weights(cfg)
+    train_from_scratch(cfg)
+    require_weights(cfg)
+    model = cfg.model.model if cfg.model.type == 'MultiResolution' else cfg.model
+    assert model.backbone.get('frozen_stages', -1) == -1
+    assert not model.backbone.get('init_cfg')
+
+
+def test_every_source_of_weights_counts(tmp_path: Path) -> None:
+    name = 'retinanet_rest_small_coco'
+    for place in ('model.backbone.init_cfg', 'model.init_cfg'):
+        cfg = load(name, tmp_path)
+        cfg.merge_from_dict({place: WEIGHTS})
+        require_weights(cfg)
+    cfg = load(name, tmp_path)
+    cfg.model.backbone.init_cfg = [dict(type='Constant', layer='Conv2d', val=0), WEIGHTS]
+    require_weights(cfg)
+    cfg = load(name, tmp_path)
+    cfg.load_from = 'detector.pth'
+    require_weights(cfg)
+
+
+def test_resuming_needs_something_to_resume(tmp_path: Path) -> None:
+    cfg = load('retinanet_rest_small_coco', tmp_path)
+    cfg.resume = True
+    with pytest.raises(InputError, match='random weights'):
+        require_weights(cfg)
+    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'epoch_1.pth'))
+    require_weights(cfg)
+
+
+def test_frozen_stages_are_asked_about_in_anybodys_config(tmp_path: Path) -> None:
+    backbone = dict(type='mmrest.ResT', frozen_stages=0)
+    cfg = Config(dict(model=dict(backbone=backbone), work_dir=str(tmp_path)))
+    with pytest.raises(InputError, match=r'freezes random weights .*frozen_stages=0'):
+        require_weights(cfg)
+    # mmdet trains such a config, with a warning here
+    cfg.model.backbone.type = 'mmdet.ResNet'
+    require_weights(cfg)
+
+
+def test_from_scratch_drops_weights_and_keeps_other_initialisation(tmp_path: Path) -> None:
+    cfg = load('retinanet_rest_small_coco', tmp_path)
+    constant = dict(type='Constant', layer='Conv2d', val=0)
+    cfg.model.backbone.init_cfg = [constant, WEIGHTS]
+    train_from_scratch(cfg)
+    assert cfg.model.backbone.init_cfg == [constant]
+    cfg.load_from = 'detector.pth'
+    with pytest.raises(InputError, match='exclude each other'):
+        train_from_scratch(cfg)

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from mmengine.config import Config
+
+from mmrest.commands.testing import dump_results, use_tta
+from mmrest.errors import InputError
+
+NEEDED = {'img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction'}
+
+
+def config(dataset: dict[str, Any], **more: Any) -> Config:
+    model = dict(type='RetinaNet')
+    loader = dict(dataset=dataset)
+    options = dict(default_scope='mmdet', model=model, test_dataloader=loader)
+    return Config({**options, **more})
+
+
+def coco(**pack: Any) -> dict[str, Any]:
+    pipeline = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=(64, 64))]
+    pipeline.append(dict(type='PackDetInputs', **pack))
+    return dict(type='CocoDataset', ann_file='a.json', pipeline=pipeline)
+
+
+WRAPPERS = {
+    'alone': (lambda d: d, lambda d: [d]),
+    'RepeatDataset': (lambda d: dict(type='RepeatDataset', dataset=d), lambda d: [d.dataset]),
+    'ConcatDataset': (
+        lambda d: dict(type='ConcatDataset', datasets=[d, coco()]),
+        lambda d: list(d.datasets),
+    ),
+}
+
+
+@pytest.mark.parametrize('pack', [{}, dict(meta_keys=('img_id', 'own'))])
+@pytest.mark.parametrize('wrapper', WRAPPERS)
+def test_every_data_set_gives_the_views_with_what_merging_needs(wrapper: str, pack: dict) -> None:
+    wrap, unwrap = WRAPPERS[wrapper]
+    cfg = config(wrap(coco(**pack)))
+    use_tta(cfg)
+    assert cfg.model.type == 'DetTTAModel'
+    assert cfg.model.module.type == 'RetinaNet'
+    for dataset in unwrap(cfg.test_dataloader.dataset):
+        flips, (packed,) = dataset.pipeline[-1].transforms
+        assert [flip.prob for flip in flips] == [1.0, 0.0]
+        assert {*packed.meta_keys} >= NEEDED | {*pack.get('meta_keys', ())}
+        assert len(set(packed.meta_keys)) == len(packed.meta_keys)
+
+
+@pytest.mark.parametrize(
+    ('option', 'change'), [('--tta', use_tta), ('--out', lambda cfg: dump_results(cfg, 'o.pkl'))]
+)
+def test_a_config_without_a_model_is_named(option: str, change: Callable) -> None:
+    with pytest.raises(InputError, match=f'{option}: .* describes no model'):
+        change(Config(dict(x=1)))
+
+
+def test_a_segmentor_needs_its_own() -> None:
+    with pytest.raises(InputError, match='needs tta_model and tta_pipeline'):
+        use_tta(config(coco(), default_scope='mmseg'))
+
+
+def test_masks_that_cannot_be_merged_are_named() -> None:
+    evaluator = dict(type='CocoMetric', metric=['bbox', 'segm'])
+    with pytest.raises(InputError, match='masks of RTMDet with no RoI head cannot be merged'):
+        use_tta(config(coco(), model=dict(type='RTMDet'), test_evaluator=evaluator))
+    for kind in ('StandardRoIHead', 'CascadeRoIHead'):
+        model = dict(type='MaskRCNN', roi_head=dict(type=kind, mask_head=dict(type='FCNMaskHead')))
+        cfg = config(coco(), model=model, test_evaluator=evaluator)
+        use_tta(cfg)
+        assert cfg.model.type.endswith('MaskTTAModel')

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import pytest
+from torch import nn
+
+from mmrest.datasets import CLASSES
+from mmrest.engine.head_outputs import require_enough_outputs
+from mmrest.errors import InputError
+
+
+class Head(nn.Module):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+
+
+class Detector(nn.Module):
+    def __init__(self, **heads: nn.Module) -> None:
+        super().__init__()
+        for name, head in heads.items():
+            setattr(self, name, head)
+
+
+META = dict(classes=CLASSES)
+
+
+@pytest.mark.parametrize('name', ['bbox_head', 'mask_head', 'decode_head', 'panoptic_head'])
+def test_every_head_needs_an_output_for_each_class(name: str) -> None:
+    with pytest.raises(InputError, match=rf'model\.{name}\.num_classes=3; set num_classes=5'):
+        require_enough_outputs(Detector(**{name: Head(3)}), META)
+    assert require_enough_outputs(Detector(**{name: Head(5)}), META) == []
+    (warning,) = require_enough_outputs(Detector(**{name: Head(80)}), META)
+    assert f'fewer than model.{name}.num_classes=80' in warning
+    with pytest.raises(InputError, match=r'num_classes=80; set num_classes=5'):
+        require_enough_outputs(Detector(**{name: Head(80)}), META, exactly=True)
+
+
+def test_every_stage_of_a_cascade_counts() -> None:
+    cascade = Detector(roi_head=Detector(bbox_head=nn.ModuleList([Head(5), Head(4)])))
+    with pytest.raises(InputError, match=r'model\.roi_head\.bbox_head\.1\.num_classes=4'):
+        require_enough_outputs(cascade, META)
+
+
+def test_heads_of_another_task_may_have_fewer() -> None:
+    for name in ('rpn_head', 'auxiliary_head', 'semantic_head', 'backbone'):
+        assert require_enough_outputs(Detector(**{name: Head(1)}), META) == []
+    panoptic = {**META, 'thing_classes': CLASSES[:2]}
+    assert require_enough_outputs(Detector(bbox_head=Head(2)), panoptic) == []
