@@ -7,7 +7,7 @@ check_stack()
 
 from mmrest import multires  # noqa: E402, F401  (registers; the check of the stack comes first)
 from mmrest.backbones import ResFormer, ResT, ResTV2  # noqa: E402
-from mmrest.engine import compiling, layer_decay, pictures, valid_sizes  # noqa: E402, F401  (registers)
+from mmrest.engine import compiling, fusing, layer_decay, pictures, valid_sizes  # noqa: E402, F401  (registers)
 from mmrest.necks import SimpleFPN  # noqa: E402
 
 __all__ = ['ResFormer', 'ResT', 'ResTV2', 'SimpleFPN', '__version__']

@@ -8,14 +8,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from mmcv.cnn import ConvModule
-from mmengine.hooks import Hook
-from mmengine.registry import HOOKS
-from mmengine.runner import Runner
 from torch import nn
 
 from mmrest.backbones.fused import FoldedConv2d, Fused, Fusible, can_fold
 from mmrest.errors import InputError
-from mmrest.wrappers import unwrap_model
 
 
 def fuse(model: nn.Module, inplace: bool = False) -> nn.Module:
@@ -88,28 +84,3 @@ def _folds(module: ConvModule) -> bool:
         return False
     order = module.order
     return order.index('norm') == order.index('conv') + 1 and can_fold(module.conv, module.norm)
-
-
-@HOOKS.register_module()
-class FuseHook(Hook):
-    """``custom_hooks=[dict(type='mmrest.FuseHook')]``: test with the model fused.
-
-    Validation between epochs is as it was. After the test the model is what it was before.
-    """
-
-    priority = 'VERY_LOW'
-
-    def __init__(self) -> None:
-        self._context: ExitStack | None = None
-
-    def before_test(self, runner: Runner) -> None:
-        """Called by the runner once the checkpoint is loaded."""
-        model = unwrap_model(runner.model).eval()
-        self._context = ExitStack()
-        self._context.enter_context(fused(model))
-
-    def after_test(self, runner: Runner) -> None:
-        """Called by the runner behind the test."""
-        if self._context is not None:
-            self._context.close()
-            self._context = None

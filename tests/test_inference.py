@@ -15,7 +15,7 @@ from mmrest.backbones import PyramidBackbone, fused
 from mmrest.backbones.fused import AttentionInChunks, FoldedConv2d
 from mmrest.checkpoints import CheckpointError, load_pretrained, require_fit
 from mmrest.errors import InputError
-from mmrest.inference import FuseHook, fuse
+from mmrest.inference import fuse
 from mmrest.inference import fused as fused_for_a_while
 from mmrest.ops import use_implementation
 from mmrest.ops.cpu import strips
@@ -182,14 +182,3 @@ def test_conv_modules_of_necks_and_heads() -> None:
     folded = {n for n, m in fast.named_children() if isinstance(m.conv, FoldedConv2d)}
     # convolutions that two norms share cannot be folded into both
     assert folded == {'plain', 'strided'}
-
-
-def test_the_hook_fuses_for_the_test_alone() -> None:
-    class Runner:
-        model = randomize(build(ResTV2)).train()
-
-    hook, before = FuseHook(), dict(Runner.model.named_modules())
-    hook.before_test(Runner)
-    assert any(isinstance(m, AttentionInChunks) for m in Runner.model.modules())
-    hook.after_test(Runner)
-    assert dict(Runner.model.named_modules()) == before

@@ -2,9 +2,10 @@
 
 A MODEL is a registered backbone with its arguments, for example ``ResT:arch=small``,
 ``ResFormer:arch=base,window_size=14`` or ``mmdet.ResNet:depth=50``, or the config of a whole
-detector or segmentor. With several ``--impl``, each MODEL is measured in each way of attention.
-Every row of the table is a process of its own; all take their steps in turn, and "time / first" is
-the median of this row's time over the first row's of the same shape, pair by pair. Memory is the
+detector or segmentor. With several ``--impl``, each MODEL is measured with each implementation of
+its operators. Every row of the table is a process of its own; all take their steps in turn, and
+"time / first" is the median of this row's time over the first row's of the same shape, pair by
+pair. Inference is with the model fused (``--no-fuse`` leaves it as it is trained). Memory is the
 most that the process (CPU: resident memory, libraries included) or the device (CUDA) held; "work"
 is what the steps added to what was held before them. "% of peak" is the counted arithmetic (GMACs,
 three times for a training step) against the fastest matrix product of this machine; norms,
@@ -29,7 +30,7 @@ from mmrest.ops.dispatch import IMPLEMENTATIONS
 
 COLUMNS = (
     'model', 'impl', 'shape', 'mode', 'batch', 'dtype', 'parameters (M)', 'GMACs', 'ms',
-    'time / first', '% of peak', 'peak MB', 'peak / first', 'work MB',
+    'ms range', 'time / first', '% of peak', 'peak MB', 'peak / first', 'work MB',
 )  # fmt: skip
 
 
@@ -49,6 +50,9 @@ def parse_args() -> argparse.Namespace:
         help='implementations of attention',
     )
     parser.add_argument('--compile', action='store_true', help='torch.compile the backbones')
+    parser.add_argument(
+        '--no-fuse', action='store_true', help='infer with the model as it is trained'
+    )
     parser.add_argument('--shapes', nargs='+', default=['800x1344'], metavar='HxW')
     parser.add_argument('--mode', nargs='+', choices=['infer', 'train'], default=['infer'])
     parser.add_argument('--batch-size', type=int, default=1)
@@ -91,7 +95,13 @@ def main() -> None:
         for mode in args.mode:
             for shape in shapes:
                 common = (shape, mode, args.batch_size, args.dtype, args.device, args.threads)
-                cases = [Case(model, *common, impl, args.compile) for _, model, impl in rows]
+                cases = [
+                    # the reference is the papers' equations, literally
+                    Case(
+                        model, *common, impl, args.compile, not args.no_fuse and impl != 'reference'
+                    )
+                    for _, model, impl in rows
+                ]
                 results = measure_in_turn(cases, args.steps)
                 for (text, _, impl), result in zip(rows, results, strict=True):
                     failed |= result.error is not None
@@ -107,6 +117,11 @@ def main() -> None:
             print(f'drawn into {args.plot}')
         if failed:
             raise InputError('not every model could be measured; the table has the reasons')
+
+
+def _fuses(args: argparse.Namespace, impl: str) -> bool:
+    """Whether inference is fused; the reference is the papers' equations, literally."""
+    return not (args.no_fuse or args.compile or impl == 'reference')
 
 
 def _on_meta(model: dict | str) -> torch.nn.Module:
@@ -136,6 +151,7 @@ def describe(
         *row,
         '' if macs is None else f'{macs:.2f}',
         f'{seconds * 1e3:.1f}',
+        f'{min(result.seconds) * 1e3:.0f}-{max(result.seconds) * 1e3:.0f}',
         f'{median(b / a for a, b in pairs):.2f}' if pairs else '',
         '' if macs is None else f'{100 * rate:.0f}',
         f'{result.peak_bytes / 1e6:.0f}',

@@ -2,7 +2,12 @@
 
 import argparse
 
-from mmrest.commands.cli import add_config_arguments, config_from_arguments, require_files
+from mmrest.commands.cli import (
+    add_config_arguments,
+    add_fuse_argument,
+    config_from_arguments,
+    require_files,
+)
 from mmrest.commands.predict import plan_pictures, predict
 from mmrest.errors import InputError, clear_errors
 
@@ -19,6 +24,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--score-thr', type=float, default=0.3, help='detections below it are not drawn'
     )
+    add_fuse_argument(parser)
     parser.add_argument('--force', action='store_true', help='replace pictures in --out-dir')
     add_config_arguments(parser)
     return parser.parse_args()
@@ -31,7 +37,7 @@ def main() -> None:
         require_files(cfg, args.checkpoint)
         plan = plan_pictures(args.images, args.out_dir, args.force)
         problems = []
-        for result in predict(cfg, args.checkpoint, plan, args.device, args.score_thr):
+        for result in predict(cfg, args.checkpoint, plan, args.device, args.score_thr, args.fuse):
             problems += [result] if isinstance(result, InputError) else []
             print(result, flush=True)
         if problems:

@@ -9,6 +9,7 @@ import argparse
 from mmrest.commands import prepare_data, require_usable_data
 from mmrest.commands.cli import (
     add_config_arguments,
+    add_fuse_argument,
     add_launch_arguments,
     build_runner,
     config_from_arguments,
@@ -17,7 +18,7 @@ from mmrest.commands.cli import (
 )
 from mmrest.commands.config_errors import explain_config_errors
 from mmrest.commands.output_files import require_new_picture
-from mmrest.commands.testing import dump_results, show_results, use_tta
+from mmrest.commands.testing import dump_results, show_results, use_fused_model, use_tta
 from mmrest.errors import InputError, clear_errors
 from mmrest.multires.commands import sweep_resolutions
 from mmrest.multires.report import draw
@@ -41,6 +42,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--wait-time', type=float, default=2, help='of --show, in seconds')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
+    add_fuse_argument(parser)
     add_sweep_arguments(parser)
     add_launch_arguments(parser)
     add_config_arguments(parser)
@@ -93,6 +95,8 @@ def main() -> None:
             use_tta(cfg)
         if args.out:
             dump_results(cfg, args.out)
+        if args.fuse and not args.compile:  # a compiler does that for itself
+            use_fused_model(cfg)
         cfg.load_from, cfg.resume = args.checkpoint, False
         require_files(cfg)
         prepare_data(cfg, ['test'])

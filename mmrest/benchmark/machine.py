@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 from collections.abc import Callable
 from datetime import date
+from pathlib import Path
 
 import torch
 from torch.utils.benchmark import Measurement, Timer
@@ -90,12 +92,26 @@ def describe_machine(device: str, threads: int) -> dict[str, str]:
     """What a table of measurements has to say about where and when."""
     return {
         'date': date.today().isoformat(),
+        'commit': find_commit(),
         'device': torch.cuda.get_device_name() if device == 'cuda' else processor_name(),
         'cores': str(os.cpu_count()),
         'threads': str(threads or torch.get_num_threads()),
         'torch': torch.__version__,
         'python': platform.python_version(),
     }
+
+
+def find_commit() -> str:
+    """The commit of this package's checkout, with ``+`` where files differ; of a wheel, none."""
+    git = ['git', '-C', str(Path(__file__).parents[2])]
+    try:
+        found = [
+            subprocess.run([*git, *command], capture_output=True, text=True, check=True).stdout
+            for command in (['rev-parse', '--short=10', 'HEAD'], ['status', '--short', 'mmrest'])
+        ]
+    except (OSError, subprocess.CalledProcessError):
+        return ''
+    return found[0].strip() + ('+' if found[1] else '')
 
 
 def processor_name() -> str:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from mmrest.benchmark.machine import peak_memory
 from mmrest.benchmark.models import Step, build_step
 from mmrest.engine.compiling import compile_backbone
+from mmrest.inference import fuse
 from mmrest.ops.dispatch import VARIABLE
 
 
@@ -44,6 +45,7 @@ class Case:
         threads: Processor threads; 0 leaves torch's choice.
         impl: The implementation of the operators, see :mod:`mmrest.ops.dispatch`.
         compiled: Whether torch.compile compiles the backbone.
+        fused: Whether inference is with the model fused, see :func:`mmrest.inference.fuse`.
     """
 
     model: dict[str, Any] | str
@@ -55,6 +57,7 @@ class Case:
     threads: int = 0
     impl: str = 'auto'
     compiled: bool = False
+    fused: bool = False
 
 
 @dataclass
@@ -166,6 +169,8 @@ def _serve(case: Case) -> None:
     model, step = build_step(case.model, case.shape, case.mode, case.batch_size)
     model = model.to(case.device)
     model.train(case.mode == 'train')
+    if case.fused and case.mode == 'infer':
+        model = fuse(model, inplace=True)
     if case.compiled:
         compile_backbone(model)
     images = torch.randn(case.batch_size, 3, *case.shape, device=case.device)

@@ -55,6 +55,16 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_fuse_argument(parser: argparse.ArgumentParser) -> None:
+    """``--no-fuse``, of the commands that infer."""
+    parser.add_argument(
+        '--no-fuse',
+        dest='fuse',
+        action='store_false',
+        help='infer with the model as it was trained: BatchNorms apart, large maps as a whole',
+    )
+
+
 def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
     """``--work-dir``, ``--compile`` and ``--launcher``, of the commands that start a Runner."""
     parser.add_argument('--work-dir', metavar='DIR', help='where logs and checkpoints go')

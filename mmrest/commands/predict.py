@@ -19,6 +19,7 @@ from mmrest.commands.output_files import make_folder
 from mmrest.config_nodes import scope_of
 from mmrest.engine.file_plan import IMAGE_SUFFIXES, plan_files
 from mmrest.errors import InputError
+from mmrest.inference import fuse
 
 
 def plan_pictures(images: Iterable[str], out_dir: str, replace: bool = False) -> dict[Path, Path]:
@@ -63,6 +64,7 @@ def predict(
     plan: dict[Path, Path],
     device: str | None = None,
     score_threshold: float = 0.3,
+    fused: bool = True,
 ) -> Iterator[Path | InputError]:
     """Predict and draw one image after the other.
 
@@ -72,6 +74,7 @@ def predict(
         plan: Image -> picture, from :func:`plan_pictures`.
         device: As ``torch.device``; by default a GPU if there is one.
         score_threshold: Detections below it are not drawn.
+        fused: Fuse the model for inference, see :func:`mmrest.inference.fuse`.
 
     Yields:
         The path of each picture when it is written, or what was wrong with its image.
@@ -88,6 +91,8 @@ def predict(
             raise InputError(f'--device {device} is not there: {error}') from error
     inferencer, options = _build_inferencer(cfg, checkpoint, device, score_threshold)
     require_fit(inferencer.model, read_checkpoint(checkpoint), checkpoint)
+    if fused:
+        fuse(inferencer.model, inplace=True)
     for image, picture in plan.items():
         if not image.stat().st_size or mmcv.imread(str(image)) is None:
             yield InputError(f'{image} cannot be decoded; it is empty or damaged')

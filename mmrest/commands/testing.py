@@ -47,6 +47,11 @@ def show_results(cfg: Config, folder: str | None, window: bool, wait_time: float
     _add_hook(cfg, type='DrawPredictionsHook', out_dir=folder, score_thr=threshold)
 
 
+def use_fused_model(cfg: Config) -> None:
+    """Test with the model fused for inference; see :class:`mmrest.engine.fusing.FuseHook`."""
+    cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), dict(type='mmrest.FuseHook')]
+
+
 def use_tta(cfg: Config) -> None:
     """Test with the config's ``tta_model`` and ``tta_pipeline``; detectors have defaults (flip).
 
