@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 import tempfile
@@ -46,6 +47,8 @@ class Case:
         impl: The implementation of the operators, see :mod:`mmrest.ops.dispatch`.
         compiled: Whether torch.compile compiles the backbone.
         fused: Whether inference is with the model fused, see :func:`mmrest.inference.fuse`.
+        prepare: A Python file and an argument: the worker calls the file's ``prepare`` with it
+            before it builds the model.
     """
 
     model: dict[str, Any] | str
@@ -58,6 +61,7 @@ class Case:
     impl: str = 'auto'
     compiled: bool = False
     fused: bool = False
+    prepare: tuple[str, str] | None = None
 
 
 @dataclass
@@ -166,6 +170,9 @@ def _serve(case: Case) -> None:
         torch.set_num_threads(case.threads)
     answers, sys.stdout = sys.stdout, sys.stderr  # libraries print
     torch.manual_seed(0)
+    if case.prepare:
+        file, argument = case.prepare
+        runpy.run_path(file)['prepare'](argument)
     model, step = build_step(case.model, case.shape, case.mode, case.batch_size)
     model = model.to(case.device)
     model.train(case.mode == 'train')

@@ -1,0 +1,200 @@
+"""What each trick is worth: every one switched off alone, in processes that take steps in turn.
+
+``python docs/scripts/ablation.py --csv docs/benchmarks/ablation.csv`` measures the tricks;
+``--constants`` measures every constant at a quarter and four times its value instead. A trick stays
+in the package only if the table shows what it is worth: more than the noise, 5 % of the time or
+40 MB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+from mmrest.benchmark.machine import describe_machine
+from mmrest.benchmark.measuring import Case, Result, measure_in_turn
+from mmrest.benchmark.models import parse_model
+from mmrest.commands.cli import parse_shape
+from mmrest.commands.output_files import require_new_file
+from mmrest.errors import InputError, clear_errors
+
+MODELS = 'ResT:arch=small', 'ResTV2:arch=tiny', 'ResFormer:arch=small'
+COLUMNS = 'model', 'mode', 'shape', 'off', 'ms', 'ms range', 'times', 'peak MB', 'more MB'
+# Where each constant is.
+CONSTANTS = (
+    'mmrest.ops.dispatch._SMALLEST_BLOCKWISE_MAP',
+    'mmrest.ops.blockwise._BLOCK_ELEMENTS',
+    'mmrest.ops.blockwise._FEWEST_QUERIES',
+    'mmrest.ops.cpu.matmul._MOST_GROUPED',
+    'mmrest.ops.cpu.matmul._LARGE_WEIGHT',
+    'mmrest.ops.cpu.mlp._CHUNK_ELEMENTS',
+    'mmrest.ops.cpu.mlp._FEWEST_TOKENS',
+    'mmrest.ops.cpu.strips._STRIP_ELEMENTS',
+    'mmrest.backbones.fused._CHUNK_ELEMENTS',
+)
+
+
+def set_attribute(place: str, value: object) -> None:
+    module, _, name = place.rpartition('.')
+    module = importlib.import_module(module)
+    if not hasattr(module, name):
+        raise AttributeError(f'{place} is no more')
+    setattr(module, name, value)
+
+
+def without_blockwise_attention() -> None:
+    """ResT's attention with its whole map, plain attention by torch's own."""
+    reference = importlib.import_module('mmrest.ops.reference')
+
+    def literal(q, k, v, mix_weight, mix_bias, eps):
+        return reference.emsa(q, k, v, reference.mix_by(mix_weight, mix_bias), eps)
+
+    set_attribute('mmrest.ops.functional.attend_blockwise', literal)
+    set_attribute('mmrest.ops.dispatch._blockwise_beats_sdpa', lambda q, k: False)
+
+
+def without_onednn() -> None:
+    """All matmuls by MKL."""
+    set_attribute('mmrest.ops.cpu.matmul.HAS_ONEDNN', False)
+
+
+def without_mlp_operator() -> None:
+    """Two linear layers, by oneDNN, and the hidden layer as a whole."""
+    functional = importlib.import_module('mmrest.ops.functional')
+
+    def layers(x, fc1_weight, fc1_bias, fc2_weight, fc2_bias):
+        hidden = functional.F.gelu(functional.linear(x, fc1_weight, fc1_bias))
+        return functional.linear(hidden, fc2_weight, fc2_bias)
+
+    set_attribute('mmrest.ops.functional.mlp_in_chunks', layers)
+
+
+def without_grouped_heads() -> None:
+    """A matmul for each head of a block, never one convolution for all."""
+    set_attribute('mmrest.ops.cpu.matmul._MOST_GROUPED', 0)
+
+
+def without_convolution_gradients() -> None:
+    """Weights' gradients as matmuls, never as a convolution's."""
+
+    def add(total, grad, x) -> None:
+        total.addmm_(grad.t(), x)
+
+    set_attribute('mmrest.ops.cpu.matmul.add_weight_gradient', add)
+
+
+def without_strips() -> None:
+    """A fused stem's maps as a whole."""
+    set_attribute('mmrest.ops.cpu.strips._STRIP_ELEMENTS', 2**40)
+
+
+def without_chunks() -> None:
+    """Plain attention of all queries at once."""
+    set_attribute('mmrest.backbones.fused._CHUNK_ELEMENTS', 2**40)
+
+
+def without_fusing() -> None:
+    """Inference with the model as it is trained; see :func:`main`."""
+
+
+# What is switched off, and in which modes it acts.
+TRICKS: dict[str, tuple[Callable[[], None], str]] = {
+    'attention in blocks': (without_blockwise_attention, 'infer train'),
+    "oneDNN's matmuls": (without_onednn, 'infer train'),
+    'MLP as one operator': (without_mlp_operator, 'infer train'),
+    "all heads' matmuls at once": (without_grouped_heads, 'infer train'),
+    "weights' gradients as convolutions'": (without_convolution_gradients, 'train'),
+    'fusing': (without_fusing, 'infer'),
+    'stem in strips': (without_strips, 'infer'),
+    'attention in chunks': (without_chunks, 'infer'),
+}
+
+
+def prepare(trick: str) -> None:
+    """Called by a worker: switch a trick off, or give a constant another value (NAME=VALUE)."""
+    if '=' in trick:
+        place, value = trick.split('=')
+        set_attribute(place, int(value))
+    elif trick:
+        TRICKS[trick][0]()
+
+
+def variants_of(mode: str, constants: bool) -> list[str]:
+    """What is measured beside the package as it is."""
+    if not constants:
+        return [name for name, (_, modes) in TRICKS.items() if mode in modes.split()]
+    tried = []
+    for place in CONSTANTS:
+        module, _, name = place.rpartition('.')
+        value = getattr(importlib.import_module(module), name)
+        tried += [f'{place}={value // 4}', f'{place}={value * 4}']
+    return tried
+
+
+def describe(model: str, off: str, result: Result, first: Result) -> list[str]:
+    case = result.case
+    row = [model, case.mode, f'{case.shape[0]}x{case.shape[1]}', off or 'nothing']
+    if result.error:
+        return [*row, result.error, '', '', '', '']
+    pairs = [b / a for a, b in zip(first.seconds, result.seconds, strict=True)]
+    return [
+        *row,
+        f'{1e3 * result.median_seconds:.0f}',
+        f'{1e3 * min(result.seconds):.0f}-{1e3 * max(result.seconds):.0f}',
+        f'{median(pairs):.2f}',
+        f'{result.peak_bytes / 1e6:.0f}',
+        f'{(result.peak_bytes - first.peak_bytes) / 1e6:+.0f}',
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--models', nargs='+', default=MODELS)
+    parser.add_argument('--mode', nargs='+', choices=['infer', 'train'], default=['infer', 'train'])
+    parser.add_argument('--infer-shape', default='800x1344')
+    parser.add_argument('--train-shape', default='640x800')
+    parser.add_argument('--constants', action='store_true')
+    parser.add_argument('--threads', type=int, default=0)
+    parser.add_argument('--steps', type=int, default=5)
+    parser.add_argument('--csv', metavar='FILE')
+    parser.add_argument('--force', action='store_true', help='replace the file')
+    args = parser.parse_args()
+    with clear_errors():
+        if args.csv:
+            require_new_file('--csv', args.csv, args.force, '--force replaces it')
+        if args.steps < 1:
+            raise InputError('--steps must be at least 1')
+        shapes = dict(infer=parse_shape(args.infer_shape), train=parse_shape(args.train_shape))
+        table = []
+        print(f'| {" | ".join(COLUMNS)} |\n|{"---|" * len(COLUMNS)}')
+        for model in args.models:
+            for mode in args.mode:
+                offs = ['', *variants_of(mode, args.constants)]
+                common = dict(shape=shapes[mode], mode=mode, threads=args.threads)
+                cases = [
+                    Case(
+                        parse_model(model),
+                        **common,
+                        fused=off != 'fusing',
+                        prepare=(str(Path(__file__).resolve()), off),
+                    )
+                    for off in offs
+                ]
+                results = measure_in_turn(cases, args.steps)
+                for off, result in zip(offs, results, strict=True):
+                    table.append(describe(model, off, result, results[0]))
+                    print(f'| {" | ".join(table[-1])} |', flush=True)
+        if args.csv:
+            environment = {**describe_machine('cpu', args.threads), 'steps': str(args.steps)}
+            with open(args.csv, 'w', newline='') as file:
+                writer = csv.writer(file)
+                writer.writerow([*COLUMNS, *environment])
+                writer.writerows([*row, *environment.values()] for row in table)
+
+
+if __name__ == '__main__':
+    main()
