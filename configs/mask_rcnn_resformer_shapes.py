@@ -5,14 +5,14 @@ norm_cfg = dict(type='GN', num_groups=16)
 model = dict(
     backbone=dict(
         _delete_=True,
-        type='ResFormer',
+        type='mmrest.ResFormer',
         arch=dict(embed_dims=192, depth=6, num_heads=3, mlp_ratio=4),
         pyramid='simple',
         drop_path_rate=0.0,
     ),
     neck=dict(
         _delete_=True,
-        type='SimpleFPN',
+        type='mmrest.SimpleFPN',
         in_channels=[192, 192, 192, 192],
         out_channels=96,
         num_outs=4,

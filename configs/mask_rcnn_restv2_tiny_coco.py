@@ -9,7 +9,7 @@ _base_ = [
 # To start from the authors' ImageNet weights:
 #   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
 model = dict(
-    backbone=dict(type='ResTV2', arch='tiny', frozen_stages=-1),
+    backbone=dict(type='mmrest.ResTV2', arch='tiny', frozen_stages=-1),
     neck=dict(in_channels=[96, 192, 384, 768]),
 )
 train_pipeline = _base_.train_pipeline

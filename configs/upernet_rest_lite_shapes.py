@@ -9,7 +9,7 @@ _base_ = [
 norm_cfg = dict(type='GN', num_groups=16)
 model = dict(
     data_preprocessor=dict(size=(72, 88)),
-    backbone=dict(type='ResT', arch='lite', drop_path_rate=0.0),
+    backbone=dict(type='mmrest.ResT', arch='lite', drop_path_rate=0.0),
     decode_head=dict(
         in_channels=[64, 128, 256, 512],
         channels=64,

@@ -1,7 +1,7 @@
 # UPerNet, ResT-small, ADE20K 160k: the paper has no result, the settings are ours.
 _base_ = ['./upernet_restv2_tiny_ade20k.py']
 model = dict(
-    backbone=dict(type='ResT', arch='small', drop_path_rate=0.1),
+    backbone=dict(type='mmrest.ResT', arch='small', drop_path_rate=0.1),
     decode_head=dict(in_channels=[64, 128, 256, 512]),
     auxiliary_head=dict(in_channels=256),
 )

@@ -12,7 +12,7 @@ model = dict(
         size=(512, 512),
     ),
     backbone=dict(
-        type='ResTV2',
+        type='mmrest.ResTV2',
         arch='tiny',
         out_indices=(0, 1, 2, 3),
         out_norm='branch',
