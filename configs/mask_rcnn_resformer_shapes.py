@@ -19,8 +19,17 @@ model = dict(
         norm_cfg=norm_cfg,
     ),
 )
-train_pipeline = _base_.train_pipeline
-train_pipeline[2].scales = [(256, short) for short in (120, 128, 136)]
+train_pipeline = [
+    dict(type='LoadImageFromFile', backend_args=_base_.backend_args),
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(
+        type='RandomChoiceResize',
+        scales=[(256, short) for short in (120, 128, 136)],
+        keep_ratio=True,
+    ),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PackDetInputs'),
+]
 test_pipeline = _base_.test_pipeline
 test_pipeline[1].scale = (256, 128)
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
