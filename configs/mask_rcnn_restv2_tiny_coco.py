@@ -1,5 +1,5 @@
 # Mask R-CNN, ResTv2-tiny, COCO 3x: 47.6 box AP, 43.2 mask AP (authors' result, not measured here).
-# As the authors, train with --amp.
+# Mixed precision, as the authors; without a GPU: --cfg-options optim_wrapper.type=OptimWrapper
 _base_ = [
     './_base_/models/mask_rcnn_rest.py',
     './_base_/datasets/coco_instance_480_800.py',
@@ -12,4 +12,4 @@ model = dict(
     backbone=dict(type='mmrest.ResTV2', arch='tiny', frozen_stages=-1),
     neck=dict(in_channels=[96, 192, 384, 768]),
 )
-optim_wrapper = dict(clip_grad=dict(max_norm=0.01))
+optim_wrapper = dict(type='AmpOptimWrapper', clip_grad=dict(max_norm=0.01))

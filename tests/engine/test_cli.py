@@ -3,10 +3,13 @@ from __future__ import annotations
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.optim import OptimWrapper, build_optim_wrapper
+from torch import nn
 
-from mmrest.engine import cli
-from mmrest.engine.cli import choose_model_wrapper, require_accelerator_for_amp
+from mmrest.engine import cli, load_config
+from mmrest.engine.cli import choose_model_wrapper, require_accelerator_for_amp, use_amp
 from mmrest.errors import InputError
+from tests.conftest import ROOT
 
 
 def chosen(monkeypatch: pytest.MonkeyPatch, gpu: bool, **config: object) -> dict | None:
@@ -40,5 +43,18 @@ def test_mixed_precision_is_for_every_accelerator(
     monkeypatch.setattr(cli, 'get_device', lambda: device)
     require_accelerator_for_amp(cfg)
     monkeypatch.setattr(cli, 'get_device', lambda: 'cpu')
-    with pytest.raises(InputError, match='needs a GPU'):
+    with pytest.raises(InputError, match=r'needs a GPU.*optim_wrapper\.type=OptimWrapper'):
         require_accelerator_for_amp(cfg)
+
+
+def test_a_config_of_mixed_precision_trains_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the message says; the recipe is the same in all else."""
+    monkeypatch.setattr(cli, 'get_device', lambda: 'cpu')
+    path = str(ROOT / 'configs/mask_rcnn_restv2_tiny_coco.py')
+    with pytest.raises(InputError, match='needs a GPU'):
+        require_accelerator_for_amp(load_config(path))
+    cfg = load_config(path, {'optim_wrapper.type': 'OptimWrapper'})
+    require_accelerator_for_amp(cfg)
+    assert type(build_optim_wrapper(nn.Linear(2, 2), cfg.optim_wrapper)) is OptimWrapper
+    use_amp(cfg)
+    assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
