@@ -18,7 +18,7 @@ model = dict(
         pad_size_divisor=1,
     ),
     backbone=dict(
-        type='ResT', arch='small', out_indices=(1, 2, 3), frozen_stages=1, drop_path_rate=0.1
+        type='mmrest.ResT', arch='small', out_indices=(1, 2, 3), frozen_stages=1, drop_path_rate=0.1
     ),
     neck=dict(
         type='ChannelMapper',

@@ -3,12 +3,9 @@
 # size, global blocks and optimizer (those of ViTDet). As they, train with --amp.
 _base_ = [
     './_base_/models/mask_rcnn_resformer.py',
-    './_base_/datasets/coco_instance.py',
+    './_base_/datasets/coco_instance_480_800.py',
     './_base_/schedules/vit_coco_3x.py',
     './_base_/det_runtime.py',
 ]
 # To start from the authors' ImageNet weights:
 #   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
-train_pipeline = _base_.train_pipeline
-train_pipeline[3].scales = [(1333, short) for short in range(480, 801, 32)]
-train_dataloader = dict(dataset=dict(pipeline=train_pipeline))

@@ -3,7 +3,7 @@
 _base_ = ['./mask_rcnn_resformer_small_coco.py']
 model = dict(
     _delete_=True,
-    type='MultiResolution',
+    type='mmrest.MultiResolution',
     model=_base_.model,
     scales=(1.0, 0.71, 0.57),
     consistency=dict(target='cls'),

@@ -10,7 +10,7 @@ _base_ = [
 model = dict(
     backbone=dict(
         _delete_=True,
-        type='ResFormer',
+        type='mmrest.ResFormer',
         arch='small',
         pyramid='simple',
         out_indices=(1, 2, 3),
@@ -20,10 +20,10 @@ model = dict(
     ),
     neck=dict(
         _delete_=True,
-        type='SimpleFPN',
+        type='mmrest.SimpleFPN',
         in_channels=[384, 384, 384],
         out_channels=256,
         num_outs=5,
-        norm_cfg=dict(type='LN2d', eps=1e-6),
+        norm_cfg=dict(type='mmrest.LayerNorm2d', eps=1e-6),
     ),
 )

@@ -7,9 +7,18 @@ _base_ = [
     './_base_/det_runtime.py',
 ]
 model = dict(
-    backbone=dict(type='ResTV2', arch='tiny', frozen_stages=-1),
+    backbone=dict(type='mmrest.ResTV2', arch='tiny', frozen_stages=-1),
     neck=dict(in_channels=[192, 384, 768]),
 )
-train_pipeline = _base_.train_pipeline
-train_pipeline[2].scales = [(1333, short) for short in (384, 512, 640, 768, 896, 1024)]
+train_pipeline = [
+    dict(type='LoadImageFromFile', backend_args=_base_.backend_args),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(
+        type='RandomChoiceResize',
+        scales=[(1333, short) for short in (384, 512, 640, 768, 896, 1024)],
+        keep_ratio=True,
+    ),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PackDetInputs'),
+]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))

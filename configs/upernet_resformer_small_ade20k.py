@@ -11,7 +11,7 @@ _base_ = [
 #   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
 model = dict(
     backbone=dict(
-        _delete_=True, type='ResFormer', arch='small', pyramid='taps', drop_path_rate=0.1
+        _delete_=True, type='mmrest.ResFormer', arch='small', pyramid='taps', drop_path_rate=0.1
     ),
     decode_head=dict(in_channels=[384, 384, 384, 384]),
     auxiliary_head=dict(in_channels=384),

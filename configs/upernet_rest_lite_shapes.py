@@ -9,9 +9,8 @@ _base_ = [
 norm_cfg = dict(type='GN', num_groups=16)
 model = dict(
     data_preprocessor=dict(size=(72, 88)),
-    backbone=dict(type='ResT', arch='lite', drop_path_rate=0.0),
+    backbone=dict(arch='lite', drop_path_rate=0.0),
     decode_head=dict(
-        in_channels=[64, 128, 256, 512],
         channels=64,
         num_classes=6,
         dropout_ratio=0.0,
@@ -19,7 +18,6 @@ model = dict(
         loss_decode=dict(avg_non_ignore=True),
     ),
     auxiliary_head=dict(
-        in_channels=256,
         channels=64,
         num_classes=6,
         dropout_ratio=0.0,

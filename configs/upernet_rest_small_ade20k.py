@@ -1,7 +1,9 @@
 # UPerNet, ResT-small, ADE20K 160k: the paper has no result, the settings are ours.
-_base_ = ['./upernet_restv2_tiny_ade20k.py']
-model = dict(
-    backbone=dict(type='ResT', arch='small', drop_path_rate=0.1),
-    decode_head=dict(in_channels=[64, 128, 256, 512]),
-    auxiliary_head=dict(in_channels=256),
-)
+_base_ = [
+    './_base_/models/upernet_rest.py',
+    './_base_/datasets/ade20k.py',
+    './_base_/schedules/ade20k_160k.py',
+    './_base_/seg_runtime.py',
+]
+# To start from the authors' ImageNet weights:
+#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE

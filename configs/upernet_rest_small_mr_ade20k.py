@@ -3,7 +3,7 @@
 _base_ = ['./upernet_rest_small_ade20k.py']
 model = dict(
     _delete_=True,
-    type='MultiResolution',
+    type='mmrest.MultiResolution',
     model=_base_.model,
     scales=(1.0, 0.71, 0.57),
     consistency=dict(target='gap'),

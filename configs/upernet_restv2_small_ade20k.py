@@ -4,7 +4,7 @@ model = dict(backbone=dict(arch='small', drop_path_rate=0.2))
 # The authors' constructor puts biases and all other 1-d parameters out of decay. Its stage-wise
 # count is not published: that the stem, each stage and the heads are one layer each is ours.
 optim_wrapper = dict(
-    constructor='LayerDecayOptimWrapperConstructor',
+    constructor='mmrest.LayerDecayOptimWrapperConstructor',
     optimizer=dict(lr=1.5e-4, weight_decay=0.05),
     paramwise_cfg=dict(layer_decay_rate=0.9, bias_decay_mult=0.0, flat_decay_mult=0.0),
 )

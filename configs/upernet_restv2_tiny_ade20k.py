@@ -7,3 +7,8 @@ _base_ = [
 ]
 # To start from the authors' ImageNet weights:
 #   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
+model = dict(
+    backbone=dict(type='mmrest.ResTV2', arch='tiny'),
+    decode_head=dict(in_channels=[96, 192, 384, 768]),
+    auxiliary_head=dict(in_channels=384),
+)

@@ -5,9 +5,33 @@ from mmrest.version import __version__
 
 check_stack()
 
-from mmrest import multires  # noqa: E402, F401  (registers; the check of the stack comes first)
+# What a config names as type='mmrest.X', which mmengine finds by importing this module; importing
+# also registers it as X. The check of the stack comes first.
 from mmrest.backbones import ResFormer, ResT, ResTV2  # noqa: E402
-from mmrest.engine import compiling, fusing, layer_decay, pictures, valid_sizes  # noqa: E402, F401  (registers)
+from mmrest.backbones.layers import LayerNorm2d  # noqa: E402
+from mmrest.engine.compiling import CompileBackboneHook  # noqa: E402
+from mmrest.engine.fusing import FuseHook  # noqa: E402
+from mmrest.engine.layer_decay import LayerDecayOptimWrapperConstructor  # noqa: E402
+from mmrest.engine.pictures import DrawPredictionsHook, SaveLabelMapsHook  # noqa: E402
+from mmrest.engine.valid_sizes import ValidSizesHook  # noqa: E402
+from mmrest.multires import MultiResolutionDDP, ScaleConsistencyLoss  # noqa: E402
+from mmrest.multires import make_multi_resolution as MultiResolution  # noqa: E402
 from mmrest.necks import SimpleFPN  # noqa: E402
 
-__all__ = ['ResFormer', 'ResT', 'ResTV2', 'SimpleFPN', '__version__']
+__all__ = [
+    'CompileBackboneHook',
+    'DrawPredictionsHook',
+    'FuseHook',
+    'LayerDecayOptimWrapperConstructor',
+    'LayerNorm2d',
+    'MultiResolution',
+    'MultiResolutionDDP',
+    'ResFormer',
+    'ResT',
+    'ResTV2',
+    'SaveLabelMapsHook',
+    'ScaleConsistencyLoss',
+    'SimpleFPN',
+    'ValidSizesHook',
+    '__version__',
+]

@@ -80,6 +80,7 @@ def take_steps(cfg: Config) -> nn.Module:
     # some parameters of Deformable DETR hold whatever the memory held until this is called
     model.init_weights()
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        cfg.optim_wrapper.type = 'OptimWrapper'  # mixed precision needs a GPU
         optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     model.train()
     before = [p.detach().clone() for p in model.parameters()]

@@ -41,6 +41,7 @@ class Recipe:
         drop_path: By variant.
         layer_decay: Learning rates relative to ``lr`` by layer, from the stem on.
         one_dimensional_decay: Biases and other 1-d parameters that are no norm's are decayed.
+        amp: Mixed precision, where the authors say that they trained so.
     """
 
     lr: float
@@ -53,6 +54,7 @@ class Recipe:
     drop_path: dict[str, float]
     layer_decay: tuple[float, ...] = ()
     one_dimensional_decay: bool = True
+    amp: bool = False
     frozen: int = -1
     out_norm: str = 'branch'
     lr_factors: dict[str, float] = field(default_factory=dict)
@@ -78,7 +80,7 @@ RECIPES = {
         **COCO_1X, clip=0.01, short_sides=REST_SIDES, drop_path=REST, frozen=1, out_norm='trunk'
     ),
     r'mask_rcnn_restv2_\w+_coco': Recipe(
-        **COCO_3X, clip=0.01, short_sides=RESTV2_SIDES, drop_path=RESTV2
+        **COCO_3X, clip=0.01, short_sides=RESTV2_SIDES, drop_path=RESTV2, amp=True
     ),
     r'retinanet_restv2_\w+_coco': Recipe(
         **COCO_3X, clip=None, short_sides=(384, 512, 640, 768, 896, 1024), drop_path=RESTV2
@@ -152,6 +154,9 @@ def test_schedule(name: str) -> None:
         assert decay == dict(**expected, milestones=list(recipe.steps))
     clip = cfg.optim_wrapper.get('clip_grad')
     assert (clip and clip.max_norm) == recipe.clip
+    assert cfg.optim_wrapper.type == ('AmpOptimWrapper' if recipe.amp else 'OptimWrapper')
+    # so that the type alone, changed on the command line, gives float32
+    assert 'loss_scale' not in cfg.optim_wrapper
 
 
 @pytest.mark.parametrize('name', CONFIGS)
@@ -198,7 +203,9 @@ def test_optimizer(name: str) -> None:
     cfg, recipe = load(name), recipe_of(name)
     with DefaultScope.overwrite_default_scope(cfg.default_scope), torch.device('meta'):
         model = MODELS.build(cfg.model)
-        optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
+        # mixed precision needs a GPU, and changes no rate
+        wrapper = {**cfg.optim_wrapper, 'type': 'OptimWrapper'}
+        optimizer = build_optim_wrapper(model, wrapper).optimizer
     assert type(optimizer).__name__ == 'AdamW'
     assert optimizer.defaults['betas'] == (0.9, 0.999)
     groups = {id(p): group for group in optimizer.param_groups for p in group['params']}

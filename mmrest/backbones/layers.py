@@ -96,7 +96,7 @@ class MLP(nn.Module):
         return fc2(F.gelu(fc1(x)))
 
 
-@MODELS.register_module('LN2d')
+@MODELS.register_module()
 class LayerNorm2d(nn.LayerNorm):
     """LayerNorm over the channels of a map; ``norm_cfg=dict(type='LN2d')`` in any neck or head."""
 

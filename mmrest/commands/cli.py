@@ -224,5 +224,6 @@ def require_accelerator_for_amp(cfg: Config) -> None:
     if type_name(cfg.get('optim_wrapper')) == 'AmpOptimWrapper' and get_device() == 'cpu':
         raise InputError(
             'mixed precision (--amp, AmpOptimWrapper) needs a GPU and torch sees none; '
-            'leave it out to train in float32'
+            'leave --amp out, or where the config asks for it add --cfg-options '
+            'optim_wrapper.type=OptimWrapper, to train in float32'
         )

@@ -54,7 +54,7 @@ class SimpleFPN(BaseModule):
             )
         self.in_channels = tuple(in_channels)
         self.num_outs = num_outs
-        options = dict(norm_cfg=norm_cfg or dict(type='LN2d', eps=1e-6), act_cfg=None)
+        options = dict(norm_cfg=norm_cfg or dict(type='mmrest.LayerNorm2d', eps=1e-6), act_cfg=None)
         self.levels = nn.ModuleList(
             nn.Sequential(
                 ConvModule(channels, out_channels, 1, **options),

@@ -7,11 +7,19 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.fileio import LocalBackend
+from mmengine.optim import OptimWrapper, build_optim_wrapper
+from torch import nn
 
-from mmrest.commands import cli
-from mmrest.commands.cli import choose_model_wrapper, require_accelerator_for_amp, run_training
+from mmrest.commands import cli, load_config
+from mmrest.commands.cli import (
+    choose_model_wrapper,
+    require_accelerator_for_amp,
+    run_training,
+    use_amp,
+)
 from mmrest.errors import InputError
 from tests.checkpoints.test_whole_models import Toy
+from tests.conftest import ROOT
 from tests.engine.test_run_checks import trainer
 
 
@@ -46,7 +54,7 @@ def test_mixed_precision_is_for_every_accelerator(
     monkeypatch.setattr(cli, 'get_device', lambda: device)
     require_accelerator_for_amp(cfg)
     monkeypatch.setattr(cli, 'get_device', lambda: 'cpu')
-    with pytest.raises(InputError, match='needs a GPU'):
+    with pytest.raises(InputError, match=r'needs a GPU.*optim_wrapper\.type=OptimWrapper'):
         require_accelerator_for_amp(cfg)
 
 
@@ -61,3 +69,16 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(LocalBackend, 'put', fill)
     with pytest.raises(InputError, match=r'is full: .*saved last: .*epoch_1\.pth.*--resume'):
         run_training(trainer(Toy(), tmp_path))
+
+
+def test_a_config_of_mixed_precision_trains_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the message says; the recipe is the same in all else."""
+    monkeypatch.setattr(cli, 'get_device', lambda: 'cpu')
+    path = str(ROOT / 'configs/mask_rcnn_restv2_tiny_coco.py')
+    with pytest.raises(InputError, match='needs a GPU'):
+        require_accelerator_for_amp(load_config(path))
+    cfg = load_config(path, {'optim_wrapper.type': 'OptimWrapper'})
+    require_accelerator_for_amp(cfg)
+    assert type(build_optim_wrapper(nn.Linear(2, 2), cfg.optim_wrapper)) is OptimWrapper
+    use_amp(cfg)
+    assert cfg.optim_wrapper.type == 'AmpOptimWrapper'

@@ -6,6 +6,7 @@ import pytest
 from mmengine.config import Config
 
 from mmrest.commands.pretraining import require_weights, train_from_scratch
+from mmrest.config_nodes import task_model
 from mmrest.errors import InputError
 from tests.conftest import ROOT
 
@@ -29,7 +30,7 @@ def test_every_fine_tuning_asks_for_weights(name: str, tmp_path: Path) -> None:
         require_weights(cfg)
     train_from_scratch(cfg)
     require_weights(cfg)
-    model = cfg.model.model if cfg.model.type == 'MultiResolution' else cfg.model
+    model = task_model(cfg)
     assert model.backbone.get('frozen_stages', -1) == -1
     assert not model.backbone.get('init_cfg')
 

@@ -2,7 +2,7 @@
 # as the authors do for Mask R-CNN.
 _base_ = ['./coco_detection.py']
 train_pipeline = [
-    dict(type='LoadImageFromFile'),
+    dict(type='LoadImageFromFile', backend_args=_base_.backend_args),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
     dict(type='RandomCrop', crop_type='relative', crop_size=(0.9, 0.9), allow_negative_crop=True),
     *_base_.train_pipeline[2:],

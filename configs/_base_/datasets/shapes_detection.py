@@ -7,8 +7,17 @@ metainfo = dict(
     palette=[(220, 20, 60), (0, 170, 90), (40, 90, 255), (255, 165, 0), (160, 60, 220)],
 )
 
-train_pipeline = _base_.train_pipeline
-train_pipeline[2].scales = [(192, short) for short in (88, 96, 104)]
+train_pipeline = [
+    dict(type='LoadImageFromFile', backend_args=_base_.backend_args),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(
+        type='RandomChoiceResize',
+        scales=[(192, short) for short in (88, 96, 104)],
+        keep_ratio=True,
+    ),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PackDetInputs'),
+]
 test_pipeline = _base_.test_pipeline
 test_pipeline[1].scale = (192, 96)
 tta_pipeline = _base_.tta_pipeline

@@ -3,11 +3,11 @@
 # The window size and the global blocks are not published: those here are ViTDet's. The heads are
 # ViTDet's too, and agree with the published number of parameters (docs/parameters.md).
 _base_ = ['./mask_rcnn_rest.py']
-norm_cfg = dict(type='LN2d', eps=1e-6)
+norm_cfg = dict(type='mmrest.LayerNorm2d', eps=1e-6)
 model = dict(
     backbone=dict(
         _delete_=True,
-        type='ResFormer',
+        type='mmrest.ResFormer',
         arch='small',
         pyramid='simple',
         window_size=14,
@@ -16,7 +16,7 @@ model = dict(
     ),
     neck=dict(
         _delete_=True,
-        type='SimpleFPN',
+        type='mmrest.SimpleFPN',
         in_channels=[384, 384, 384, 384],
         out_channels=256,
         num_outs=5,

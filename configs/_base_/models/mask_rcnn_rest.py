@@ -12,7 +12,7 @@ model = dict(
         pad_size_divisor=1,
     ),
     backbone=dict(
-        type='ResT',
+        type='mmrest.ResT',
         arch='small',
         out_indices=(0, 1, 2, 3),
         out_norm='branch',

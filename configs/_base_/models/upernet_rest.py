@@ -1,4 +1,5 @@
-# UPerNet with an auxiliary FCN head on stage 3, as the authors of ResTv2 (arXiv 2204.07366).
+# UPerNet on ResT, with an auxiliary FCN head on stage 3: the heads of ResTv2's authors (arXiv
+# 2204.07366).
 norm_cfg = dict(type='SyncBN', requires_grad=True)
 model = dict(
     type='EncoderDecoder',
@@ -12,15 +13,15 @@ model = dict(
         size=(512, 512),
     ),
     backbone=dict(
-        type='ResTV2',
-        arch='tiny',
+        type='mmrest.ResT',
+        arch='small',
         out_indices=(0, 1, 2, 3),
         out_norm='branch',
         drop_path_rate=0.1,
     ),
     decode_head=dict(
         type='UPerHead',
-        in_channels=[96, 192, 384, 768],
+        in_channels=[64, 128, 256, 512],
         in_index=[0, 1, 2, 3],
         pool_scales=(1, 2, 3, 6),
         channels=512,
@@ -32,7 +33,7 @@ model = dict(
     ),
     auxiliary_head=dict(
         type='FCNHead',
-        in_channels=384,
+        in_channels=256,
         in_index=2,
         channels=256,
         num_convs=1,

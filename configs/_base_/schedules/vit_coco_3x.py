@@ -2,7 +2,7 @@
 # A.2: AdamW, weight decay 0.1, layer-wise decay 0.7 of the base model) at ResT's batch of 16.
 _base_ = ['./coco_3x.py']
 optim_wrapper = dict(
-    constructor='LayerDecayOptimWrapperConstructor',
+    constructor='mmrest.LayerDecayOptimWrapperConstructor',
     optimizer=dict(weight_decay=0.1),
     paramwise_cfg=dict(
         layer_decay_rate=0.7,

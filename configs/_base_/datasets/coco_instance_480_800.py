@@ -1,0 +1,15 @@
+# COCO with instance masks, short side 480 to 800 in steps of 32: ResTv2's sizes for Mask R-CNN.
+_base_ = ['./coco_instance.py']
+train_pipeline = [
+    dict(type='LoadImageFromFile', backend_args=_base_.backend_args),
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(type='RandomCrop', crop_type='relative', crop_size=(0.9, 0.9), allow_negative_crop=True),
+    dict(
+        type='RandomChoiceResize',
+        scales=[(1333, short) for short in range(480, 801, 32)],
+        keep_ratio=True,
+    ),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PackDetInputs'),
+]
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
