@@ -20,11 +20,11 @@ from mmcv.cnn import build_norm_layer
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import HOOKS, MODELS, DefaultScope, Registry, build_from_cfg
-from mmrest.engine.config import iterate_dicts, task_model
 from torch import nn
 
 import mmrest
-from mmrest.engine import load_config
+from mmrest.commands import load_config
+from mmrest.config_nodes import iterate_dicts, task_model
 from tests.conftest import ROOT
 
 CONFIGS = sorted(ROOT.glob('configs/*.py'))

@@ -84,6 +84,8 @@ class Arch:
 class HierarchicalArch(Arch):
     """An architecture of stages: every tuple has a value for each stage.
 
+    A default is cut to the number of stages.
+
     Attributes:
         embed_dims: Channels of each stage.
         depths: Blocks of each stage.
@@ -94,8 +96,13 @@ class HierarchicalArch(Arch):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, values in vars(self).items():
-            if isinstance(values, tuple) and len(values) != len(self.embed_dims):
+        stages = len(self.embed_dims)
+        for field in fields(self):
+            name, values = field.name, getattr(self, field.name)
+            if values is field.default and isinstance(values, tuple):  # of fewer stages
+                values = values[:stages]
+                object.__setattr__(self, name, values)
+            if isinstance(values, tuple) and len(values) != stages:
                 raise InputError(
                     f'{self.family()}: the fields of arch differ in their numbers of stages: '
                     f'embed_dims={self.embed_dims}, {name}={values}'

@@ -12,10 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+FOLDER = Path(__file__).parent
+
 
 def read(name: str) -> dict[str, Any]:
     """What was recorded of a model, for example ``rest_small``."""
-    return json.loads((Path(__file__).parent / f'{name}.json').read_text())
+    return json.loads((FOLDER / f'{name}.json').read_text())
 
 
 def weights(shapes: dict[str, list[int]], seed: str) -> dict[str, Tensor]:
