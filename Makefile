@@ -1,6 +1,7 @@
 # Every target sets up all that it needs and redoes nothing that is done.
 #   make demo     train, test and predict on the built-in data set
-#   make test     the test suite
+#   make test     the tests of every change, in under 12 minutes on two cores
+#   make test-all also every published variant, every config's step, and the compiler
 #   make lint     ruff: lint and format
 #   make install  only the set-up
 # STACK=onedl (default) or STACK=openmmlab chooses the distribution of the OpenMMLab packages.
@@ -22,14 +23,15 @@ endif
 CONSTRAINTS := constraints/$(STACK).txt
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip install --quiet --constraint $(CONSTRAINTS)
+PYTEST := $(RUN) -m pytest -n auto --maxprocesses 4 --dist worksteal
 DEMO := configs/retinanet_rest_lite_shapes.py
 DEMO_DIR := work_dirs/retinanet_rest_lite_shapes
 
-.PHONY: help install demo test lint
+.PHONY: help install demo test test-all lint
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n '2,6s/^# \{0,1\}//p' Makefile
+	@sed -n '2,7s/^# \{0,1\}//p' Makefile
 
 install: $(VENV)/.mmrest
 
@@ -40,7 +42,10 @@ demo: install
 		data/shapes/val2017/00000000000[1-8].jpg --out-dir $(DEMO_DIR)/predictions --score-thr 0.4 --force
 
 test: install
-	$(RUN) -m pytest -n auto --maxprocesses 4 --dist worksteal
+	$(PYTEST) -m 'not slow'
+
+test-all: install
+	$(PYTEST)
 
 lint: $(VENV)/.lint
 	$(RUN) -m ruff check .

@@ -97,19 +97,54 @@ def take_steps(cfg: Config) -> nn.Module:
     return model
 
 
-def test_there_are_configs() -> None:
-    assert len(CONFIGS) >= 5
+def names(path: Path) -> tuple[str, str, str]:
+    """Head, family and variant of a config's name: (mask_rcnn, rest, small_mr), for example."""
+    match = re.fullmatch(r'(.+)_(rest|restv2|resformer)_(.+)_(coco|ade20k|shapes)', path.stem)
+    # those on shapes need not name the variant
+    return match.groups()[:3] if match else (*path.stem.rsplit('_', 2)[:2], 'lite')
+
+
+def smallest(paths: list[Path]) -> Path:
+    """The one with the smallest backbone."""
+    sizes = 'lite', 'tiny', 'small', 'base', 'large'
+    return min(paths, key=lambda path: [*(s in names(path)[2] for s in sizes), True].index(True))
+
+
+def in_tiers() -> list:
+    """One config of each family and head in every run, the others in ``make test-all``."""
+    groups: dict[tuple[str, str], list[Path]] = {}
+    for path in CONFIGS:
+        groups.setdefault(names(path)[:2], []).append(path)
+    first = {smallest(paths) for paths in groups.values()}
+    slow = [pytest.mark.slow]
+    return [
+        pytest.param(path, id=path.stem, marks=[] if path in first else slow) for path in CONFIGS
+    ]
+
+
+def test_every_family_and_head_takes_a_step_in_every_run() -> None:
+    stepped = {names(case.values[0])[:2] for case in in_tiers() if not case.marks}
+    assert stepped == {names(path)[:2] for path in CONFIGS}
+    assert {head for head, _ in stepped} >= {'retinanet', 'mask_rcnn', 'upernet'}
+    assert {family for _, family in stepped} >= {'rest', 'restv2', 'resformer'}
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
-def test_config_trains_and_predicts(path: Path, shapes_root: Path) -> None:
+def test_config_builds(path: Path) -> None:
     cfg = load_config(str(path))
-    move_data_root(cfg, str(shapes_root))
-    model = take_steps(cfg)
+    with torch.device('meta'):
+        model = build(cfg)
     # the backbones take any size, so that nothing needs to be padded beyond the batch's largest
     assert task_model(cfg).data_preprocessor.get('pad_size_divisor', 1) == 1
     reader = task_model(cfg).get('neck') or task_model(cfg).decode_head
     assert model.backbone.out_channels == tuple(reader.in_channels)
+
+
+@pytest.mark.parametrize('path', in_tiers())
+def test_config_trains_and_predicts(path: Path, shapes_root: Path) -> None:
+    cfg = load_config(str(path))
+    move_data_root(cfg, str(shapes_root))
+    take_steps(cfg)
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)

@@ -23,7 +23,11 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / 'docs/benchmarks'
 DOCUMENT = ROOT / 'docs/benchmarks.md'
 FLOORS = 'docs/scripts/attention_floors.py'
-FEATURED = ('model', 'impl', 'mode', 'ms', 'time / first', '% of peak', 'peak MB', 'peak / first')
+ABLATION = 'docs/scripts/ablation.py'
+FEATURED = (
+    'model', 'impl', 'mode', 'ms', 'ms range', 'time / first', '% of peak', 'peak MB',
+    'peak / first',
+)  # fmt: skip
 PEERS = (
     'mmdet.ResNet:depth=50 mmdet.SwinTransformer '
     'mmdet.PyramidVisionTransformerV2:embed_dims=64,num_layers=[2,2,2,2]'
@@ -63,24 +67,11 @@ def _compared(model: str, steps: int, more: str = '', shape: str = '800x1344') -
     )
 
 
-REST = _compared('ResT:arch=small', 3, f'--against {PEERS} ')
-REST_V2 = _compared('ResTV2:arch=tiny', 5)
-RESFORMER = _compared('ResFormer:arch=small', 3, shape='1024x1024')
-
-
-EARLIER = (
-    'by an earlier version, without strips and chunks in inference, without products of all heads '
-    'at once and with an MLP whose hidden layer was not transposed for its gradients'
-)
 # of glibc's malloc, which then keeps what is freed
 KEPT = {'MALLOC_TRIM_THRESHOLD_': '8000000000', 'MALLOC_MMAP_THRESHOLD_': '8000000000'}
-
-
-def _elsewhere(title: str, text: str, prefix: str) -> Study:
-    runs = {'rest_small': REST, 'restv2_tiny': REST_V2, 'resformer_small': RESFORMER}
-    runs = {f'{prefix}_{name}': arguments for name, arguments in runs.items()}
-    text = f'The main comparisons on another processor, {EARLIER}. {text}'
-    return Study(title, text, runs)
+REST = _compared('ResT:arch=small', 5, f'--against {PEERS} ')
+REST_V2 = _compared('ResTV2:arch=tiny', 5)
+RESFORMER = _compared('ResFormer:arch=small', 5, shape='1024x1024')
 
 
 STUDIES = (
@@ -90,11 +81,20 @@ STUDIES = (
         "stored and torch's own linear layers. The peers are mmdet's.",
         {
             'rest_small': REST,
-            'rest_base': _compared('ResT:arch=base', 2),
-            'rest_large': _compared('ResT:arch=large', 1),
+            'rest_base': _compared('ResT:arch=base', 5),
+            'rest_large': _compared('ResT:arch=large', 5),
             'rest_small_more_peers': f'ResT:arch=small --against {MORE_PEERS} --shapes 800x1344 '
-            '--mode infer train --steps 2',
+            '--mode infer train --steps 5',
         },
+    ),
+    Study(
+        'What each trick is worth',
+        'Every trick of the package switched off alone, inference at 800x1344, training at '
+        '640x800. "times" is the median over pairs of steps; what is within 5 % and 40 MB is not '
+        'known to be worth anything. `--constants` tries the sizes of blocks, chunks and strips '
+        'instead.',
+        {'ablation': '--steps 5'},
+        tool=ABLATION,
     ),
     Study(
         'ResTv2 and ResFormer against their literal forms',
@@ -108,31 +108,9 @@ STUDIES = (
     Study(
         'The same where memory is kept',
         'With glibc told to keep what is freed; otherwise it returns large maps to the system, '
-        'which has to map and clear them again for the next layer. The literal forms and the '
-        'peers, which use more memory, gain most by it: ResNet-50 is then as fast as ResT-small in '
-        'inference and faster in training. The lead in memory is larger. So on a processor much of '
-        'the tables above is the cost of memory, which these variables reduce, at the price of a '
-        'larger peak.',
-        {'kept_rest_small': REST, 'kept_restv2_tiny': REST_V2, 'kept_resformer_small': RESFORMER},
-        environment=KEPT,
-    ),
-    _elsewhere(
-        'The same on Intel',
-        'The literal forms of ResTv2 and ResFormer come closer there: ResTv2 falls short of being '
-        '2.5 times as fast in inference and twice in training, ResFormer of 3 times in both.',
-        'intel',
-    ),
-    _elsewhere(
-        'The same on AMD Zen 4',
-        'ResTv2 falls short of being 2.5 times as fast as its literal form in inference and twice '
-        'in training, ResFormer of 3 times in inference.',
-        'zen4',
-    ),
-    Study(
-        'The same on AMD Zen 4 where memory is kept',
-        f'As above, {EARLIER}. There, what was left of the lead over `reference` in time was '
-        'small, and ResNet-50, Swin-T and PVTv2-B1 were faster than ResT-small.',
-        {'zen4_kept_rest_small': REST, 'zen4_kept_restv2_tiny': REST_V2},
+        'which has to map and clear them again for the next layer. What uses more memory gains '
+        'most by it.',
+        {'kept_rest_small': REST},
         environment=KEPT,
     ),
     Study(
@@ -145,21 +123,14 @@ STUDIES = (
     ),
     Study(
         'Growth with the image',
-        'ResT-small in its own way, from 0.25 to 16 megapixels in inference and in training; '
-        'ResFormer-base, global attention, in training. The training of ResT-small was measured '
-        f'{EARLIER}. "work" is what a step added to the model '
-        'and the libraries. The exponents are those of a straight line through the logarithms: 1 '
-        'is linear in the pixels. Memory grows no faster than that; time must, since the number of '
+        'ResT-small, from 0.25 megapixels on. "work" is what a step added to the model and the '
+        'libraries. The exponents are those of a straight line through the logarithms: 1 is '
+        'linear in the pixels. Memory grows no faster than that; time must, since the number of '
         'keys grows with the number of queries. A single attention map of the first stage would '
-        'take 69 GB at 4096x4096 (computed: 2^20 queries, 2^14 keys, 4 bytes), so that `reference` '
-        'cannot be measured there.',
+        'take 4.3 GB at 2048x2048 (computed: 2^18 queries, 2^12 keys, 4 bytes).',
         {
-            'growth_infer': 'ResT:arch=small --shapes 512x512 1024x1024 2048x2048 4096x4096 '
-            '--mode infer --steps 1',
-            'growth_train': 'ResT:arch=small --shapes 512x512 1024x1024 2048x2048 4096x4096 '
-            '--mode train --steps 1',
-            'growth_resformer': 'ResFormer:arch=base --shapes 512x512 768x768 1024x1024 '
-            '--mode train --steps 1',
+            'growth_infer': 'ResT:arch=small --shapes 512x512 1024x1024 2048x2048 --mode infer',
+            'growth_train': 'ResT:arch=small --shapes 512x512 1024x1024 2048x2048 --mode train',
         },
         growth=True,
     ),
@@ -230,8 +201,9 @@ def write() -> str:
                 continue
             with open(file, newline='') as opened:
                 rows = list(csv.DictReader(opened))
-            if study.tool == FLOORS:
-                table = _all_columns(rows, before='peak GFLOP/s')
+            if study.tool in (FLOORS, ABLATION):
+                before = 'peak GFLOP/s' if study.tool == FLOORS else 'date'
+                table = _all_columns(rows, before)
             else:
                 table = growth_table(rows) if study.growth else comparison_table(rows)
             parts.append(f'{command}\n\n{table}\n\n{environment(rows[0])}')
@@ -267,14 +239,16 @@ def growth_table(rows: list[dict[str, str]]) -> str:
 
 
 def environment(row: dict[str, str]) -> str:
-    """Where and when a file was measured."""
-    steps = f' of {row["steps"]} steps after a warm-up' if 'steps' in row else ''
-    copy = f', a copy {row["GB/s"]} GB/s' if 'GB/s' in row else ''
-    return (
-        f'Measured on {row["date"]}: {row["device"]}, {row["threads"]} threads, torch '
-        f'{row["torch"]}, Python {row["python"]}, {row["dtype"]}, batch {row["batch"]}, '
-        f'medians{steps}; matrix products reach {row["peak GFLOP/s"]} GFLOP/s{copy}.'
-    )
+    """Where, when and of which commit a file was measured."""
+    facts = [f'{row["device"]}, {row["threads"]} threads', f'torch {row["torch"]}']
+    facts += [f'Python {row["python"]}', row.get('dtype', 'float32')]
+    facts += [f'batch {row.get("batch", "1")}']
+    if 'steps' in row:
+        facts.append(f'medians of {row["steps"]} steps after a warm-up')
+    text = f'Measured on {row["date"]} of commit {row["commit"]}: {", ".join(facts)}'
+    if 'peak GFLOP/s' in row:
+        text += f'; matrix products reach {row["peak GFLOP/s"]} GFLOP/s'
+    return text + (f', a copy {row["GB/s"]} GB/s.' if 'GB/s' in row else '.')
 
 
 def _exponent(rows: list[dict[str, str]], column: str) -> float:

@@ -98,7 +98,7 @@ class MLP(nn.Module):
 
 @MODELS.register_module()
 class LayerNorm2d(nn.LayerNorm):
-    """LayerNorm over the channels of a map; ``norm_cfg=dict(type='LN2d')`` in any neck or head."""
+    """LayerNorm over the channels of a map; ``type='mmrest.LayerNorm2d'`` in a neck or head."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""

@@ -86,6 +86,7 @@ def test_compiled_as_one_graph_for_all_sizes(case: str, training: bool) -> None:
     assert counter.frame_count <= 3
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which('g++'), reason='torch.compile needs a C++ compiler')
 def test_compiled_to_machine_code() -> None:
     model = build('ResT').eval()

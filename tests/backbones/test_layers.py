@@ -152,12 +152,14 @@ def test_hooks_see_what_is_not_changed_afterwards(
     images = torch.randn(1, 3, 72, 40)
     with torch.no_grad():
         expected = model(images)
-    watched = list(leaves(model).values())
+    # lists of modules are not called themselves
+    watched = [m for m in model.modules() if not isinstance(m, nn.ModuleList | nn.ModuleDict)]
     seen = {module: [] for module in watched}
 
     def look(module: nn.Module, args: tuple, out: torch.Tensor) -> None:
         if module in seen:
-            seen[module].append([(t, t.clone()) for t in (*args, out)])
+            tensors = [t for t in (*args, out) if isinstance(t, torch.Tensor)]
+            seen[module].append([(t, t.clone()) for t in tensors])
 
     if everywhere:
         handles = [nn.modules.module.register_module_forward_hook(look)]

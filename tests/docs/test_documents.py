@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,14 +21,14 @@ def test_the_benchmarks_are_written_from_their_files(tmp_path: Path) -> None:
     assert out.read_text() == (ROOT / 'docs/benchmarks.md').read_text()
 
 
-def test_memory_grows_no_faster_than_the_pixels() -> None:
-    for name in ('growth_infer', 'growth_train', 'growth_resformer'):
-        with open(ROOT / f'docs/benchmarks/{name}.csv', newline='') as file:
-            rows = list(csv.DictReader(file))
-        per_pixel = []
-        for row in rows:
-            height, width = map(int, row['shape'].split('x'))
-            per_pixel.append(float(row['work MB']) / (height * width))
-        # a map of queries times keys would grow with the pixels' square
-        assert len(per_pixel) >= 3
-        assert max(per_pixel) < 1.1 * per_pixel[0], name
+def test_every_table_says_what_it_was_measured_of() -> None:
+    files = list((ROOT / 'docs/benchmarks').glob('*.csv'))
+    assert files
+    for path in files:
+        with open(path, newline='') as file:
+            for row in csv.DictReader(file):
+                assert re.fullmatch(r'[0-9a-f]{7,40}', row['commit']), path.name
+                assert row['torch'], path.name
+                assert row['device'], path.name
+                if 'ms range' in row:
+                    assert int(row['steps']) >= 5, path.name

@@ -50,6 +50,7 @@ def test_compiles_another_backbone_as_torch_does(monkeypatch: pytest.MonkeyPatch
     assert asked == [(model.backbone, dict(dynamic=True))]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which('g++'), reason='torch.compile needs a C++ compiler')
 @pytest.mark.parametrize('case', ['ResT', 'ResTV2', 'ResFormer'])
 def test_blocks_are_trained_in_machine_code_for_all_sizes(case: str) -> None:

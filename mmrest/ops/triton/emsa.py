@@ -9,12 +9,15 @@ What is summed is not P V but (P - c) V with a row's constant c that is near its
 difference is put right at the end. Normalising the map amplifies how it deviates from its mean,
 and in half precision, P itself would be rounded by more than it deviates.
 
-With ``TRITON_INTERPRET=1`` the kernels run on a processor, slowly.
+They are used on request alone (``MMREST_ATTENTION=triton``): they compile for a GPU and equal the
+reference in Triton's interpreter, but have not run on a GPU yet. With ``TRITON_INTERPRET=1`` they
+run on a processor, slowly.
 """
 
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any
 
@@ -54,6 +57,8 @@ def why_not_triton(q: Tensor, v: Tensor) -> str:
         return f'the tensors are on {q.device.type}, not on a GPU'
     if _INTERPRETED and q.dtype == torch.bfloat16:
         return "Triton's interpreter does not multiply bfloat16"
+    if q.is_cuda and q.dtype == torch.bfloat16 and not _multiplies_bfloat16(q.device):
+        return f'{torch.cuda.get_device_name(q.device)} does not multiply bfloat16'
     if q.dtype not in _DTYPES or v.dtype != q.dtype:
         return f'the tensors are {q.dtype} and {v.dtype}, not all float32, float16 or bfloat16'
     if q.shape[1] > _MOST_HEADS or q.shape[3] > _MOST_HEAD_DIM:
@@ -64,8 +69,7 @@ def why_not_triton(q: Tensor, v: Tensor) -> str:
     return ''
 
 
-def is_fast(q: Tensor) -> bool:
-    """Whether the kernels can use tensor cores, without which they are slower than blocks."""
+def _uses_tensor_cores(q: Tensor) -> bool:
     return q.dtype != torch.float32 or torch.get_float32_matmul_precision() != 'highest'
 
 
@@ -91,7 +95,7 @@ def launch_settings(q: Tensor) -> dict[str, Any]:
         padded=_padded(width),
         block=min(128, max(_FEWEST_ROWS, _PROGRAM_BYTES // row_bytes)),
         step=min(32, max(_FEWEST_ROWS, _STEP_BYTES // row_bytes)),
-        precision='tf32' if is_fast(q) else 'ieee',
+        precision='tf32' if _uses_tensor_cores(q) else 'ieee',
         num_warps=8,
         num_stages=1 if row_bytes > 1024 else 2,
     )
@@ -112,12 +116,13 @@ def _forward(
     deviation = empty_tokens(q, torch.float32)
     log_sum, squares = (deviation.new_empty(batch, heads, queries) for _ in range(2))
     settings = launch_settings(q)
-    kernels.forward_kernel[(triton.cdiv(queries, settings['block']), batch)](
-        *(q, k, v, q.stride()[:3], k.stride()[:3], v.stride()[:3]),
-        *(_scaled_mix(mix_weight, head_dim), v.mean(2, dtype=torch.float32).contiguous()),
-        *(deviation, log_sum, squares, queries, keys),
-        **settings,
-    )
+    with _on_device_of(q):
+        kernels.forward_kernel[(triton.cdiv(queries, settings['block']), batch)](
+            *(q, k, v, q.stride()[:3], k.stride()[:3], v.stride()[:3]),
+            *(_scaled_mix(mix_weight, head_dim), v.mean(2, dtype=torch.float32).contiguous()),
+            *(deviation, log_sum, squares, queries, keys),
+            **settings,
+        )
     scale = (squares.sum(2) / (queries * keys) + eps).rsqrt()
     out = empty_tokens(q, v.dtype)
     torch.mul(deviation, scale[..., None, None], out=out)
@@ -154,7 +159,8 @@ def _backward(
     blocks = triton.cdiv(queries, settings['block'])
     dq = empty_tokens(q, q.dtype)
     pairs = mix.new_empty(blocks, batch, heads, heads)
-    kernels.query_gradient_kernel[(blocks, batch)](*common, dq, pairs, queries, keys, **settings)
+    with _on_device_of(q):
+        kernels.query_gradient_kernel[blocks, batch](*common, dq, pairs, queries, keys, **settings)
     mix_grad = (pairs.sum(0) * scale[..., None]).sum(0) * head_dim**-0.5
 
     key_blocks = triton.cdiv(keys, settings['block'])
@@ -163,9 +169,10 @@ def _backward(
     parts = triton.cdiv(queries, part_rows)
     dk, dv = (mix.new_empty(parts, batch, keys, heads, head_dim) for _ in range(2))
     widened = 2.0 ** round(math.log2(keys) / 2)
-    kernels.key_gradient_kernel[(key_blocks, batch, parts)](
-        *common, dk, dv, widened, queries, keys, part_rows, **settings
-    )
+    with _on_device_of(q):
+        kernels.key_gradient_kernel[key_blocks, batch, parts](
+            *common, dk, dv, widened, queries, keys, part_rows, **settings
+        )
     dk = dk.sum(0).transpose(1, 2)
     dv = dv.sum(0).transpose(1, 2) * (scale / widened)[..., None, None]
     return dq, dk.to(k.dtype), dv.to(v.dtype), mix_grad.to(mix_weight.dtype)
@@ -178,7 +185,19 @@ def shared_memory(q: Tensor) -> int:
 
 @cache
 def _shared_memory_of(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+    facts = torch.cuda.get_device_properties(device)
+    # AMD's GPUs have one figure only
+    return getattr(facts, 'shared_memory_per_block_optin', facts.shared_memory_per_block)
+
+
+def _multiplies_bfloat16(device: torch.device) -> bool:
+    # NVIDIA's from Ampere on
+    return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def _on_device_of(x: Tensor) -> AbstractContextManager:
+    """Kernels are launched on the current device, which need not be that of the tensors."""
+    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
 
 
 def _padded(width: int) -> int:
