@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 from torch.utils.checkpoint import checkpoint
 
-from mmrest.ops import linear, mlp
+from mmrest.ops import conv_tokens, linear, mlp
 
 # Where a module keeps its hooks; torch keeps those of all modules under these names with _global.
 _HOOKS = '_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks'
@@ -50,11 +50,11 @@ def apply_linear(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 class TokenConv(nn.Conv2d):
-    """``nn.Conv2d`` with the channels on the last axis."""
+    """``nn.Conv2d`` with the channels on the last axis; square stride and padding."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, in_channels) -> (B, h, w, out_channels)."""
-        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return conv_tokens(x, self.weight, self.bias, self.stride[0], self.padding[0], self.groups)
 
 
 class PixelAttention(nn.Module):
@@ -199,8 +199,21 @@ def run_layers(layers: Iterable[nn.Module], x: Tensor, *context: Any, with_cp: b
 
 
 def as_map(x: Tensor) -> Tensor:
-    """(B, H, W, C) -> (B, C, H, W), in channels-last layout."""
-    return x.permute(0, 3, 1, 2)
+    """(B, H, W, C) -> (B, C, H, W): a view, in channels-last layout; a copy while compiling."""
+    maps = x.permute(0, 3, 1, 2)
+    return maps.contiguous() if _are_strides_compiled() else maps
+
+
+def as_tokens(maps: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, H, W, C), as :func:`as_map`."""
+    x = maps.permute(0, 2, 3, 1)
+    return x.contiguous() if _are_strides_compiled() else x
+
+
+def _are_strides_compiled() -> bool:
+    # inductor (torch 2.13) fails to tell that the strides of a view are in order where they are
+    # expressions of a size that varies, or takes that size for a constant
+    return torch.compiler.is_compiling() and not torch.compiler.is_exporting()
 
 
 def crop(maps: Tensor, size: tuple[int, int], dims: tuple[int, int] = (2, 3)) -> Tensor:

@@ -24,6 +24,7 @@ from mmrest.backbones.layers import (
     Block,
     DropPath,
     LayerNorm2d,
+    TokenConv,
     apply_linear,
     crop,
     initialize,
@@ -134,7 +135,7 @@ class Attention(nn.Module):
         self.window_size = window_size
         self.qkv = nn.Linear(channels, 3 * channels)
         head_channels = channels // num_heads
-        self.pos = nn.Conv2d(head_channels, head_channels, 3, padding=1, groups=head_channels)
+        self.pos = TokenConv(head_channels, head_channels, 3, padding=1, groups=head_channels)
         self.proj = nn.Linear(channels, channels)
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
@@ -146,8 +147,8 @@ class Attention(nn.Module):
         else:
             attended = attention(*qkv)
         # (B, heads, rows columns, head_dim) to maps and back
-        values = qkv[2, :, :, 1:].flatten(0, 1).mT.unflatten(2, grid)
-        local = self.pos(values).flatten(2).mT.unflatten(0, (-1, heads))
+        values = qkv[2, :, :, 1:].flatten(0, 1).unflatten(1, grid)
+        local = self.pos(values).flatten(1, 2).unflatten(0, (-1, heads))
         attended = attended + F.pad(local, (0, 0, 1, 0))
         return apply_linear(self.proj, attended.transpose(1, 2).flatten(2))
 

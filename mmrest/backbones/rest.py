@@ -25,7 +25,15 @@ from mmrest.backbones.fused import (
     fuse_stem,
 )
 from mmrest.backbones.hierarchical import HierarchicalBackbone, Stage
-from mmrest.backbones.layers import MLP, Block, DropPath, PixelAttention, apply_linear, can_fuse
+from mmrest.backbones.layers import (
+    MLP,
+    Block,
+    DropPath,
+    PixelAttention,
+    apply_linear,
+    as_tokens,
+    can_fuse,
+)
 from mmrest.backbones.pyramid import register_backbone
 from mmrest.backbones.spatial_reduction import SpatialReductionAttention
 from mmrest.checkpoints import Fresh, KeyMap, RenamedCheckpoint, counted_from_one
@@ -56,7 +64,7 @@ class Stem(nn.Module, Fusible):
         x = images.contiguous(memory_format=torch.channels_last)
         x = self.norm1(self.conv1(x)).relu()
         x = self.norm2(self.conv2(x)).relu()
-        return self.pos(self.conv3(x).permute(0, 2, 3, 1))
+        return self.pos(as_tokens(self.conv3(x)))
 
     def fuse(self) -> nn.Module:
         """See :func:`mmrest.inference.fuse`."""
@@ -81,7 +89,7 @@ class PatchEmbed(nn.Module, Fusible):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, ceil(H / 2), ceil(W / 2), channels)."""
-        return self.pos(self.norm(self.conv(x)).permute(0, 2, 3, 1))
+        return self.pos(as_tokens(self.norm(self.conv(x))))
 
     def fuse(self) -> nn.Module:
         """See :func:`mmrest.inference.fuse`."""

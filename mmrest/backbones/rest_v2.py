@@ -21,8 +21,10 @@ from mmrest.backbones.layers import (
     Block,
     DropPath,
     PixelAttention,
+    TokenConv,
     apply_linear,
     as_map,
+    as_tokens,
     crop,
 )
 from mmrest.backbones.pyramid import register_backbone
@@ -49,7 +51,7 @@ class Embed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, h, w, channels)."""
-        return self.norm(self.pos(self.proj(x).permute(0, 2, 3, 1)))
+        return self.norm(self.pos(as_tokens(self.proj(x))))
 
 
 class StemProjection(nn.Sequential, Fusible):
@@ -85,6 +87,14 @@ class StemProjection(nn.Sequential, Fusible):
         return fuse_stem((conv1, conv2, conv3), (norm1, norm2)) or self
 
 
+class TokenShuffle(nn.PixelShuffle):
+    """``nn.PixelShuffle`` with the channels on the last axis."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, r^2 C) -> (B, r H, r W, C)."""
+        return as_tokens(super().forward(as_map(x)))
+
+
 class EMSAV2(SpatialReductionAttention, Fusible):
     """Efficient multi-head self-attention, second version (Section 3.2, Eq. 4).
 
@@ -101,8 +111,8 @@ class EMSAV2(SpatialReductionAttention, Fusible):
     def __init__(self, channels: int, num_heads: int, sr_ratio: int, norm_eps: float) -> None:
         super().__init__(channels, num_heads, sr_ratio, norm_eps)
         self.up = nn.Sequential(
-            nn.Conv2d(channels, sr_ratio**2 * channels, 3, padding=1, groups=channels),
-            nn.PixelShuffle(sr_ratio),
+            TokenConv(channels, sr_ratio**2 * channels, 3, padding=1, groups=channels),
+            TokenShuffle(sr_ratio),
         )
         self.up_norm = nn.LayerNorm(channels, norm_eps)
 
@@ -110,7 +120,7 @@ class EMSAV2(SpatialReductionAttention, Fusible):
         """See :meth:`SpatialReductionAttention.prepare`; the third are the restored tokens."""
         k, v, reduced_size = self.make_keys_and_values(x)
         values = v.transpose(1, 2).reshape(x.shape[0], *reduced_size, x.shape[3])
-        restored = self.up(as_map(values)).permute(0, 2, 3, 1)
+        restored = self.up(values)
         return k, v, self.up_norm(crop(restored, x.shape[1:3], dims=(1, 2))).flatten(1, 2)
 
     def attend(self, tokens: Tensor, k: Tensor, v: Tensor, restored: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ file                   what it holds
 ``dispatch.py``        which implementation serves a call: the one place that decides
 ``reference.py``       the papers' equations, literally
 ``blockwise.py``       exact attention without its map, on any device
+``convolution.py``     convolutions of token maps, for a compiler
 ``cpu/``               what is for processors alone: oneDNN's matmuls, the fused MLP, strips
 ``triton/``            ResT's attention as kernels for GPUs, on request
 =====================  ============================================================================
@@ -14,8 +15,17 @@ file                   what it holds
 This package knows torch, Triton if it is there, and the errors of mmrest.
 """
 
+from mmrest.ops.convolution import conv_tokens
 from mmrest.ops.dispatch import use_implementation
 from mmrest.ops.functional import attention, emsa, linear, mlp
 from mmrest.ops.windows import attend_in_windows
 
-__all__ = ['attend_in_windows', 'attention', 'emsa', 'linear', 'mlp', 'use_implementation']
+__all__ = [
+    'attend_in_windows',
+    'attention',
+    'conv_tokens',
+    'emsa',
+    'linear',
+    'mlp',
+    'use_implementation',
+]

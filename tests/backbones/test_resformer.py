@@ -47,8 +47,8 @@ def test_windows_leave_no_seams_in_the_local_embedding() -> None:
     values = attention.qkv(tokens)[:, 1:, 16:]
     for head in range(2):
         part = slice(4 * head, 4 * head + 4)
-        maps = values[..., part].mT.reshape(1, 4, 6, 6)
-        expected = attention.pos(maps).flatten(2).mT
+        maps = values[..., part].reshape(1, 6, 6, 4)
+        expected = attention.pos(maps).flatten(1, 2)
         torch.testing.assert_close(local[:, 1:, part], expected)
 
 

@@ -23,8 +23,8 @@ def test_the_second_branch_restores_the_size_of_the_queries(
     x = torch.randn(2, *size, 8)
     q = attn.make_queries(x.flatten(1, 2))
     k, v, reduced = attn.make_keys_and_values(x)
-    values = v.transpose(1, 2).reshape(2, *reduced, 8).permute(0, 3, 1, 2)
-    restored = F.pixel_shuffle(attn.up[0](values), sr_ratio)
+    values = v.transpose(1, 2).reshape(2, *reduced, 8)
+    restored = F.pixel_shuffle(attn.up[0](values).permute(0, 3, 1, 2), sr_ratio)
     assert restored.shape[2] >= size[0]
     assert restored.shape[3] >= size[1]
     restored = restored[:, :, : size[0], : size[1]].permute(0, 2, 3, 1)
