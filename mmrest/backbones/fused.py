@@ -6,6 +6,7 @@ of the model that it was made from.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,15 +26,15 @@ from mmrest.ops.dispatch import works_in_pieces
 _CHUNK_ELEMENTS = 2**21
 
 
-class Fusible:
+class Fusible(ABC):
     """A module that has another form for inference."""
 
+    @abstractmethod
     def fuse(self) -> nn.Module:
         """That form, or the module itself where its parts are not those that it was built with."""
-        raise NotImplementedError
 
 
-class Fused(nn.Module):
+class Fused(nn.Module, ABC):
     """A module for inference alone."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -49,9 +50,9 @@ class Fused(nn.Module):
             )
         return self.infer(x)
 
+    @abstractmethod
     def infer(self, x: Tensor) -> Tensor:
         """The computation."""
-        raise NotImplementedError
 
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *args: Any) -> None:
         own = {f'{prefix}{name}' for name in self.state_dict()}

@@ -171,6 +171,23 @@ class Block(nn.Module):
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
+def layer_norm_block(
+    channels: int, attn: nn.Module, mlp_ratio: float, drop_path_rate: float, norm_eps: float
+) -> Block:
+    """The usual block: LayerNorms, and an MLP with a GELU.
+
+    Args:
+        channels: On the last axis.
+        attn: Keeps the shape of its input.
+        mlp_ratio: Hidden channels of the MLP relative to ``channels``.
+        drop_path_rate: Probability that a sample skips a branch in training.
+        norm_eps: Of the LayerNorms.
+    """
+    mlp = MLP(channels, int(channels * mlp_ratio))
+    norm1, norm2 = nn.LayerNorm(channels, norm_eps), nn.LayerNorm(channels, norm_eps)
+    return Block(norm1, attn, norm2, mlp, DropPath(drop_path_rate))
+
+
 def _call(module: nn.Module, x: Tensor, *context: Any) -> Tensor:
     """``module(x, *context)``; a module that was put in ours' place may take ``x`` alone."""
     if context and not torch.compiler.is_compiling():

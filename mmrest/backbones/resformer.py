@@ -20,14 +20,12 @@ from torch import Tensor, nn
 
 from mmrest.backbones.arch import Arch
 from mmrest.backbones.layers import (
-    MLP,
-    Block,
-    DropPath,
     LayerNorm2d,
     TokenConv,
     apply_linear,
     crop,
     initialize,
+    layer_norm_block,
     run_layers,
     stochastic_depth_rates,
 )
@@ -317,14 +315,10 @@ class ResFormer(PyramidBackbone):
         drop_path_rates = stochastic_depth_rates(drop_path_rate, (depth,))[0]
         self.blocks = nn.ModuleList()
         for i in range(self.level_blocks[-1] + 1):
-            block = Block(
-                nn.LayerNorm(channels, self.norm_eps),
-                Attention(channels, arch.num_heads, 0 if i in global_blocks else window_size),
-                nn.LayerNorm(channels, self.norm_eps),
-                MLP(channels, int(channels * arch.mlp_ratio)),
-                DropPath(drop_path_rates[i]),
+            attn = Attention(channels, arch.num_heads, 0 if i in global_blocks else window_size)
+            self.blocks.append(
+                layer_norm_block(channels, attn, arch.mlp_ratio, drop_path_rates[i], self.norm_eps)
             )
-            self.blocks.append(block)
         if out_norm == 'branch':
             self.branch_norms = nn.ModuleDict(
                 {

@@ -26,13 +26,11 @@ from mmrest.backbones.fused import (
 )
 from mmrest.backbones.hierarchical import HierarchicalBackbone, Stage
 from mmrest.backbones.layers import (
-    MLP,
-    Block,
-    DropPath,
     PixelAttention,
     apply_linear,
     as_tokens,
     can_fuse,
+    layer_norm_block,
 )
 from mmrest.backbones.pyramid import register_backbone
 from mmrest.backbones.spatial_reduction import SpatialReductionAttention
@@ -192,12 +190,12 @@ class ResT(HierarchicalBackbone):
         channels = arch.embed_dims[index]
         embed = (PatchEmbed if index else Stem)(in_channels, channels, self.norm_cfg)
         blocks = [
-            Block(
-                nn.LayerNorm(channels, self.norm_eps),
+            layer_norm_block(
+                channels,
                 EMSA(channels, arch.num_heads[index], arch.sr_ratios[index]),
-                nn.LayerNorm(channels, self.norm_eps),
-                MLP(channels, int(channels * arch.mlp_ratios[index])),
-                DropPath(rate),
+                arch.mlp_ratios[index],
+                rate,
+                self.norm_eps,
             )
             for rate in drop_path_rates
         ]

@@ -17,15 +17,13 @@ from torch import Tensor, nn
 from mmrest.backbones.fused import AttentionInChunks, Fusible, fuse_stem
 from mmrest.backbones.hierarchical import HierarchicalBackbone, Stage
 from mmrest.backbones.layers import (
-    MLP,
-    Block,
-    DropPath,
     PixelAttention,
     TokenConv,
     apply_linear,
     as_map,
     as_tokens,
     crop,
+    layer_norm_block,
 )
 from mmrest.backbones.pyramid import register_backbone
 from mmrest.backbones.rest import ResTArch
@@ -171,12 +169,12 @@ class ResTV2(HierarchicalBackbone):
         else:
             proj = StemProjection(in_channels, channels, self.norm_cfg)
         blocks = [
-            Block(
-                nn.LayerNorm(channels, eps),
+            layer_norm_block(
+                channels,
                 EMSAV2(channels, arch.num_heads[index], arch.sr_ratios[index], eps),
-                nn.LayerNorm(channels, eps),
-                MLP(channels, int(channels * arch.mlp_ratios[index])),
-                DropPath(rate),
+                arch.mlp_ratios[index],
+                rate,
+                eps,
             )
             for rate in drop_path_rates
         ]

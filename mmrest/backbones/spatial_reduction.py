@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
 from mmrest.backbones.layers import TokenConv, apply_linear
 
 
-class SpatialReductionAttention(nn.Module):
+class SpatialReductionAttention(nn.Module, ABC):
     """Projections of an attention whose keys and values come from a reduced map.
 
     The reduction is a strided depthwise convolution and a LayerNorm (ResT, Section 3.1).

@@ -20,9 +20,13 @@ from mmrest.ops.dispatch import use_implementation
 from mmrest.ops.functional import attention, emsa, linear, mlp
 from mmrest.ops.windows import attend_in_windows
 
+# the name that it had before
+attention_way = use_implementation
+
 __all__ = [
     'attend_in_windows',
     'attention',
+    'attention_way',
     'conv_tokens',
     'emsa',
     'linear',
