@@ -29,7 +29,6 @@ CONSTANTS = (
     'mmrest.ops.dispatch._SMALLEST_BLOCKWISE_MAP',
     'mmrest.ops.blockwise._BLOCK_ELEMENTS',
     'mmrest.ops.blockwise._FEWEST_QUERIES',
-    'mmrest.ops.cpu.matmul._MOST_GROUPED',
     'mmrest.ops.cpu.matmul._LARGE_WEIGHT',
     'mmrest.ops.cpu.mlp._CHUNK_ELEMENTS',
     'mmrest.ops.cpu.mlp._FEWEST_TOKENS',
@@ -73,13 +72,8 @@ def without_mlp_operator() -> None:
     set_attribute('mmrest.ops.functional.mlp_in_chunks', layers)
 
 
-def without_grouped_heads() -> None:
-    """A matmul for each head of a block, never one convolution for all."""
-    set_attribute('mmrest.ops.cpu.matmul._MOST_GROUPED', 0)
-
-
 def without_convolution_gradients() -> None:
-    """Weights' gradients as matmuls, never as a convolution's."""
+    """Weights' gradients as matmuls, as they are anyway where MKL is fast (see ``matmul.py``)."""
 
     def add(total, grad, x) -> None:
         total.addmm_(grad.t(), x)
@@ -106,7 +100,6 @@ TRICKS: dict[str, tuple[Callable[[], None], str]] = {
     'attention in blocks': (without_blockwise_attention, 'infer train'),
     "oneDNN's matmuls": (without_onednn, 'infer train'),
     'MLP as one operator': (without_mlp_operator, 'infer train'),
-    "all heads' matmuls at once": (without_grouped_heads, 'infer train'),
     "weights' gradients as convolutions'": (without_convolution_gradients, 'train'),
     'fusing': (without_fusing, 'infer'),
     'stem in strips': (without_strips, 'infer'),

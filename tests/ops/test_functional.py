@@ -65,12 +65,6 @@ def assert_same_with_gradients(actual: Tensor, expected: Tensor, args: list[Tens
         torch.testing.assert_close(actual_grad, expected_grad, **tolerance)
 
 
-@pytest.fixture(autouse=True)
-def _threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With several threads matmuls are done otherwise."""
-    monkeypatch.setattr(torch, 'get_num_threads', lambda: 2)
-
-
 @pytest.fixture(params=[2**20, 300, 20], ids=['one block', 'some blocks', 'many blocks'])
 def block_elements(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     monkeypatch.setattr(blockwise, '_BLOCK_ELEMENTS', request.param)

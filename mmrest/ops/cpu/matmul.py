@@ -39,8 +39,6 @@ def is_mkl_fast(processor: Mapping[str, str]) -> bool:
 FAST_MKL = is_mkl_fast(processor_facts())
 # Whether it is the faster for the small products of attention in blocks.
 _MKL_IN_BLOCKS = processor_facts().get('vendor_id') == 'GenuineIntel'
-# Elements of a head's matrix for which one convolution is faster than a product for each head.
-_MOST_GROUPED = 2**17
 # Above, a weight's gradient is faster as a product than as a convolution's.
 _LARGE_WEIGHT = 2**20
 
@@ -106,15 +104,14 @@ def multiply(rows: Tensor, matrices: Tensor, memory: Tensor | None = None) -> Te
         (B, n, heads, m), ``memory`` or another tensor.
     """
     by_onednn = _blocks_by_onednn(rows)
-    if by_onednn and len(rows) == 1:
-        return _multiply_heads(rows[0], matrices[0], None if memory is None else memory[0])[None]
+    if by_onednn and rows.shape[0] == rows.shape[2] == 1:  # the product need not be copied
+        return multiply_by_onednn(rows[0, :, 0], matrices[0, 0])[None, :, None]
     if memory is None:
         memory = rows.new_empty(*rows.shape[:3], matrices.shape[2])
     for target, left, right in zip(memory, rows, matrices, strict=True):
         if by_onednn:
-            product = _multiply_heads(left, right, target)
-            if product is not target:
-                target.copy_(product)
+            for head, matrix in enumerate(right):
+                target[:, head] = multiply_by_onednn(left[:, head], matrix)
         elif target.dtype == left.dtype:
             torch.bmm(left.transpose(0, 1), right.mT, out=target.transpose(0, 1))
         else:
@@ -144,29 +141,3 @@ def add_products(total: Tensor, maps: Tensor, rows: Tensor) -> None:
 
 def _blocks_by_onednn(x: Tensor) -> bool:
     return has_onednn_for(x) and not _MKL_IN_BLOCKS
-
-
-def _are_grouped(matrices: Tensor, heads: int) -> bool:
-    """Whether one convolution, with a group for each of so many heads, multiplies them at once.
-
-    It lays out the matrices anew each time, and torch does not give such a one to oneDNN where it
-    has a single thread.
-    """
-    small = matrices.shape[-2] * matrices.shape[-1] <= _MOST_GROUPED
-    return heads > 1 and small and torch.get_num_threads() > 1
-
-
-def _multiply_heads(rows: Tensor, matrices: Tensor, memory: Tensor | None) -> Tensor:
-    """:func:`multiply` for one image, (n, heads, c) and (heads, m, c) -> (n, heads, m)."""
-    count, heads, channels = rows.shape
-    if heads == 1:
-        return multiply_by_onednn(rows[:, 0], matrices[0])[:, None]
-    if rows.is_contiguous() and _are_grouped(matrices, heads):
-        weight = matrices.reshape(-1, channels, 1, 1)
-        product = torch.conv2d(_as_map(rows.flatten(1)), weight, groups=heads)
-        return product[0, :, :, 0].t().reshape(count, heads, -1)
-    if memory is None:
-        memory = rows.new_empty(count, heads, matrices.shape[1])
-    for head, matrix in enumerate(matrices):
-        memory[:, head] = multiply_by_onednn(rows[:, head], matrix)
-    return memory

@@ -142,17 +142,13 @@ def test_the_operators_arithmetic_is_counted() -> None:
 @pytest.mark.parametrize('heads', [1, 3])
 @pytest.mark.parametrize('count', [1, 7, 64])
 @pytest.mark.parametrize('batch', [1, 2])
-@pytest.mark.parametrize('threads', [1, 2])
 def test_products_of_heads_are_those_of_torch(
-    threads: int,
     batch: int,
     count: int,
     heads: int,
     given: bool,
     dtype: torch.dtype,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(torch, 'get_num_threads', lambda: threads)
     rows = torch.randn(batch, count, heads, 8, dtype=dtype)
     matrices = torch.randn(batch, heads, 5, 8, dtype=dtype)
     memory = torch.empty(batch, count, heads, 5, dtype=dtype) if given else None
