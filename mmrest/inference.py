@@ -11,6 +11,7 @@ from mmcv.cnn import ConvModule
 from torch import nn
 
 from mmrest.backbones.fused import FoldedConv2d, Fused, Fusible, can_fold
+from mmrest.backbones.layers import are_untouched
 from mmrest.errors import InputError
 
 
@@ -47,7 +48,7 @@ def fuse(model: nn.Module, inplace: bool = False) -> nn.Module:
 
 @contextmanager
 def fused(model: nn.Module) -> Iterator[None]:
-    """Within this context the model is fused; behind it, it is what it was.
+    """Within this context the model is fused; afterwards it is unchanged.
 
     Args:
         model: As for :func:`fuse`; not itself one of the modules that are replaced.
@@ -71,11 +72,19 @@ def _replacements(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]
             yield owner, owner.norm_name, nn.Identity()
             continue
         for name, child in list(owner.named_children()):
-            replacement = child.fuse() if isinstance(child, Fusible) else child
+            replacement = child.fuse() if _may_be_replaced(child) else child
             if replacement is not child:
                 yield owner, name, replacement
             if not isinstance(replacement, Fused):
                 waiting.append(replacement)
+
+
+def _may_be_replaced(module: nn.Module) -> bool:
+    """True if a module has another form, and computes and shows no more than its class does."""
+    if not isinstance(module, Fusible) or not are_untouched(module):
+        return False
+    written_for = next(kind for kind in type(module).__mro__ if 'fuse' in vars(kind))
+    return type(module).forward is written_for.forward
 
 
 def _folds(module: ConvModule) -> bool:
@@ -83,4 +92,5 @@ def _folds(module: ConvModule) -> bool:
     if type(module) is not ConvModule or not module.with_norm or module.with_spectral_norm:
         return False
     order = module.order
-    return order.index('norm') == order.index('conv') + 1 and can_fold(module.conv, module.norm)
+    plain = are_untouched(module) and order.index('norm') == order.index('conv') + 1
+    return plain and can_fold(module.conv, module.norm)

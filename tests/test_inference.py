@@ -10,7 +10,7 @@ from mmcv.cnn import ConvModule
 from mmengine.runner.checkpoint import load_state_dict
 from torch import Tensor, nn
 
-from mmrest import ResTV2
+from mmrest import ResT, ResTV2
 from mmrest.backbones import PyramidBackbone, fused
 from mmrest.backbones.fused import AttentionInChunks, FoldedConv2d
 from mmrest.checkpoints import CheckpointError, load_pretrained, require_fit
@@ -150,6 +150,52 @@ def test_what_is_hooked_is_still_called(family: type[PyramidBackbone]) -> None:
         norm.register_forward_hook(lambda *_, name=name: called.add(name))
     fuse(model)(torch.randn(1, 3, 40, 40))
     assert called == norms.keys()
+
+
+@families
+def test_what_fuse_would_replace_is_still_called_where_it_is_hooked_or_overridden(
+    family: type[PyramidBackbone],
+) -> None:
+    model = randomize(build(family)).double().eval()
+    fusible = {name: m for name, m in model.named_modules() if isinstance(m, fused.Fusible)}
+    called = set()
+    for name, module in fusible.items():
+        module.register_forward_hook(lambda *_, name=name: called.add(name))
+    images = torch.randn(1, 3, 40, 40, dtype=torch.float64)
+    fuse(model)(images)
+    assert called == fusible.keys()
+
+    model = randomize(build(family)).double().eval()
+    for module in model.modules():
+        if isinstance(module, fused.Fusible):
+            kind = type(module)
+            louder = dict(forward=lambda self, x, kind=kind: 1.1 * kind.forward(self, x))
+            module.__class__ = type('Louder', (kind,), louder)
+    torch.testing.assert_close(fuse(model)(images), model(images), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    'other',
+    [
+        nn.Conv2d(4, 8, 1, padding=0, groups=2),
+        nn.Conv2d(4, 8, 3, padding=2, dilation=2),
+        nn.Conv2d(4, 8, (1, 3), padding=(0, 1)),
+        nn.Conv2d(4, 8, 3, stride=(1, 1), padding=1, padding_mode='reflect'),
+    ],
+    ids=str,
+)
+def test_stems_of_other_convolutions_stay(other: nn.Conv2d) -> None:
+    model = randomize(build(ResT)).double().eval()
+    model.stages[0].embed.conv3 = copy.deepcopy(other).double()
+    images = torch.randn(1, 3, 40, 44, dtype=torch.float64)
+    torch.testing.assert_close(fuse(model)(images), model(images), rtol=1e-9, atol=1e-9)
+
+
+def test_a_stem_with_another_module_stays() -> None:
+    model = randomize(build(ResTV2)).double().eval()
+    model.stages[0].embed.proj.append(nn.Tanh())
+    images = torch.randn(1, 3, 40, 44, dtype=torch.float64)
+    torch.testing.assert_close(fuse(model)(images), model(images), rtol=1e-9, atol=1e-9)
 
 
 class Head(nn.Module):

@@ -96,10 +96,7 @@ def main() -> None:
             for shape in shapes:
                 common = (shape, mode, args.batch_size, args.dtype, args.device, args.threads)
                 cases = [
-                    # the reference is the papers' equations, literally
-                    Case(
-                        model, *common, impl, args.compile, not args.no_fuse and impl != 'reference'
-                    )
+                    Case(model, *common, impl, args.compile, _fuses(args, impl))
                     for _, model, impl in rows
                 ]
                 results = measure_in_turn(cases, args.steps)

@@ -95,7 +95,7 @@ def main() -> None:
             use_tta(cfg)
         if args.out:
             dump_results(cfg, args.out)
-        if args.fuse and not args.compile:  # a compiler does that for itself
+        if args.fuse and not args.compile:  # compiled blocks must stay what they are
             use_fused_model(cfg)
         cfg.load_from, cfg.resume = args.checkpoint, False
         require_files(cfg)

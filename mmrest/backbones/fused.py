@@ -22,7 +22,8 @@ from mmrest.ops.cpu.matmul import even_step
 from mmrest.ops.cpu.strips import Convolution, convolve_in_strips
 from mmrest.ops.dispatch import works_in_pieces
 
-# Elements of the queries that are attended at a time; found by docs/scripts/ablation.py.
+# Elements of the queries that are attended at a time;
+# docs/scripts/ablation.py --constants tries others.
 _CHUNK_ELEMENTS = 2**21
 
 
@@ -126,6 +127,14 @@ class ConvsInStrips(Fused):
         )
 
 
+def _is_simple(conv: nn.Module) -> bool:
+    """True for a plain convolution without groups, dilation and sides of different lengths."""
+    if type(conv) is not nn.Conv2d or not can_fuse(conv) or conv.padding_mode != 'zeros':
+        return False
+    square = all(len(set(pair)) == 1 for pair in (conv.kernel_size, conv.stride, conv.padding))
+    return square and conv.groups == 1 and conv.dilation == (1, 1)
+
+
 def fuse_stem(convs: Sequence[nn.Module], norms: Sequence[nn.Module]) -> ConvsInStrips | None:
     """Convolutions with a norm and a ReLU between every two of them, as one module.
 
@@ -138,7 +147,7 @@ def fuse_stem(convs: Sequence[nn.Module], norms: Sequence[nn.Module]) -> ConvsIn
     """
     last = convs[-1]
     pairs = list(zip(convs, norms, strict=False))
-    if not all(can_fold(*pair) for pair in pairs) or not can_fuse(last):
+    if not all(can_fold(*pair) for pair in pairs) or not all(_is_simple(conv) for conv in convs):
         return None
     return ConvsInStrips([*(FoldedConv2d(*pair) for pair in pairs), FoldedConv2d(last)])
 
@@ -149,7 +158,7 @@ class AttentionInChunks(Fused):
     Neither all queries nor all that is attended are then in memory.
 
     Args:
-        attention: Attends to every token alike, whichever others it is given with.
+        attention: What it makes of a token does not depend on the other queries.
     """
 
     def __init__(self, attention: SpatialReductionAttention) -> None:
@@ -162,8 +171,8 @@ class AttentionInChunks(Fused):
         attention = self.fused_attention
         if not works_in_pieces(x):
             return attention(x)
-        k, v, *rows = attention.prepare(x)
-        given = x.flatten(1, 2), *rows
+        k, v, *extras = attention.prepare(x)
+        given = x.flatten(1, 2), *extras
         out = torch.empty_like(given[0])
         batch, count, channels = out.shape
         step = even_step(count, max(1, _CHUNK_ELEMENTS // (batch * channels)))

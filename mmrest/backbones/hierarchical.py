@@ -165,17 +165,22 @@ class HierarchicalBackbone(PyramidBackbone):
         """
         if match := re.match(r'stages\.(\d+)\.', key):
             return None if len(self.stages) <= int(match[1]) < self.num_stages else key
-        last = f'out_norms.{self.num_stages - 1}'
         if key.startswith('cls_norm.'):
-            own = key.replace('cls_norm', last)
-            placed = None if own in keys else self.place_key(own, keys)
-            return None if placed == own else placed
-        if not (match := re.match(r'(out|branch|trunk)_norms\.(\d+)\.(.+)', key)):
+            last = self.num_stages - 1
+            norm = key.replace('cls_norm', f'out_norms.{last}')
+            # the file has the output's own, or it is not needed
+            if norm in keys or not self._has_norm(last):
+                return None
+            return norm.replace('out', self.out_norm, 1)
+        match = re.match(r'(out|branch|trunk)_norms\.(\d+)\.(.+)', key)
+        if not match or match[1] not in ('out', self.out_norm):
             return key
-        kind, index = match[1], int(match[2])
-        if kind == 'out' and self.out_norm != 'none' and index in self.out_indices:
+        index = int(match[2])
+        if self._has_norm(index):
             return f'{self.out_norm}_norms.{index}.{match[3]}'
         # a norm in the trunk changes the stages after it; elsewhere an unused one is harmless
         harmless = self.out_norm == 'branch' or index >= len(self.stages)
-        unused = kind == 'out' or (kind == self.out_norm and index not in self.out_indices)
-        return None if unused and harmless else key
+        return None if harmless and index < self.num_stages else key
+
+    def _has_norm(self, index: int) -> bool:
+        return self.out_norm != 'none' and index in self.out_indices

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -17,12 +18,13 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 from torch.utils.checkpoint import checkpoint
 
-from mmrest.ops import conv_tokens, linear, mlp
+from mmrest.ops import conv_tokens, linear, mlp, use_implementation
+from mmrest.ops.dispatch import requested
 
 # Where a module keeps its hooks; torch keeps those of all modules under these names with _global.
 _HOOKS = '_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks'
 # Whose computation an operator may take over; subclasses may compute something else.
-_FUSIBLE = nn.Linear, nn.Conv2d, nn.BatchNorm2d, nn.SyncBatchNorm
+_FUSIBLE = nn.Linear, nn.Conv2d, nn.BatchNorm2d, nn.SyncBatchNorm, nn.ReLU
 
 
 def can_fuse(*modules: nn.Module) -> bool:
@@ -31,9 +33,18 @@ def can_fuse(*modules: nn.Module) -> bool:
     They must be exactly of a known type. Adapters, pruned, quantised and parametrised layers,
     subclasses, and modules with hooks or with a ``forward`` of their own have to be called.
     """
-    if any(type(module) not in _FUSIBLE or 'forward' in vars(module) for module in modules):
+    return all(type(module) in _FUSIBLE for module in modules) and are_untouched(*modules)
+
+
+def are_untouched(*modules: nn.Module) -> bool:
+    """True if calling these modules does no more than their classes say.
+
+    That is, without hooks and without a ``forward`` of their own. While compiling, hooks are not
+    asked for: a graph would depend on there being none.
+    """
+    if any('forward' in vars(module) for module in modules):
         return False
-    if torch.compiler.is_compiling():  # which calls no hooks
+    if torch.compiler.is_compiling():
         return True
     hooked = any(getattr(torch_module, f'_global{kind}') for kind in _HOOKS)
     return not hooked and not any(getattr(m, kind) for m in modules for kind in _HOOKS)
@@ -207,9 +218,14 @@ def run_layers(layers: Iterable[nn.Module], x: Tensor, *context: Any, with_cp: b
         context: What each takes besides.
         with_cp: Save memory, for the time of another forward pass.
     """
+    options: dict[str, Any] = dict(use_reentrant=False)
+    if with_cp and not torch.compiler.is_compiling():
+        # the backward pass may run in another context, or thread
+        name = requested()
+        options['context_fn'] = lambda: (nullcontext(), use_implementation(name))
     for layer in layers:
         if with_cp and torch.is_grad_enabled():
-            x = checkpoint(layer, x, *context, use_reentrant=False)
+            x = checkpoint(layer, x, *context, **options)
         else:
             x = layer(x, *context)
     return x

@@ -106,16 +106,16 @@ class EMSA(SpatialReductionAttention, Fusible):
         channels: Channels of the map.
         num_heads: Attention heads.
         sr_ratio: Reduction of the keys' and values' map along each side.
+        norm_eps: Of the LayerNorm.
     """
 
-    def __init__(self, channels: int, num_heads: int, sr_ratio: int) -> None:
-        super().__init__(channels, num_heads, sr_ratio)
+    def __init__(self, channels: int, num_heads: int, sr_ratio: int, norm_eps: float) -> None:
+        super().__init__(channels, num_heads, sr_ratio, norm_eps)
         self.transform_conv = nn.Conv2d(num_heads, num_heads, 1) if num_heads > 1 else None
 
     def prepare(self, x: Tensor) -> tuple[Tensor, ...]:
         """See :meth:`SpatialReductionAttention.prepare`."""
-        k, v, _ = self.make_keys_and_values(x)
-        return k, v
+        return tuple(self.split_heads(kv.flatten(1, 2)) for kv in self.reduce(x))
 
     def attend(self, tokens: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """See :meth:`SpatialReductionAttention.attend`; heads are mixed over all of a map."""
@@ -192,7 +192,7 @@ class ResT(HierarchicalBackbone):
         blocks = [
             layer_norm_block(
                 channels,
-                EMSA(channels, arch.num_heads[index], arch.sr_ratios[index]),
+                EMSA(channels, arch.num_heads[index], arch.sr_ratios[index], self.norm_eps),
                 arch.mlp_ratios[index],
                 rate,
                 self.norm_eps,

@@ -22,6 +22,7 @@ from mmrest.backbones.layers import (
     apply_linear,
     as_map,
     as_tokens,
+    can_fuse,
     crop,
     layer_norm_block,
 )
@@ -79,9 +80,9 @@ class StemProjection(nn.Sequential, Fusible):
 
     def fuse(self) -> nn.Module:
         """See :func:`mmrest.inference.fuse`."""
-        conv1, norm1, relu1, conv2, norm2, relu2, conv3 = self
-        if type(relu1) is not nn.ReLU or type(relu2) is not nn.ReLU:
+        if len(self) != 7 or not can_fuse(self[2], self[5]):
             return self
+        conv1, norm1, _, conv2, norm2, _, conv3 = self
         return fuse_stem((conv1, conv2, conv3), (norm1, norm2)) or self
 
 
@@ -116,10 +117,10 @@ class EMSAV2(SpatialReductionAttention, Fusible):
 
     def prepare(self, x: Tensor) -> tuple[Tensor, ...]:
         """See :meth:`SpatialReductionAttention.prepare`; the third are the restored tokens."""
-        k, v, reduced_size = self.make_keys_and_values(x)
-        values = v.transpose(1, 2).reshape(x.shape[0], *reduced_size, x.shape[3])
-        restored = self.up(values)
-        return k, v, self.up_norm(crop(restored, x.shape[1:3], dims=(1, 2))).flatten(1, 2)
+        keys, values = self.reduce(x)
+        restored = self.up_norm(crop(self.up(values), x.shape[1:3], dims=(1, 2)))
+        k, v = (self.split_heads(kv.flatten(1, 2)) for kv in (keys, values))
+        return k, v, restored.flatten(1, 2)
 
     def attend(self, tokens: Tensor, k: Tensor, v: Tensor, restored: Tensor) -> Tensor:
         """See :meth:`SpatialReductionAttention.attend`."""

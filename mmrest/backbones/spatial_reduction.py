@@ -21,9 +21,7 @@ class SpatialReductionAttention(nn.Module, ABC):
         norm_eps: Of the LayerNorm.
     """
 
-    def __init__(
-        self, channels: int, num_heads: int, sr_ratio: int, norm_eps: float = 1e-5
-    ) -> None:
+    def __init__(self, channels: int, num_heads: int, sr_ratio: int, norm_eps: float) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.q = nn.Linear(channels, channels)
@@ -38,8 +36,8 @@ class SpatialReductionAttention(nn.Module, ABC):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, channels) -> (B, H, W, channels)."""
-        keys_values_and_rows = self.prepare(x)
-        return self.attend(x.flatten(1, 2), *keys_values_and_rows).view(x.shape)
+        k, v, *extras = self.prepare(x)
+        return self.attend(x.flatten(1, 2), k, v, *extras).view(x.shape)
 
     @abstractmethod
     def prepare(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -54,27 +52,25 @@ class SpatialReductionAttention(nn.Module, ABC):
         """
 
     @abstractmethod
-    def attend(self, tokens: Tensor, k: Tensor, v: Tensor, *rows: Tensor) -> Tensor:
+    def attend(self, tokens: Tensor, k: Tensor, v: Tensor, *extras: Tensor) -> Tensor:
         """Attention of some or all tokens, (B, n, channels) -> (B, n, channels).
 
         Args:
             tokens: (B, n, channels).
             k: Keys, as :meth:`prepare` made them.
             v: Values.
-            rows: What else it made, of these tokens.
+            extras: What else it made, of these tokens.
         """
 
     def make_queries(self, tokens: Tensor) -> Tensor:
         """(B, n, channels) -> (B, heads, n, head_dim)."""
-        return apply_linear(self.q, tokens).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+        return self.split_heads(apply_linear(self.q, tokens))
 
-    def make_keys_and_values(self, x: Tensor) -> tuple[Tensor, Tensor, tuple[int, int]]:
-        """Keys and values (B, heads, h w, head_dim) of a map, and the reduced size (h, w).
-
-        Args:
-            x: (B, H, W, channels).
-        """
+    def reduce(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values as maps, (B, H, W, channels) -> two of (B, h, w, channels)."""
         reduced = x if self.sr is None else self.sr_norm(self.sr(x))
-        kv = apply_linear(self.kv, reduced).flatten(1, 2).unflatten(2, (2, self.num_heads, -1))
-        k, v = kv.permute(2, 0, 3, 1, 4)
-        return k, v, tuple(reduced.shape[1:3])
+        return apply_linear(self.kv, reduced).chunk(2, dim=3)
+
+    def split_heads(self, tokens: Tensor) -> Tensor:
+        """(B, n, channels) -> (B, heads, n, head_dim)."""
+        return tokens.unflatten(2, (self.num_heads, -1)).transpose(1, 2)

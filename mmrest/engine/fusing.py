@@ -31,7 +31,7 @@ class FuseHook(Hook):
         self._context.enter_context(fused(model))
 
     def after_test(self, runner: Runner) -> None:
-        """Called by the runner behind the test."""
+        """Called by the runner after the test."""
         if self._context is not None:
             self._context.close()
             self._context = None

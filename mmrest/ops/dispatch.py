@@ -33,8 +33,8 @@ from mmrest.ops.triton.emsa import why_not_triton
 VARIABLE = 'MMREST_ATTENTION'
 IMPLEMENTATIONS = ('auto', 'reference', 'blockwise', 'triton')
 
-# Maps with fewer elements a head are better left to torch's fused attention; found by
-# docs/scripts/ablation.py --constants.
+# Maps with fewer elements a head are better left to torch's fused attention;
+# docs/scripts/ablation.py --constants tries others.
 _SMALLEST_BLOCKWISE_MAP = 2**18
 
 # each thread and asynchronous task has its own
@@ -87,7 +87,8 @@ def choose_emsa(q: Tensor, k: Tensor, v: Tensor) -> str:
         InputError: Triton is asked for and cannot serve; the message says why.
     """
     name = requested()
-    if _needs_reference(name, q, k):
+    # other runtimes know torch's own operators alone
+    if torch.compiler.is_exporting() or _needs_reference(name, q, k):
         return 'reference'
     if name != 'triton':
         return 'blockwise'

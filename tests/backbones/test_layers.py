@@ -235,3 +235,16 @@ def test_inference_keeps_the_dtype_that_training_has_under_autocast(make: Any) -
             actual = module(x.clone())
     assert actual.dtype == expected.dtype
     torch.testing.assert_close(actual, expected, rtol=0.05, atol=0.05)
+
+
+@families
+def test_recomputation_is_by_the_implementation_of_the_forward_pass(
+    family: type[PyramidBackbone],
+) -> None:
+    model = randomize(build(family, with_cp=True)).train()
+    images = torch.randn(1, 3, 40, 40)
+    with use_implementation('reference'):
+        maps = model(images)
+    directions = [torch.randn_like(level) for level in maps]
+    grads = torch.autograd.grad(maps, list(model.parameters()), directions)
+    assert all(gradient.isfinite().all() for gradient in grads)

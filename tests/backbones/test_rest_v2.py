@@ -22,8 +22,8 @@ def test_the_second_branch_restores_the_size_of_the_queries(
     attn = EMSAV2(8, num_heads=2, sr_ratio=sr_ratio, norm_eps=1e-6)
     x = torch.randn(2, *size, 8)
     q = attn.make_queries(x.flatten(1, 2))
-    k, v, reduced = attn.make_keys_and_values(x)
-    values = v.transpose(1, 2).reshape(2, *reduced, 8)
+    keys, values = attn.reduce(x)
+    k, v = (attn.split_heads(kv.flatten(1, 2)) for kv in (keys, values))
     restored = F.pixel_shuffle(attn.up[0](values).permute(0, 3, 1, 2), sr_ratio)
     assert restored.shape[2] >= size[0]
     assert restored.shape[3] >= size[1]

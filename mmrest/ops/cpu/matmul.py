@@ -5,7 +5,7 @@ depends on the processor. MKL does not use AVX-512 on AMD's, which is half the s
 units are as wide (Zen 5 on); oneDNN does. On others both reach the units' speed: oneDNN is faster
 with many rows, MKL in attention as a whole and where both matrices are transposed.
 
-The sizes below were found by ``docs/scripts/ablation.py --constants``.
+``docs/scripts/ablation.py --constants`` tries other sizes than those below.
 """
 
 from __future__ import annotations

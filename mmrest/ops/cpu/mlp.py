@@ -17,7 +17,8 @@ from torch.utils.flop_counter import register_flop_formula
 from mmrest.ops.cpu.matmul import even_step, multiply_by_onednn
 
 # A chunk's hidden layer stays in the cache, unless that leaves too few tokens to make up for going
-# through the weights and their gradients once a chunk; found by docs/scripts/ablation.py.
+# through the weights and their gradients once a chunk;
+# docs/scripts/ablation.py --constants tries others.
 _CHUNK_ELEMENTS = 2**20
 _FEWEST_TOKENS = 512
 

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Elements of the largest map's strip; found by docs/scripts/ablation.py.
+# Elements of the largest map's strip;
+# docs/scripts/ablation.py --constants tries others.
 _STRIP_ELEMENTS = 2**20
 
 
