@@ -25,12 +25,13 @@ BLOCKS = re.findall(
 
 
 def property_tests(*modules: ModuleType) -> dict[str, Callable[[type], None]]:
-    """The tests that ask for nothing but a family."""
+    """The tests of every run that ask for nothing but a family."""
     return {
         name: function
         for module in modules
         for name, function in vars(module).items()
         if name.startswith('test_') and list(inspect.signature(function).parameters) == ['family']
+        if 'slow' not in {mark.name for mark in getattr(function, 'pytestmark', [])}
     }
 
 
@@ -59,8 +60,6 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Iterator[type[PyramidBac
 
 @pytest.mark.parametrize('name', PROPERTIES)
 def test_it_keeps_the_contract(family: type[PyramidBackbone], name: str) -> None:
-    if 'slow' in {mark.name for mark in getattr(PROPERTIES[name], 'pytestmark', [])}:
-        pytest.skip('of make test-all')
     PROPERTIES[name](family)
 
 
