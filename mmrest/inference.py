@@ -91,6 +91,8 @@ def _folds(module: ConvModule) -> bool:
     """True if a ``ConvModule`` is a convolution with a BatchNorm right behind it."""
     if type(module) is not ConvModule or not module.with_norm or module.with_spectral_norm:
         return False
+    if getattr(module, 'efficient_conv_bn_eval_forward', None) is not None:
+        return False  # it folds the norm itself, at every call
     order = module.order
     plain = are_untouched(module) and order.index('norm') == order.index('conv') + 1
     return plain and can_fold(module.conv, module.norm)

@@ -212,6 +212,8 @@ class Head(nn.Module):
         self.shared1 = ConvModule(6, 6, 1, norm_cfg=bn)
         self.shared2 = ConvModule(6, 6, 1, norm_cfg=bn)
         self.shared2.conv = self.shared1.conv
+        self.folding = ConvModule(6, 6, 1, norm_cfg=bn)
+        self.folding.turn_on_efficient_conv_bn_eval()
         self.grouped = ConvModule(6, 6, 1, norm_cfg=dict(type='GN', num_groups=2))
 
     def forward(self, x: Tensor) -> Tensor:
