@@ -15,8 +15,8 @@ from mmrest.commands.cli import (
     config_from_arguments,
     leave_process_group,
     require_files,
+    run_test,
 )
-from mmrest.commands.config_errors import explain_config_errors
 from mmrest.commands.output_files import require_new_picture
 from mmrest.commands.testing import dump_results, show_results, use_fused_model, use_tta
 from mmrest.errors import InputError, clear_errors
@@ -105,9 +105,7 @@ def main() -> None:
             ratios = [parse_aspect_ratio(text) for text in args.aspect_ratios]
             sweep_resolutions(cfg, args.resolutions, ratios, args.train_resolution, args.metric)
             return
-        runner = build_runner(cfg)
-        with explain_config_errors():
-            runner.test()
+        run_test(build_runner(cfg))
         leave_process_group()
 
 

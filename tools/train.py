@@ -70,8 +70,7 @@ def main() -> None:
         splits = ['train', 'val'] if cfg.get('val_cfg') else ['train']
         prepare_data(cfg, splits)
         require_usable_data(cfg, splits)
-        runner = build_runner(cfg, _purpose(cfg))
-        run_training(runner)
+        run_training(build_runner(cfg, _purpose(cfg)))
         leave_process_group()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import gc
 import os
 
 import torch
@@ -157,9 +158,24 @@ def run_training(runner: Runner) -> None:
             ) from error
 
 
+def run_test(runner: Runner) -> None:
+    """Test.
+
+    Raises:
+        InputError: The config cannot be built.
+    """
+    with explain_config_errors():
+        runner.test()
+
+
 def leave_process_group() -> None:
-    """End a run of several processes together; without it one may crash while another works on."""
+    """End a run of several processes together; without it one may crash while another works on.
+
+    Nothing may refer to the runner any more: the wrapper of its model keeps gloo's threads alive,
+    and threads that outlive the interpreter abort the process now and then.
+    """
     if torch.distributed.is_available() and torch.distributed.is_initialized():
+        gc.collect()  # the runner, its loops and hooks refer to each other
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import torch
@@ -42,5 +43,7 @@ def train(rank: int, task: str, accumulate: bool, folder: str) -> None:
     logged = wrapped.train_step(data, optim_wrapper)
     report = dict(state=model.state_dict(), logged={k: v.detach() for k, v in logged.items()})
     torch.save(report, f'{folder}/{rank}.pth')
+    del wrapped, optim_wrapper  # the wrapper keeps gloo's threads, which may abort the exit
+    gc.collect()
     dist.barrier()
     dist.destroy_process_group()

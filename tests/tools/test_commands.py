@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -196,6 +197,42 @@ def test_two_processes_train_and_test_on_the_cpu(tmp_path: Path) -> None:
     assert len(read_checkpoint(tmp_path / 'work/epoch_1.pth')['optimizer']['state']) > 0
     history = read_checkpoint(tmp_path / 'work/epoch_1.pth')['message_hub']['log_scalars']
     assert len(history['train/loss'].data[0]) == 2
+
+
+# runs a tool as one of several processes would, and prints the names of the threads that it leaves
+LIST_THREADS = """
+import runpy, sys
+from pathlib import Path
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name='__main__')
+print('left:', *(task.joinpath('comm').read_text() for task in Path('/proc/self/task').iterdir()))
+"""
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='lists the threads of Linux')
+@pytest.mark.parametrize('tool', ['train.py', 'test.py'])
+def test_no_thread_of_a_process_group_outlives_a_run(
+    tool: str, checkpoint: Path, shapes_root: Path, tmp_path: Path
+) -> None:
+    arguments = [f'tools/{tool}', DETECTOR, *([str(checkpoint)] if tool == 'test.py' else [])]
+    arguments += ['--launcher', 'pytorch', '--data-root', str(shapes_root)]
+    arguments += ['--work-dir', str(tmp_path), '--cfg-options', *SMALL_DATA]
+    if tool == 'train.py':
+        arguments += ['train_cfg.max_epochs=1', 'train_cfg.val_interval=1']
+    with socket.socket() as free:
+        free.bind(('localhost', 0))
+        port = free.getsockname()[1]
+    group = dict(MASTER_ADDR='localhost', MASTER_PORT=str(port), RANK='0', WORLD_SIZE='1')
+    result = subprocess.run(
+        [sys.executable, '-c', LIST_THREADS, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **group, 'CUDA_VISIBLE_DEVICES': '', 'OMP_NUM_THREADS': '1'},
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert 'gloo' not in result.stdout.rpartition('left:')[2]
 
 
 def test_the_layout_of_a_checkpoint_changes_no_result(
