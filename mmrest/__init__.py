@@ -7,7 +7,7 @@ check_stack()
 
 # What a config names as type='mmrest.X', which mmengine finds by importing this module; importing
 # also registers it as X. The check of the stack comes first.
-from mmrest.backbones import ResFormer, ResT, ResTV2  # noqa: E402
+from mmrest.backbones import MViTV2, ResFormer, ResT, ResTV2  # noqa: E402
 from mmrest.backbones.layers import LayerNorm2d  # noqa: E402
 from mmrest.engine.compiling import CompileBackboneHook  # noqa: E402
 from mmrest.engine.fusing import FuseHook  # noqa: E402
@@ -24,6 +24,7 @@ __all__ = [
     'FuseHook',
     'LayerDecayOptimWrapperConstructor',
     'LayerNorm2d',
+    'MViTV2',
     'MultiResolution',
     'MultiResolutionDDP',
     'ResFormer',

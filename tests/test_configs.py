@@ -37,6 +37,15 @@ PAPER = {
     'mask_rcnn_resformer_small_coco': '46.4 box AP, 40.7 mask AP',
     'mask_rcnn_resformer_base_coco': '47.6 box AP, 41.9 mask AP',
     'upernet_resformer_small_ade20k': '46.31 mIoU',
+    'mask_rcnn_mvitv2_tiny_coco': '48.2 box AP, 43.8 mask AP',
+    'mask_rcnn_mvitv2_small_coco': '49.9 box AP, 45.1 mask AP',
+    'mask_rcnn_mvitv2_base_coco': '51.0 box AP, 45.7 mask AP',
+    'mask_rcnn_mvitv2_small_no_fpn_coco': '47.0 box AP, 41.4 mask AP',
+    'cascade_mask_rcnn_mvitv2_tiny_coco': '52.2 box AP, 45.0 mask AP',
+    'cascade_mask_rcnn_mvitv2_small_coco': '53.2 box AP, 46.0 mask AP',
+    'cascade_mask_rcnn_mvitv2_base_coco': '54.1 box AP, 46.8 mask AP',
+    'cascade_mask_rcnn_mvitv2_large_coco': '55.8 box AP, 48.3 mask AP',
+    'cascade_mask_rcnn_mvitv2_huge_coco': '56.1 box AP, 48.5 mask AP',
     'upernet_resformer_base_ade20k': '48.30 mIoU',
 }
 
@@ -44,6 +53,8 @@ PAPER = {
 def shrink(pipeline: list[dict]) -> None:
     """Resize and crop to a tiny size instead of the config's."""
     for step in pipeline:
+        for branch in step.get('transforms', ()) if step['type'] == 'RandomChoice' else ():
+            shrink(branch)
         if 'scales' in step:
             step['scales'] = [(96, 64)]
         elif 'scale' in step:
@@ -99,14 +110,16 @@ def take_steps(cfg: Config) -> nn.Module:
 
 def names(path: Path) -> tuple[str, str, str]:
     """Head, family and variant of a config's name: (mask_rcnn, rest, small_mr), for example."""
-    match = re.fullmatch(r'(.+)_(rest|restv2|resformer)_(.+)_(coco|ade20k|shapes)', path.stem)
+    match = re.fullmatch(
+        r'(.+)_(rest|restv2|resformer|mvitv2)_(.+)_(coco|ade20k|shapes)', path.stem
+    )
     # those on shapes need not name the variant
     return match.groups()[:3] if match else (*path.stem.rsplit('_', 2)[:2], 'lite')
 
 
 def smallest(paths: list[Path]) -> Path:
     """The one with the smallest backbone."""
-    sizes = 'lite', 'tiny', 'small', 'base', 'large'
+    sizes = 'lite', 'tiny', 'small', 'base', 'large', 'huge'
     return min(paths, key=lambda path: [*(s in names(path)[2] for s in sizes), True].index(True))
 
 
@@ -126,7 +139,7 @@ def test_every_family_and_head_takes_a_step_in_every_run() -> None:
     stepped = {names(case.values[0])[:2] for case in in_tiers() if not case.marks}
     assert stepped == {names(path)[:2] for path in CONFIGS}
     assert {head for head, _ in stepped} >= {'retinanet', 'mask_rcnn', 'upernet'}
-    assert {family for _, family in stepped} >= {'rest', 'restv2', 'resformer'}
+    assert {family for _, family in stepped} >= {'rest', 'restv2', 'resformer', 'mvitv2'}
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)

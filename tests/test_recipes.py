@@ -2,7 +2,8 @@
 
 Sources: ResT (arXiv 2105.13677) Section 4.2, ResTv2 (arXiv 2204.07366) appendix, both with the
 released configs of wofmanaf/ResT; ResFormer (arXiv 2212.00776) Section 4.3, whose optimizer is
-ViTDet's (arXiv 2203.16527, appendix A.2) here. What is ours says so in its config.
+ViTDet's (arXiv 2203.16527, appendix A.2) here; MViTv2 (arXiv 2112.01526) Section 4.2 and appendix
+B.3, with detectron2's projects/MViTv2. What is ours says so in its config.
 """
 
 from __future__ import annotations
@@ -31,17 +32,20 @@ class Recipe:
     """What a config must come to.
 
     Attributes:
-        lr: Of AdamW, for 16 images a step.
+        lr: Of AdamW, for ``images`` a step.
         weight_decay: Of AdamW.
         length: Epochs of COCO, iterations of ADE20K.
         warm_up: Factor and iterations of a linear warm-up.
         steps: Epochs at which the rate falls to a tenth; None is linear decay to 0.
         clip: Largest norm of the gradients.
-        short_sides: Of the training images on COCO; on ADE20K the crop.
+        short_sides: Of the training images on COCO; on ADE20K the crop; None is large-scale
+            jittering to 1024x1024.
         drop_path: By variant.
         layer_decay: Learning rates relative to ``lr`` by layer, from the stem on.
         one_dimensional_decay: Biases and other 1-d parameters that are no norm's are decayed.
         amp: Mixed precision, where the authors say that they trained so.
+        images: A step.
+        crops: Half of the images are resized and cropped before, as in DETR.
     """
 
     lr: float
@@ -50,7 +54,7 @@ class Recipe:
     warm_up: tuple[float, int]
     steps: tuple[int, ...] | None
     clip: float | None
-    short_sides: tuple[int, ...]
+    short_sides: tuple[int, ...] | None
     drop_path: dict[str, float]
     layer_decay: tuple[float, ...] = ()
     one_dimensional_decay: bool = True
@@ -58,17 +62,31 @@ class Recipe:
     frozen: int = -1
     out_norm: str = 'branch'
     lr_factors: dict[str, float] = field(default_factory=dict)
+    images: int = 16
+    crops: bool = False
 
 
 REST = dict(lite=0.1, small=0.1, base=0.2, large=0.2)
 RESTV2 = dict(tiny=0.1, small=0.2, base=0.3, large=0.5)
 RESFORMER = dict(tiny=0.1, small=0.1, base=0.1)
+MVITV2 = dict(tiny=0.1, small=0.3, base=0.4, large_cls=0.5, huge_cls=0.6)
 REST_SIDES = (640, 672, 704, 736, 768, 800)
 RESTV2_SIDES = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
 VIT_DECAY = tuple(0.7**power for power in range(13, -1, -1))
 COCO_1X = dict(lr=1e-4, weight_decay=0.05, length=12, warm_up=COCO_WARM_UP, steps=(8, 11))
 COCO_3X = dict(lr=1e-4, weight_decay=0.05, length=36, warm_up=COCO_WARM_UP, steps=(28, 33))
 VIT_3X = {**COCO_3X, 'weight_decay': 0.1, 'layer_decay': VIT_DECAY}
+MVIT_3X = dict(
+    lr=1.6e-4,
+    weight_decay=0.1,
+    length=36,
+    warm_up=(0.001, 250),
+    steps=(28, 33),
+    clip=None,
+    drop_path=MVITV2,
+    amp=True,
+    images=64,
+)
 ADE = dict(
     lr=6e-5, weight_decay=0.01, warm_up=ADE_WARM_UP, steps=None, clip=None, short_sides=(512, 512)
 )
@@ -114,6 +132,14 @@ RECIPES = {
         one_dimensional_decay=False,
     ),
     r'upernet_resformer_(tiny|small)_ade20k': Recipe(**ADE, length=80000, drop_path=RESFORMER),
+    r'(retinanet|mask_rcnn|cascade_mask_rcnn)_mvitv2_(tiny|small|base|small_no_fpn)_coco': Recipe(
+        **MVIT_3X, short_sides=RESTV2_SIDES, crops=True
+    ),
+    r'cascade_mask_rcnn_mvitv2_huge_coco': Recipe(**MVIT_3X, short_sides=None),
+    r'cascade_mask_rcnn_mvitv2_large_coco': Recipe(
+        **{**MVIT_3X, 'lr': 1e-4, 'length': 50, 'steps': (44, 48)}, short_sides=None
+    ),
+    r'upernet_mvitv2_\w+_ade20k': Recipe(**ADE, length=160000, drop_path=MVITV2),
     r'upernet_resformer_base_ade20k': Recipe(**ADE, length=160000, drop_path=RESFORMER),
 }
 # the built-in data set is a demonstration, not a recipe
@@ -135,7 +161,7 @@ def load(name: str) -> Config:
 def test_schedule(name: str) -> None:
     cfg, recipe = load(name), recipe_of(name)
     assert cfg.train_dataloader.batch_size == 2
-    assert cfg.auto_scale_lr.base_batch_size == 16
+    assert cfg.auto_scale_lr.base_batch_size == recipe.images
     warm_up, decay = cfg.param_scheduler
     assert warm_up.type == 'LinearLR'
     assert not warm_up.by_epoch
@@ -163,11 +189,23 @@ def test_schedule(name: str) -> None:
 def test_images(name: str) -> None:
     pipeline, recipe = load(name).train_pipeline, recipe_of(name)
     steps = {step.type: step for step in pipeline}
-    if name.endswith('coco'):
+    if recipe.crops:
+        plain, cropped = steps['RandomChoice'].transforms
+        assert [short for _, short in cropped[0].scales] == [400, 500, 600]
+        assert (cropped[1].crop_type, tuple(cropped[1].crop_size)) == ('absolute_range', (384, 600))
+        assert plain == cropped[2:]
+        steps['RandomChoiceResize'] = plain[0]
+    if name.endswith('coco') and recipe.short_sides is None:
+        assert tuple(steps['RandomResize'].scale) == (1024, 1024)
+        assert tuple(steps['RandomResize'].ratio_range) == (0.1, 2.0)
+        assert tuple(steps['RandomCrop'].crop_size) == (1024, 1024)
+        (padded,) = load(name).model.data_preprocessor.batch_augments
+        assert tuple(padded['size']) == (1024, 1024)
+    elif name.endswith('coco'):
         scales = steps['RandomChoiceResize'].scales
         assert tuple(short for _, short in scales) == recipe.short_sides
         assert {longest for longest, _ in scales} == {1333}
-        if 'mask_rcnn' in name:
+        if 'mask_rcnn' in name and not recipe.crops:
             assert steps['RandomCrop'].crop_type == 'relative'
             assert tuple(steps['RandomCrop'].crop_size) == (0.9, 0.9)
     else:
@@ -218,7 +256,9 @@ def test_optimizer(name: str) -> None:
             factor = recipe.layer_decay[layer]
         factor *= next((f for part, f in recipe.lr_factors.items() if part in key), 1.0)
         assert group['lr'] == pytest.approx(recipe.lr * factor), key
-        free = id(parameter) in norms or '.pos.' in key or 'cls_token' in key
+        free = (
+            id(parameter) in norms or '.pos.' in key or 'cls_token' in key or '.positions.' in key
+        )
         free = free or (parameter.ndim == 1 and not recipe.one_dimensional_decay)
         if not recipe.lr_factors:  # a key of its own goes before the rule for norms
             assert group['weight_decay'] == (0 if free else recipe.weight_decay), key

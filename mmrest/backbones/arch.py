@@ -108,6 +108,11 @@ class HierarchicalArch(Arch):
                     f'embed_dims={self.embed_dims}, {name}={values}'
                 )
 
+    @property
+    def out_dims(self) -> tuple[int, ...]:
+        """Channels of the stages' maps; a family whose stages end wider overrides it."""
+        return self.embed_dims
+
     def require_multiples(self, of: str) -> None:
         """Check that each stage's channels are a multiple of another field's value.
 

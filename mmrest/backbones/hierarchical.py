@@ -81,7 +81,7 @@ class HierarchicalBackbone(PyramidBackbone):
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         arch = self.Arch.resolve(arch, self.variants)
-        dims = arch.embed_dims
+        dims = arch.out_dims
         super().__init__(
             in_channels=in_channels,
             out_indices=out_indices,

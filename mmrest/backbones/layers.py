@@ -90,17 +90,18 @@ class MLP(nn.Module):
     """Two linear layers with a GELU between them.
 
     Args:
-        channels: Input and output channels.
+        channels: Of the input.
         hidden: Channels between the two.
+        out_channels: Of the output; None takes those of the input.
     """
 
-    def __init__(self, channels: int, hidden: int) -> None:
+    def __init__(self, channels: int, hidden: int, out_channels: int | None = None) -> None:
         super().__init__()
         self.fc1 = nn.Linear(channels, hidden)
-        self.fc2 = nn.Linear(hidden, channels)
+        self.fc2 = nn.Linear(hidden, channels if out_channels is None else out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., channels) -> (..., channels)."""
+        """(..., channels) -> (..., out_channels)."""
         fc1, fc2 = self.fc1, self.fc2
         if can_fuse(fc1, fc2):
             return mlp(x, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
@@ -178,7 +179,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, *context: Any) -> Tensor:
         """(B, ..., channels) -> (B, ..., channels); ``context``, if any, goes to ``attn`` too."""
-        x = x + self.drop_path(_call(self.attn, self.norm1(x), *context))
+        x = x + self.drop_path(call_in_context(self.attn, self.norm1(x), *context))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
@@ -199,7 +200,7 @@ def layer_norm_block(
     return Block(norm1, attn, norm2, mlp, DropPath(drop_path_rate))
 
 
-def _call(module: nn.Module, x: Tensor, *context: Any) -> Tensor:
+def call_in_context(module: nn.Module, x: Tensor, *context: Any) -> Tensor:
     """``module(x, *context)``; a module that was put in ours' place may take ``x`` alone."""
     if context and not torch.compiler.is_compiling():
         try:

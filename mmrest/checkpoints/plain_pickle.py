@@ -12,6 +12,7 @@ import argparse
 import pathlib
 import pickle
 import re
+from collections import OrderedDict
 from collections.abc import Iterator, MutableMapping, MutableSequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -78,6 +79,12 @@ def _reconstruct(subtype: Any, shape: Any, code: Any) -> _Array:
     return _Array.__new__(_Array)
 
 
+def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
+    if not isinstance(dtype, _Dtype) or not isinstance(data, bytes | bytearray):
+        raise pickle.UnpicklingError('Unsupported global: GLOBAL numpy.ndarray of objects')
+    return np.frombuffer(data, dtype.value).reshape(shape, order=order).copy()
+
+
 def _scalar(dtype: Any, data: Any) -> np.generic:
     if not isinstance(dtype, _Dtype) or not isinstance(data, bytes):
         raise pickle.UnpicklingError('Unsupported global: GLOBAL numpy.scalar of an object')
@@ -89,6 +96,13 @@ def _method_name(owner: Any, name: str) -> str:
     if owner is not _History or name not in ('min', 'max', 'mean', 'current'):
         raise pickle.UnpicklingError('Unsupported global: GLOBAL builtins.getattr')
     return name
+
+
+def _encode(text: Any, encoding: Any) -> bytes:
+    """Stands in for ``codecs.encode``."""
+    if not isinstance(text, str) or encoding != 'latin1':
+        raise pickle.UnpicklingError(f'Unsupported global: GLOBAL _codecs.encode to {encoding!r}')
+    return text.encode('latin1')
 
 
 _ALLOWED = {
@@ -106,6 +120,16 @@ _ALLOWED = {
     'argparse.Namespace': argparse.Namespace,
     'pathlib.PosixPath': pathlib.PurePosixPath,
 }
+# What Python 3 writes for bytes where Python 2 may read them.
+_ALLOWED_IN_PICKLES = {
+    **_ALLOWED,
+    '_codecs.encode': _encode,
+    'collections.OrderedDict': OrderedDict,
+    'numpy.core.numeric._frombuffer': _from_buffer,
+    'numpy._core.numeric._frombuffer': _from_buffer,
+}
+# torch's own files before they were archives begin with the pickle of this number.
+_TORCH_MAGIC = b'\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19'
 _allowed_here: ContextVar[dict[str, Any] | None] = ContextVar('allowed_here', default=None)
 
 
@@ -138,6 +162,30 @@ def _ask_the_context_first() -> None:
         return of_process() if here is None else here
 
     torch_unpickler._get_user_allowed_globals = allowed
+
+
+def is_plain_pickle(head: bytes) -> bool:
+    """True for the beginning of a pickle that torch did not write, detectron2's for example."""
+    return head[:1] == b'\x80' and _TORCH_MAGIC not in head
+
+
+def read_plain_pickle(path: str) -> Any:
+    """What a pickle of numpy arrays and plain data holds; it goes to :func:`settle`.
+
+    Raises:
+        pickle.UnpicklingError: It names anything else, or is damaged.
+    """
+    with open(path, 'rb') as file:
+        return _PlainUnpickler(file, encoding='latin1').load()
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        """The stand-in of a global, as torch's unpickler takes it from the allow-list."""
+        known = _ALLOWED_IN_PICKLES.get(f'{module}.{name}')
+        if known is None:
+            raise pickle.UnpicklingError(f'Unsupported global: GLOBAL {module}.{name}')
+        return known
 
 
 def settle(value: Any, seen: set[int] | None = None) -> Any:

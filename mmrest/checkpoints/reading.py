@@ -18,7 +18,12 @@ from torch import Tensor
 
 from mmrest.checkpoints.addresses import fetch, is_local, resolve_address
 from mmrest.checkpoints.errors import CheckpointError, CheckpointNotFoundError
-from mmrest.checkpoints.plain_pickle import only_plain_data, settle
+from mmrest.checkpoints.plain_pickle import (
+    is_plain_pickle,
+    only_plain_data,
+    read_plain_pickle,
+    settle,
+)
 from mmrest.errors import list_some
 
 
@@ -27,7 +32,7 @@ def read_checkpoint(
     sha256: str | None = None,
     map_location: str | torch.device | None = 'cpu',
 ) -> Any:
-    """Read ``.pth`` / ``.pt`` / ``.safetensors`` without running any code of the file.
+    """Read ``.pth`` / ``.pt`` / ``.pkl`` / ``.safetensors`` and run no code of the file.
 
     Args:
         source: A local path, or a URI that one of mmengine's file backends reads (``http://``,
@@ -50,6 +55,8 @@ def read_checkpoint(
         return _read_safetensors(path, map_location)
     try:
         with only_plain_data():
+            if is_plain_pickle(head):
+                return settle(read_plain_pickle(path))
             return settle(torch.load(path, map_location=map_location, weights_only=True))
     except Exception as error:  # torch raises many kinds for a damaged file
         text = str(error)

@@ -7,6 +7,8 @@ file                   what it holds
 ``dispatch.py``        which implementation serves a call: the one place that decides
 ``reference.py``       the papers' equations, literally
 ``blockwise.py``       exact attention without its map, on any device
+``relative.py``        what tables of relative positions add to the logits
+``windows.py``         windows of a map
 ``convolution.py``     convolutions of token maps, for a compiler
 ``cpu/``               what is for processors alone: oneDNN's matmuls, the fused MLP, strips
 ``triton/``            ResT's attention as kernels for GPUs, on request
@@ -17,8 +19,9 @@ This package knows torch, Triton if it is there, and the errors of mmrest.
 
 from mmrest.ops.convolution import conv_tokens
 from mmrest.ops.dispatch import use_implementation
-from mmrest.ops.functional import attention, emsa, linear, mlp
-from mmrest.ops.windows import attend_in_windows
+from mmrest.ops.functional import attention, attention_with_positions, emsa, linear, mlp
+from mmrest.ops.relative import joint_logits, position_logits
+from mmrest.ops.windows import attend_in_windows, cut_windows, join_windows
 
 # the name that it had before
 attention_way = use_implementation
@@ -27,9 +30,14 @@ __all__ = [
     'attend_in_windows',
     'attention',
     'attention_way',
+    'attention_with_positions',
     'conv_tokens',
+    'cut_windows',
     'emsa',
+    'join_windows',
+    'joint_logits',
     'linear',
     'mlp',
+    'position_logits',
     'use_implementation',
 ]

@@ -56,10 +56,10 @@ def _forward(
     mix_bias: Tensor | None,
     eps: float,
 ) -> tuple[Tensor, Tensor]:
-    """The output (B, heads, N, head_dim) and the factor r of each map (B, heads)."""
+    """The output (B, heads, N, head_dim of v) and the factor r of each map (B, heads)."""
     with torch.autocast(q.device.type, enabled=False):
         maps = _Maps(q, k, mix_weight)
-        out = empty_tokens(q)
+        out = empty_tokens(q, v.shape[3])
         out_rows = out.transpose(1, 2)
         v_t = v.mT.contiguous()
         scale = maps.statistics.new_zeros(q.shape[:2])

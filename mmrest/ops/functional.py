@@ -17,16 +17,17 @@ from mmrest.ops.cpu.mlp import mlp_in_chunks
 from mmrest.ops.triton.emsa import attend_by_triton
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
     """Plain scaled dot-product attention; the logits are scaled by ``head_dim ** -0.5``.
 
     Args:
         q: Queries (B, heads, N, head_dim).
         k: Keys (B, heads, M, head_dim).
-        v: Values (B, heads, M, head_dim).
+        v: Values (B, heads, M, value_dim).
+        bias: Added to the logits, (B, heads, N, M), which costs as much memory as a map.
 
     Returns:
-        (B, heads, N, head_dim).
+        (B, heads, N, value_dim).
 
     Raises:
         InputError: The shapes do not go together.
@@ -34,10 +35,48 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     _check_shapes(q, k, v)
     implementation = dispatch.choose_attention(q, k)
     if implementation == 'reference':
-        return reference.attention(q, k, v)
+        return reference.attention(q, k, v, bias)
+    if bias is not None:
+        return F.scaled_dot_product_attention(q, k, v, bias)
     if implementation == 'blockwise':
         return attend_blockwise(q, k, v)
-    return F.scaled_dot_product_attention(q, k, v)
+    # torch's fused kernels take values of the same head_dim alone
+    missing = q.shape[3] - v.shape[3]
+    if missing <= 0:
+        return F.scaled_dot_product_attention(q, k, v)
+    return F.scaled_dot_product_attention(q, k, F.pad(v, (0, missing)))[..., :-missing]
+
+
+def attention_with_positions(
+    q: Tensor, k: Tensor, v: Tensor, row_logits: Tensor, column_logits: Tensor
+) -> Tensor:
+    """Attention to the cells of a map, whose logits have a part for each row and each column.
+
+    The parts become further channels of the queries, and the rows and columns of the keys, as
+    one-hot vectors, further channels of the keys, so that no map of them is stored.
+
+    Args:
+        q: Queries (B, heads, N, head_dim).
+        k: Keys (B, heads, M, head_dim); the last ``rows columns`` are the cells row by row, those
+            before have no position (class tokens).
+        v: Values (B, heads, M, value_dim).
+        row_logits: What each query adds to the logits of each row, (B, heads, N, rows).
+        column_logits: As ``row_logits``, (B, heads, N, columns).
+
+    Returns:
+        (B, heads, N, value_dim).
+    """
+    if dispatch.choose_attention(q, k) == 'reference':
+        return reference.attention_with_positions(q, k, v, row_logits, column_logits)
+    head_dim, rows, columns = q.shape[3], row_logits.shape[3], column_logits.shape[3]
+    length = head_dim + rows + columns
+    # attention scales all logits by the longer queries' size, those of q by q's
+    parts = q * (length / head_dim) ** 0.5, row_logits * length**0.5, column_logits * length**0.5
+    long_q = torch.cat([part.transpose(1, 2) for part in parts], dim=3).transpose(1, 2)
+    places = _one_hot_places(rows, columns, like=k)
+    places = F.pad(places, (0, 0, k.shape[2] - rows * columns, 0))
+    long_k = torch.cat([k, places.expand(*k.shape[:2], -1, -1)], dim=3)
+    return attention(long_q, long_k, v)
 
 
 def emsa(
@@ -70,6 +109,8 @@ def emsa(
             message says why.
     """
     _check_shapes(q, k, v)
+    if v.shape != k.shape and not torch.compiler.is_compiling():
+        raise InputError(f'emsa: values {tuple(v.shape)} must have the shape of the keys')
     if mix_weight.shape != (q.shape[1], q.shape[1]):
         raise InputError(
             f'emsa: mix_weight {tuple(mix_weight.shape)} must be (heads, heads), and there are '
@@ -123,12 +164,21 @@ def mlp(
     return compute(x, fc1_weight, fc1_bias, fc2_weight, fc2_bias)
 
 
+def _one_hot_places(rows: int, columns: int, like: Tensor) -> Tensor:
+    """Row and column of each cell of a map, as one-hot vectors: (rows columns, rows + columns)."""
+    in_rows, in_columns = (
+        torch.eye(length, dtype=like.dtype, device=like.device) for length in (rows, columns)
+    )
+    return torch.cat([in_rows.repeat_interleave(columns, dim=0), in_columns.repeat(rows, 1)], dim=1)
+
+
 def _check_shapes(q: Tensor, k: Tensor, v: Tensor) -> None:
     if torch.compiler.is_compiling():
         return
-    fits = q.ndim == k.ndim == v.ndim == 4 and k.shape == v.shape
+    fits = q.ndim == k.ndim == v.ndim == 4 and k.shape[:3] == v.shape[:3]
     if not fits or q.shape[:2] != k.shape[:2] or q.shape[3] != k.shape[3]:
         raise InputError(
-            'attention: queries must be (B, heads, N, head_dim), keys and values (B, heads, M, '
-            f'head_dim), got {tuple(q.shape)}, {tuple(k.shape)} and {tuple(v.shape)}'
+            'attention: queries must be (B, heads, N, head_dim), keys (B, heads, M, head_dim) and '
+            f'values (B, heads, M, value_dim), got {tuple(q.shape)}, {tuple(k.shape)} and '
+            f'{tuple(v.shape)}'
         )

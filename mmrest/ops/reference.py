@@ -13,9 +13,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """``softmax(q k^T / sqrt(head_dim)) v``; see :func:`mmrest.ops.attention`."""
-    return _logits(q, k).softmax(dim=-1) @ v
+def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``softmax(q k^T / sqrt(head_dim) + bias) v``; see :func:`mmrest.ops.attention`."""
+    logits = _logits(q, k) if bias is None else _logits(q, k) + bias
+    return logits.softmax(dim=-1) @ v
+
+
+def attention_with_positions(
+    q: Tensor, k: Tensor, v: Tensor, row_logits: Tensor, column_logits: Tensor
+) -> Tensor:
+    """``softmax(q k^T / sqrt(head_dim) + positions) v``; see the function of the same name."""
+    positions = (row_logits[..., :, None] + column_logits[..., None, :]).flatten(3)
+    return attention(q, k, v, F.pad(positions, (k.shape[2] - positions.shape[3], 0)))
 
 
 def emsa(

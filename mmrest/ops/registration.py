@@ -16,10 +16,19 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 
-def empty_tokens(like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """(B, heads, N, head_dim) in the layout (B, N, heads, head_dim) of tokens."""
-    batch, heads, queries, head_dim = like.shape
-    return like.new_empty(batch, queries, heads, head_dim, dtype=dtype).transpose(1, 2)
+def empty_tokens(
+    q: Tensor, channels: int | None = None, dtype: torch.dtype | None = None
+) -> Tensor:
+    """(B, heads, N, channels) in the layout (B, N, heads, channels) of tokens.
+
+    Args:
+        q: (B, heads, N, head_dim).
+        channels: None takes ``head_dim``.
+        dtype: None takes that of ``q``.
+    """
+    batch, heads, queries, head_dim = q.shape
+    channels = head_dim if channels is None else channels
+    return q.new_empty(batch, queries, heads, channels, dtype=dtype).transpose(1, 2)
 
 
 def register_attention(
@@ -54,7 +63,7 @@ def register_attention(
     def fake_forward(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, ...]:
         dtype = torch.promote_types(q.dtype, torch.float32)
         rows = (q.new_empty(q.shape[:3], dtype=dtype) for _ in range(row_statistics))
-        return empty_tokens(q, v.dtype), q.new_empty(q.shape[:2], dtype=dtype), *rows
+        return empty_tokens(q, v.shape[3], v.dtype), q.new_empty(q.shape[:2], dtype=dtype), *rows
 
     def fake_backward(
         grad: Tensor, q: Tensor, k: Tensor, v: Tensor, mix_weight: Tensor | None, *_: Any
@@ -83,16 +92,19 @@ def register_attention(
     register_flop_formula(getattr(operators, f'{name}_backward'))(_count_backward)
 
 
-def _count_forward(q: Sequence[int], k: Sequence[int], v: Any, mix: Any, *_: Any, **__: Any) -> int:
-    batch, heads, queries, head_dim = q
-    pairs = batch * heads * queries * k[2]
-    return 4 * pairs * head_dim + (2 * pairs * heads if mix is not None else 0)
-
-
-def _count_backward(
-    grad: Any, q: Sequence[int], k: Sequence[int], v: Any, mix: Any, *_: Any, **__: Any
+def _count_forward(
+    q: Sequence[int], k: Sequence[int], v: Sequence[int], mix: Any, *_: Any, **__: Any
 ) -> int:
     batch, heads, queries, head_dim = q
     pairs = batch * heads * queries * k[2]
-    # two products of the forward pass again, and three; the mix, and both its gradients
-    return 10 * pairs * head_dim + (6 * pairs * heads if mix is not None else 0)
+    return 2 * pairs * (head_dim + v[3]) + (2 * pairs * heads if mix is not None else 0)
+
+
+def _count_backward(
+    grad: Any, q: Sequence[int], k: Sequence[int], v: Sequence[int], mix: Any, *_: Any, **__: Any
+) -> int:
+    batch, heads, queries, head_dim = q
+    pairs = batch * heads * queries * k[2]
+    # the logits again, and gradients of four matrices; the mix, and both its gradients
+    products = 2 * pairs * (3 * head_dim + 2 * v[3])
+    return products + (6 * pairs * heads if mix is not None else 0)

@@ -1,10 +1,11 @@
-"""Attention in windows, for plain vision transformers (ViTDet, arXiv 2203.16527, Section 3)."""
+"""Windows of a map, and attention in them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mmrest.ops.functional import attention
@@ -13,7 +14,9 @@ Grid = tuple[int, int]
 
 
 def attend_in_windows(q: Tensor, k: Tensor, v: Tensor, grid: Grid, window_size: int) -> Tensor:
-    """Attention of each token to its window and the class token.
+    """Attention of each token to its window and the class token, as in plain transformers.
+
+    ViTDet (arXiv 2203.16527), Section 3, with a class token.
 
     The class token attends to itself and to the whole map, at a cost linear in the tokens. Windows
     begin at the top left; those that would stick out at the right and the bottom are smaller
@@ -71,3 +74,41 @@ def _to_windows(part: Tensor, size: Grid, extra: Tensor | None) -> Tensor:
         return windows
     extra = extra.repeat_interleave(count[0] * count[1], dim=0)
     return torch.cat([extra, windows], dim=2)
+
+
+def cut_windows(maps: Tensor, size: Grid) -> Tensor:
+    """A map in windows that begin at the top left; zeros fill the last ones.
+
+    Args:
+        maps: (B, H, W, ...).
+        size: (height, width) of a window.
+
+    Returns:
+        (B windows, height, width, ...), the windows of an image row by row.
+    """
+    height, width = size
+    rows, columns = _count_windows(maps.shape[1:3], size)
+    bottom, right = rows * height - maps.shape[1], columns * width - maps.shape[2]
+    padded = F.pad(maps, (0, 0) * (maps.ndim - 3) + (0, right, 0, bottom))
+    windows = padded.unflatten(2, (columns, width)).unflatten(1, (rows, height)).transpose(2, 3)
+    return windows.flatten(0, 2)
+
+
+def join_windows(windows: Tensor, grid: Grid) -> Tensor:
+    """The map that :func:`cut_windows` cut.
+
+    Args:
+        windows: (B windows, height, width, ...).
+        grid: Height and width of the map.
+
+    Returns:
+        (B, H, W, ...).
+    """
+    rows, columns = _count_windows(grid, windows.shape[1:3])
+    maps = windows.unflatten(0, (-1, rows, columns)).transpose(2, 3).flatten(1, 2).flatten(2, 3)
+    return maps[:, : grid[0], : grid[1]]
+
+
+def _count_windows(grid: Grid, size: Grid) -> Grid:
+    """Rows and columns of windows."""
+    return tuple((side + step - 1) // step for side, step in zip(grid, size, strict=True))

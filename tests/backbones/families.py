@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmrest import ResFormer, ResT, ResTV2
+from mmrest import MViTV2, ResFormer, ResT, ResTV2
 from mmrest.backbones import PyramidBackbone
 
 
@@ -30,9 +30,8 @@ class Row:
         parameters: Published variant -> its million parameters with a norm and a 1000-class head;
             none where the paper states those of whole detectors alone.
         batch_norm: It has BatchNorms.
-        exports_any_size: One exported program serves all image sizes.
         record: What the names of its recorded outputs begin with.
-        forms: Name -> arguments of further forms that must be computed alike by all
+        forms: Name -> arguments of further forms of ``tiny`` that must be computed alike by all
             implementations.
     """
 
@@ -43,7 +42,6 @@ class Row:
     tiny_options: Mapping[str, Any] = field(default_factory=dict)
     parameters: Mapping[str, float] = field(default_factory=dict)
     batch_norm: bool = False
-    exports_any_size: bool = True
     forms: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
@@ -73,6 +71,17 @@ STAGED_WRONG = (
 )
 PLAIN = dict(embed_dims=32, depth=4, num_heads=4, mlp_ratio=4)
 PLAIN_TINY = dict(embed_dims=16, depth=2, num_heads=2, mlp_ratio=4)
+
+MULTISCALE = dict(
+    embed_dims=(8, 16, 24, 32),
+    depths=(1, 2, 3, 1),
+    num_heads=(1, 2, 4, 8),
+    window_sizes=(8, 4, 4, 2),
+    image_size=32,
+)
+MULTISCALE_TINY = dict(
+    embed_dims=(8, 16), depths=(1, 2), num_heads=(1, 2), mlp_ratios=(4, 4), window_sizes=(8, 4)
+)
 
 ROWS: dict[type[PyramidBackbone], Row] = {
     ResT: Row(
@@ -107,6 +116,49 @@ ROWS: dict[type[PyramidBackbone], Row] = {
         record='resformer',
         forms={'in windows': dict(arch=dict(PLAIN_TINY, depth=1), window_size=3, global_blocks=())},
     ),
+    MViTV2: Row(
+        arch=MULTISCALE,
+        tiny=MULTISCALE_TINY,
+        tiny_options=dict(out_indices=(0, 1)),
+        wrong_fields=(
+            dict(window_sizes=(8, 4, 4, 0)),
+            dict(window_sizes=(6, 4, 4, 2)),
+            dict(widens_in='head'),
+            dict(kv_stride=0),
+            dict(cls_token=1),
+            dict(image_size=16),
+            dict(depths=(1, 2)),
+        ),
+        record='mvitv2',
+        # with 1000 classes; the files of IN-21K have 19,168
+        parameters=dict(
+            tiny=24.17,
+            small=34.87,
+            base=51.47,
+            large=217.99,
+            base_cls=51.47,
+            large_cls=213.63,
+            huge_cls=666.88,
+        ),
+        forms={
+            'in windows': dict(attention='windows'),
+            'everywhere': dict(attention='pooling'),
+            'with a class token': dict(
+                attention='pooling', arch=dict(MULTISCALE_TINY, cls_token=True)
+            ),
+            'widened in the MLP': dict(
+                attention='pooling', arch=dict(MULTISCALE_TINY, widens_in='mlp')
+            ),
+            'joint': dict(attention='pooling', positions='joint'),
+            'both': dict(attention='pooling', positions='decomposed+absolute'),
+            'plain': dict(
+                attention='pooling',
+                positions='none',
+                residual_pooling=False,
+                pool_every_q=False,
+            ),
+        },
+    ),
 }
 
 families = pytest.mark.parametrize('family', ROWS, ids=lambda family: family.__name__)
@@ -121,7 +173,7 @@ def build(family: type[PyramidBackbone], **options: Any) -> PyramidBackbone:
 def build_tiny(family: type[PyramidBackbone], **options: Any) -> PyramidBackbone:
     """The still smaller one."""
     row = ROWS[family]
-    return family(arch=row.tiny, **{'drop_path_rate': 0.0, **row.tiny_options, **options})
+    return family(**{'arch': row.tiny, 'drop_path_rate': 0.0, **row.tiny_options, **options})
 
 
 def num_stages(family: type[PyramidBackbone]) -> int:

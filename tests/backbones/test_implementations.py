@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
+from mmrest import MViTV2
 from mmrest.backbones import PyramidBackbone
 from mmrest.ops import blockwise, use_implementation
 from mmrest.ops.cpu import mlp
@@ -22,13 +23,19 @@ CASES = {family.__name__: (family, {}) for family in ROWS} | {
     for name, options in row.forms.items()
 }
 cases = pytest.mark.parametrize('case', CASES)
+# how many windows there are is a part of a program, and so are the rows of joint positions
+ONE_SIZE = {'ResFormer in windows', 'MViTV2', 'MViTV2 in windows', 'MViTV2 joint'}
+# a compiler takes a minute for what is a detail of a family
+SLOW = {f'MViTV2 {form}' for form in ROWS[MViTV2].forms} | {'MViTV2'}
+
+
+def mark_slow(case: str, *others: object) -> object:
+    return pytest.param(case, *others, marks=[pytest.mark.slow] if case in SLOW else [])
 
 
 def build(case: str) -> PyramidBackbone:
     family, options = CASES[case]
-    if options:
-        return randomize(family(**options, drop_path_rate=0.0))
-    return randomize(build_tiny(family))
+    return randomize(build_tiny(family, **options))
 
 
 @pytest.fixture(autouse=True)
@@ -68,13 +75,18 @@ def test_implementations_agree_in_outputs_and_all_gradients(
 @pytest.mark.parametrize(
     ('case', 'training'),
     # windows are the slowest to trace, and are the same in inference
-    [(case, mode) for case in CASES for mode in (False, True) if mode or 'windows' not in case],
+    [
+        mark_slow(case, mode)
+        for case in CASES
+        for mode in (False, True)
+        if mode or case not in ONE_SIZE
+    ],
 )
 def test_compiled_as_one_graph_for_all_sizes(case: str, training: bool) -> None:
     model = build(case).train(training)
     counter = CompileCounterWithBackend('aot_eager')
     compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=counter)
-    for size in SIZES[1:2] if 'windows' in case else SIZES:
+    for size in SIZES[1:2] if case in ONE_SIZE else SIZES:
         images = torch.randn(2, 3, *size)
         if training:
             # sums of gradients in another order
@@ -97,11 +109,10 @@ def test_compiled_to_machine_code() -> None:
             assert_close(list(compiled(images)), list(model(images)))
 
 
-@cases
+@pytest.mark.parametrize('case', [mark_slow(case) for case in CASES])
 def test_exported_for_all_sizes(case: str) -> None:
     model = build(case).eval()
-    if 'windows' in case:
-        # how many windows there are is part of a program
+    if case in ONE_SIZE:
         program = torch.export.export(model, (torch.randn(2, 3, 64, 96),))
         sizes = [(2, 64, 96)]
     else:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from mmrest import ResFormer
+from mmrest import MViTV2, ResFormer, ResT, ResTV2
+from mmrest.backbones import PyramidBackbone
 from mmrest.checkpoints import load_pretrained
 from tests.backbones.families import ROWS
 from tests.parity import recorded
 
-STAGED = {row.record: family for family, row in ROWS.items() if family is not ResFormer}
+STAGED = {row.record: family for family, row in ROWS.items() if family in (ResT, ResTV2)}
 
 
 def tiers(variants: Iterable[str], *others: Iterable[str]) -> list:
@@ -41,6 +44,10 @@ CASES = [
 FLOAT32_TOLERANCE = {('rest', 'large'): 1e-3}
 
 
+# detectron2's name -> ours
+MVITV2_DETECTION = dict(tiny='tiny', small='small', base='base', large='large_cls', huge='huge_cls')
+
+
 @lru_cache(maxsize=1)
 def authors_weights(name: str) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:
     """What was recorded, the authors' ImageNet weights and the norms that detection adds."""
@@ -54,6 +61,8 @@ def test_every_published_variant_is_recorded() -> None:
     for family, row in ROWS.items():
         for variant in family.variants:
             assert recorded.read(f'{row.record}_{variant}')['cases']
+    for name in MVITV2_DETECTION:
+        assert recorded.read(f'mvitv2_{name}_det')['cases']
 
 
 @pytest.mark.parametrize(('prefix', 'arch', 'out_norm'), CASES)
@@ -67,9 +76,15 @@ def test_computes_what_the_authors_model_computes(
     model = STAGED[prefix](arch, out_norm=out_norm).double().eval()
     load_pretrained(model, str(file))
     file.unlink()
-    cases = [case for case in record['cases'] if case['norm'] == out_norm]
-    assert len(cases) == 5
-    tolerance = FLOAT32_TOLERANCE.get((prefix, arch), 1e-4)
+    assert_computes(model, record, out_norm, 5, FLOAT32_TOLERANCE.get((prefix, arch), 1e-4))
+
+
+def assert_computes(
+    model: PyramidBackbone, record: dict[str, Any], norm: str, count: int, tolerance: float = 1e-4
+) -> None:
+    """Every recorded case of a norm, in float64 and in float32."""
+    cases = [case for case in record['cases'] if case['norm'] == norm]
+    assert len(cases) == count
     for dtype, tolerated in ((torch.float64, 1e-9), (torch.float32, tolerance)):
         model.to(dtype)
         for case in cases:
@@ -101,3 +116,30 @@ def test_computes_what_resformer_computes(arch: str, tmp_path: Path) -> None:
             for name, output in zip(names, outputs, strict=True):
                 error = recorded.distance(output, case['outputs'][name])
                 assert error < tolerated, (dtype, case['input'], name)
+
+
+@pytest.mark.parametrize('arch', tiers(MViTV2.variants))
+def test_computes_what_mvitv2_computes_in_classification(arch: str, tmp_path: Path) -> None:
+    record, imagenet, _ = authors_weights(f'mvitv2_{arch}')
+    file = tmp_path / 'authors.pyth'
+    torch.save({'epoch': 0, 'model_state': imagenet, 'cfg': ''}, file)
+    model = MViTV2(arch, attention='pooling', out_norm='none').double().eval()
+    load_pretrained(model, str(file))
+    file.unlink()
+    assert_computes(model, record, 'none', 6)
+
+
+@pytest.mark.parametrize(('name', 'out_norm'), tiers(MVITV2_DETECTION, ('none', 'branch')))
+def test_computes_what_mvitv2_computes_in_detection(
+    name: str, out_norm: str, tmp_path: Path
+) -> None:
+    record, imagenet, norms = authors_weights(f'mvitv2_{name}_det')
+    file = tmp_path / 'detectron2.pkl'
+    weights = imagenet if out_norm == 'none' else {**imagenet, **norms}
+    state = {f'backbone.bottom_up.{key}': value.numpy() for key, value in weights.items()}
+    state['backbone.fpn_lateral2.weight'] = np.zeros((1, 1, 1, 1))
+    file.write_bytes(pickle.dumps({'model': state, '__author__': 'MViTv2'}))
+    model = MViTV2(MVITV2_DETECTION[name], out_norm=out_norm).double().eval()
+    load_pretrained(model, str(file))
+    file.unlink()
+    assert_computes(model, record, out_norm, 6)

@@ -209,7 +209,9 @@ def test_dynamic_quantisation(family: type[PyramidBackbone]) -> None:
 def test_attention_may_be_any_module(family: type[PyramidBackbone]) -> None:
     model = build(family).eval()
     for module in model.modules():
-        if hasattr(module, 'attn'):
+        # some of MViTv2's make a smaller and wider map
+        keeps_shape = getattr(module, 'stride', 1) == 1 and getattr(module, 'proj', None) is None
+        if hasattr(module, 'attn') and keeps_shape:
             module.attn = nn.Identity()
     images = torch.randn(1, 3, 40, 72)
     with torch.no_grad():

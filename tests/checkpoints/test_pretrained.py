@@ -5,6 +5,7 @@ import functools
 import hashlib
 import http.server
 import io
+import os
 import pickle
 import random
 import threading
@@ -455,3 +456,26 @@ def test_a_whole_model_must_fit(tmp_path: Path) -> None:
         require_fit(nn.Linear(2, 4), checkpoint, str(file))
     with pytest.raises(CheckpointError, match=r'missing: 0\.bias, 0\.weight'):
         require_fit(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 3)), checkpoint, str(file))
+
+
+class _Runs:
+    def __reduce__(self) -> tuple:
+        return os.system, ('true',)
+
+
+@pytest.mark.parametrize('protocol', [2, 4, 5])
+def test_pickles_of_arrays_as_detectron2_writes_them(protocol: int, tmp_path: Path) -> None:
+    arrays = {'weight': np.arange(6.0, dtype='f4').reshape(2, 3), 'count': np.array(3)}
+    file = tmp_path / 'model.pkl'
+    file.write_bytes(pickle.dumps({'model': arrays, '__author__': 'x'}, protocol))
+    found = read_checkpoint(file)
+    assert found['__author__'] == 'x'
+    for key, array in arrays.items():
+        assert np.array_equal(found['model'][key], array)
+    file.write_bytes(pickle.dumps({'model': {'weight': _Runs()}}, protocol))
+    with pytest.raises(CheckpointError, match=r'posix\.system'):
+        read_checkpoint(file)
+    whole = pickle.dumps({'model': arrays}, protocol)
+    file.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CheckpointError, match='damaged'):
+        read_checkpoint(file)

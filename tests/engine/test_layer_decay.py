@@ -53,7 +53,7 @@ RATES = {
         ('backbone.', 1.0),
     ],
 }
-RATES['ResTV2'] = RATES['ResT']
+RATES['ResTV2'] = RATES['MViTV2'] = RATES['ResT']
 
 
 @pytest.mark.parametrize('scope', ['mmdet', 'mmseg'])

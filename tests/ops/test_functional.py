@@ -225,7 +225,7 @@ def test_nothing_attends_to_nothing(name: str, shape: tuple[int, ...]) -> None:
     'change',
     [
         dict(k=(1, 2, 5, 8)),
-        dict(v=(1, 2, 6, 7)),
+        dict(v=(1, 2, 5, 8)),
         dict(q=(1, 3, 4, 8)),
         dict(q=(2, 2, 4, 8)),
         dict(k=(1, 2, 6, 9), v=(1, 2, 6, 9)),
@@ -238,6 +238,12 @@ def test_shapes_that_do_not_go_together_are_named(name: str, change: dict) -> No
     for call in (attention, functools.partial(emsa, mix_weight=torch.rand(2, 2))):
         with pytest.raises(InputError, match=re.escape(str(shapes['q']))):
             by(name, call, *tensors)
+
+
+def test_emsa_takes_values_of_the_keys_shape_alone() -> None:
+    q, k, v = (torch.rand(1, 2, 4, channels) for channels in (8, 8, 7))
+    with pytest.raises(InputError, match=r'values \(1, 2, 4, 7\) must have the shape of the keys'):
+        emsa(q, k, v, torch.rand(2, 2))
 
 
 def test_a_mix_of_another_number_of_heads_is_named() -> None:

@@ -1,0 +1,223 @@
+"""Pooling attention of MViTv2 (arXiv 2112.01526, Section 3), over maps and in windows."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmrest.backbones.layers import apply_linear
+from mmrest.ops import (
+    attention,
+    attention_with_positions,
+    conv_tokens,
+    cut_windows,
+    join_windows,
+    joint_logits,
+    position_logits,
+)
+
+Grid = tuple[int, int]
+
+
+def split_class_token(x: Tensor, grid: Grid) -> tuple[Tensor | None, Tensor]:
+    """Tokens (B, [1 +] rows columns, ...) -> the class token, if any, and the map's tokens."""
+    cells = grid[0] * grid[1]
+    if not torch.compiler.is_compiling() and x.shape[1] == cells:
+        return None, x
+    return x[:, :-cells], x[:, -cells:]
+
+
+def pooled(grid: Grid, stride: int) -> Grid:
+    """Size of a map after a convolution or a pooling of this stride."""
+    return tuple((side + stride - 1) // stride for side in grid)
+
+
+class HeadConv(nn.Conv2d):
+    """A depthwise 3x3 convolution of each head's map, with the same kernels for all heads.
+
+    Args:
+        head_dim: Channels of a head.
+        stride: Of the convolution.
+    """
+
+    def __init__(self, head_dim: int, stride: int) -> None:
+        super().__init__(head_dim, head_dim, 3, stride, padding=1, groups=head_dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, heads, head_dim) -> (B, h, w, heads, head_dim)."""
+        heads, head_dim = x.shape[3:]
+        weight = self.weight.repeat(heads, 1, 1, 1)
+        stride, padding = self.stride[0], self.padding[0]
+        maps = conv_tokens(x.flatten(3), weight, self.bias, stride, padding, heads * head_dim)
+        return maps.unflatten(3, (heads, head_dim))
+
+
+class Pool(nn.Module):
+    """Pooling of queries, keys or values: a convolution of each head's map and a LayerNorm.
+
+    The class token is not convolved.
+
+    Args:
+        head_dim: Channels of a head.
+        stride: Of the convolution.
+        norm_eps: Of the LayerNorm.
+    """
+
+    def __init__(self, head_dim: int, stride: int, norm_eps: float) -> None:
+        super().__init__()
+        self.conv = HeadConv(head_dim, stride)
+        self.norm = nn.LayerNorm(head_dim, norm_eps)
+
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
+        """(B, [1 +] H W, heads, head_dim) -> (B, [1 +] h w, heads, head_dim)."""
+        cls_token, cells = split_class_token(x, grid)
+        cells = self.conv(cells.unflatten(1, grid)).flatten(1, 2)
+        return self.norm(cells if cls_token is None else torch.cat([cls_token, cells], dim=1))
+
+
+class RelativePositions(nn.Module):
+    """Relative positions, decomposed into rows and columns (Eq. 4).
+
+    Args:
+        distances: Of each table.
+        head_dim: Channels of a head.
+    """
+
+    def __init__(self, distances: int, head_dim: int) -> None:
+        super().__init__()
+        self.rows = nn.Parameter(torch.empty(distances, head_dim))
+        self.columns = nn.Parameter(torch.empty(distances, head_dim))
+        for table in (self.rows, self.columns):
+            nn.init.trunc_normal_(table, std=0.02)
+
+    def forward(self, q: Tensor, key_grid: Grid) -> tuple[Tensor, Tensor]:
+        """See :func:`mmrest.ops.position_logits`."""
+        return position_logits(q, key_grid, self.rows, self.columns)
+
+
+class JointPositions(nn.Module):
+    """Relative positions with a vector for each pair of distances (Eq. 3), of the ablation alone.
+
+    Args:
+        distances: Of the table along each axis.
+        head_dim: Channels of a head.
+    """
+
+    def __init__(self, distances: int, head_dim: int) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.empty(distances, distances, head_dim))
+        nn.init.trunc_normal_(self.table, std=0.02)
+
+    def forward(self, q: Tensor, key_grid: Grid) -> Tensor:
+        """See :func:`mmrest.ops.joint_logits`."""
+        return joint_logits(q, key_grid, self.table)
+
+
+class PoolingAttention(nn.Module):
+    """Attention of pooled queries to pooled keys and values (Section 3.1), all or in windows.
+
+    ``softmax(q k^T / sqrt(head_dim) + positions) v + q``. The positions are those of queries that
+    are not scaled, as in the authors' code (in Eq. 3 the square root divides both). Windows
+    ("Hwin", Section 3.2) are cut out of the pooled maps; cells that fill the last ones are zeros,
+    which queries see, as in detectron2. The class token has no position and no ``+ q``.
+
+    Args:
+        in_channels: Channels of the input.
+        channels: Channels of the attention and of the output.
+        num_heads: Attention heads.
+        q_stride: Of the queries' pooling.
+        kv_stride: Of the keys' and the values' pooling.
+        window_size: Side of a window in tokens of the input; 0 is the whole map.
+        positions: Relative positions; None has none.
+        residual: Add the pooled queries ("residual pooling").
+        pool_every_q: Pool queries by a convolution also where that leaves their number.
+        norm_eps: Of the LayerNorms.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        num_heads: int,
+        q_stride: int,
+        kv_stride: int,
+        window_size: int,
+        positions: RelativePositions | JointPositions | None,
+        residual: bool,
+        pool_every_q: bool,
+        norm_eps: float,
+    ) -> None:
+        super().__init__()
+        head_dim = channels // num_heads
+        self.num_heads = num_heads
+        self.q_stride = q_stride
+        self.kv_stride = kv_stride
+        self.window_size = window_size
+        self.residual = residual
+        self.qkv = nn.Linear(in_channels, 3 * channels)
+        has_q_pool = pool_every_q or q_stride > 1
+        self.q_pool = Pool(head_dim, q_stride, norm_eps) if has_q_pool else None
+        self.k_pool = Pool(head_dim, kv_stride, norm_eps)
+        self.v_pool = Pool(head_dim, kv_stride, norm_eps)
+        self.positions = positions
+        self.proj = nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
+        """(B, [1 +] H W, in_channels) -> (B, [1 +] h w, channels)."""
+        heads = self.num_heads
+        q, k, v = (t.unflatten(2, (heads, -1)) for t in apply_linear(self.qkv, x).chunk(3, dim=2))
+        q = q if self.q_pool is None else self.q_pool(q, grid)
+        k, v = self.k_pool(k, grid), self.v_pool(v, grid)
+        grids = pooled(grid, self.q_stride), pooled(grid, self.kv_stride)
+        attend = self._attend_in_windows if self.window_size else self._attend
+        attended = attend(q, k, v, *grids)
+        if self.residual:
+            cls_token, cells = split_class_token(q, grids[0])
+            if cls_token is not None:
+                cells = F.pad(cells, (0, 0, 0, 0, cls_token.shape[1], 0))
+            attended = attended + cells
+        return apply_linear(self.proj, attended.flatten(2))
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, q_grid: Grid, kv_grid: Grid) -> Tensor:
+        """Of all queries to all keys.
+
+        Args:
+            q: Queries (B, [1 +] cells, heads, head_dim).
+            k: Keys (B, [1 +] cells, heads, head_dim).
+            v: Values of the same shape.
+            q_grid: (rows, columns) of the queries.
+            kv_grid: Those of keys and values.
+
+        Returns:
+            (B, [1 +] cells, heads, head_dim) of the queries.
+        """
+        by_heads = tuple(t.transpose(1, 2) for t in (q, k, v))
+        if self.positions is None:
+            return attention(*by_heads).transpose(1, 2)
+        cls_token, cells = split_class_token(q, q_grid)
+        first = 0 if cls_token is None else cls_token.shape[1]
+        logits = self.positions(cells.unflatten(1, q_grid), kv_grid)
+        if isinstance(logits, Tensor):
+            bias = F.pad(logits, (first, 0, first, 0))
+            return attention(*by_heads, bias).transpose(1, 2)
+        # (B, h, w, heads, n) to (B, heads, [1 +] h w, n)
+        parts = (F.pad(t.flatten(1, 2), (0, 0, 0, 0, first, 0)).transpose(1, 2) for t in logits)
+        return attention_with_positions(*by_heads, *parts).transpose(1, 2)
+
+    def _attend_in_windows(
+        self, q: Tensor, k: Tensor, v: Tensor, q_grid: Grid, kv_grid: Grid
+    ) -> Tensor:
+        """As :meth:`_attend`, to the keys of the same window."""
+        sides = self.window_size // self.q_stride, self.window_size // self.kv_stride
+        sizes = [(side, side) for side in sides]
+        cells = [
+            cut_windows(t.unflatten(1, grid), size).flatten(1, 2)
+            for t, grid, size in (
+                (q, q_grid, sizes[0]),
+                (k, kv_grid, sizes[1]),
+                (v, kv_grid, sizes[1]),
+            )
+        ]
+        windows = self._attend(*cells, *sizes).unflatten(1, sizes[0])
+        return join_windows(windows, q_grid).flatten(1, 2)

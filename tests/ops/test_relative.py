@@ -1,0 +1,144 @@
+"""Relative positions: the index in float32, tables of other sizes, both decompositions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from mmrest.errors import InputError
+from mmrest.ops import (
+    attention,
+    attention_with_positions,
+    joint_logits,
+    position_logits,
+    use_implementation,
+)
+from mmrest.ops.relative import relative_index, relative_vectors
+
+SIZES = [
+    (1, 1),
+    (5, 5),
+    (7, 4),
+    (4, 7),
+    (57, 29),
+    (113, 57),
+    (151, 76),
+    (39, 10),
+    (43, 11),
+    (78, 20),
+]
+
+
+def index_by_numpy(queries: int, keys: int) -> np.ndarray:
+    """As detectron2 computes it, each step rounded to float32."""
+    of_queries, of_keys = np.float32(max(keys / queries, 1.0)), np.float32(max(queries / keys, 1.0))
+    ahead = np.float32((keys - 1) * max(queries / keys, 1.0))
+    places = np.arange(queries, dtype=np.float32)[:, None] * of_queries
+    places = places - np.arange(keys, dtype=np.float32)[None] * of_keys
+    return (places + ahead).astype(np.int64)
+
+
+@pytest.mark.parametrize(('queries', 'keys'), SIZES)
+def test_index_is_rounded_as_the_authors_is(queries: int, keys: int) -> None:
+    index = relative_index(queries, keys, torch.device('cpu'))
+    assert np.array_equal(index.numpy(), index_by_numpy(queries, keys))
+    assert index.min() >= 0
+    assert index.max() <= 2 * max(queries, keys) - 2
+
+
+def test_the_rounding_shows_at_some_sizes() -> None:
+    differ = 0
+    for queries in range(1, 400):
+        keys = (queries + 1) // 2
+        scale = max(queries / keys, 1.0)
+        exact = np.trunc(
+            np.round(np.arange(queries)[:, None] - np.arange(keys) * scale + (keys - 1) * scale, 9)
+        )
+        found = relative_index(queries, keys, torch.device('cpu')).numpy()
+        differ += not np.array_equal(exact, found)
+    assert differ > 0
+
+
+def test_equal_sizes_give_the_distance() -> None:
+    index = relative_index(6, 6, torch.device('cpu'))
+    expected = torch.arange(6)[:, None] - torch.arange(6)[None] + 5
+    assert torch.equal(index, expected)
+
+
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.bfloat16])
+def test_tables_are_resized_linearly(dtype: torch.dtype) -> None:
+    table = torch.randn(7, 3).to(dtype)
+    assert torch.equal(
+        relative_vectors(table, 4, 4), table[relative_index(4, 4, torch.device('cpu'))]
+    )
+    vectors = relative_vectors(table, 6, 3)
+    assert vectors.shape == (6, 3, 3)
+    assert vectors.dtype == dtype
+    places = (torch.arange(11) + 0.5) * 7 / 11 - 0.5
+    by_numpy = np.stack(
+        [np.interp(places, np.arange(7), column) for column in table.T.double().numpy()]
+    )
+    expected = torch.from_numpy(by_numpy.T)[relative_index(6, 3, torch.device('cpu'))]
+    torch.testing.assert_close(vectors.double(), expected, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize(
+    ('grid', 'key_grid'), [((4, 5), (4, 5)), ((6, 3), (3, 2)), ((2, 2), (4, 5))]
+)
+def test_a_joint_table_that_is_a_sum_is_two_tables(
+    grid: tuple[int, int], key_grid: tuple[int, int]
+) -> None:
+    q = torch.randn(2, *grid, 3, 8, dtype=torch.double)
+    lengths = [2 * max(pair) - 1 for pair in zip(grid, key_grid, strict=True)]
+    rows, columns = (torch.randn(n, 8, dtype=torch.double) for n in lengths)
+    by_row, by_column = position_logits(q, key_grid, rows, columns)
+    both = (by_row[..., :, None] + by_column[..., None, :]).flatten(4).flatten(1, 2)
+    joint = joint_logits(q, key_grid, rows[:, None] + columns[None])
+    torch.testing.assert_close(joint, both.transpose(1, 2))
+
+
+@pytest.mark.parametrize('implementation', ['auto', 'blockwise'])
+@pytest.mark.parametrize('leading', [0, 1])
+def test_attention_with_positions_is_attention_with_a_bias(
+    implementation: str, leading: int
+) -> None:
+    torch.manual_seed(0)
+    q, k, v = (
+        torch.randn(2, 3, n, 8, dtype=torch.double) for n in (10, 12 + leading, 12 + leading)
+    )
+    rows, columns = (torch.randn(2, 3, 10, n, dtype=torch.double) for n in (3, 4))
+    bias = torch.zeros(2, 3, 10, 12 + leading, dtype=torch.double)
+    bias[..., leading:] = (rows[..., :, None] + columns[..., None, :]).flatten(3)
+    expected = attention(q, k, v, bias)
+    for tensor in (q, k, v, rows, columns):
+        tensor.requires_grad_()
+    with use_implementation(implementation):
+        out = attention_with_positions(q, k, v, rows, columns)
+    torch.testing.assert_close(out, expected)
+    with use_implementation('reference'):
+        literal = attention_with_positions(q, k, v, rows, columns)
+    direction = torch.randn_like(out)
+    inputs = (q, k, v, rows, columns)
+    for a, b in zip(
+        torch.autograd.grad(out, inputs, direction),
+        torch.autograd.grad(literal, inputs, direction),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize('implementation', ['auto', 'blockwise', 'reference'])
+@pytest.mark.parametrize('value_dim', [3, 8, 11])
+def test_values_may_have_other_channels(implementation: str, value_dim: int) -> None:
+    q, k = torch.randn(2, 3, 5, 8), torch.randn(2, 3, 7, 8)
+    v = torch.randn(2, 3, 7, value_dim)
+    with use_implementation(implementation):
+        out = attention(q, k, v)
+    expected = (q @ k.mT / 8**0.5).softmax(-1) @ v
+    torch.testing.assert_close(out, expected)
+
+
+def test_values_of_too_few_keys_are_refused() -> None:
+    with pytest.raises(InputError, match='value_dim'):
+        attention(torch.randn(1, 1, 2, 4), torch.randn(1, 1, 3, 4), torch.randn(1, 1, 2, 4))
