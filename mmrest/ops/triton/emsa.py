@@ -113,7 +113,7 @@ def _forward(
     q, k, v = (_with_adjacent_channels(t) for t in (q, k, v))
     batch, heads, queries, head_dim = q.shape
     keys = k.shape[2]
-    deviation = empty_tokens(q, torch.float32)
+    deviation = empty_tokens(q, dtype=torch.float32)
     log_sum, squares = (deviation.new_empty(batch, heads, queries) for _ in range(2))
     settings = launch_settings(q)
     with _on_device_of(q):
@@ -124,7 +124,7 @@ def _forward(
             **settings,
         )
     scale = (squares.sum(2) / (queries * keys) + eps).rsqrt()
-    out = empty_tokens(q, v.dtype)
+    out = empty_tokens(q, dtype=v.dtype)
     torch.mul(deviation, scale[..., None, None], out=out)
     return out, scale, log_sum, squares
 
@@ -157,7 +157,7 @@ def _backward(
     )
     settings = launch_settings(q)
     blocks = triton.cdiv(queries, settings['block'])
-    dq = empty_tokens(q, q.dtype)
+    dq = empty_tokens(q)
     pairs = mix.new_empty(blocks, batch, heads, heads)
     with _on_device_of(q):
         kernels.query_gradient_kernel[blocks, batch](*common, dq, pairs, queries, keys, **settings)
