@@ -28,8 +28,11 @@ from mmrest.config_nodes import iterate_dicts, task_model
 from tests.conftest import ROOT
 
 CONFIGS = sorted(ROOT.glob('configs/*.py'))
-# It derives from a class of mmdet, which `import mmrest` does not need: type='mmrest.engine....'
-NOT_AT_THE_TOP = {'MaskTTAModel': 'mmrest.engine.mask_tta.MaskTTAModel'}
+# They derive from a class of mmdet, which `import mmrest` does not need: type='mmrest.engine....'
+NOT_AT_THE_TOP = {
+    'MaskTTAModel': 'mmrest.engine.mask_tta.MaskTTAModel',
+    'OneMaskCascadeRoIHead': 'mmrest.engine.one_mask_head.OneMaskCascadeRoIHead',
+}
 
 
 def import_everything() -> None:

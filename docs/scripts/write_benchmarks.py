@@ -74,6 +74,20 @@ REST_V2 = _compared('ResTV2:arch=tiny', 5)
 RESFORMER = _compared('ResFormer:arch=small', 5, shape='1024x1024')
 
 
+MVIT = 'MViTV2:arch=tiny'
+MVIT_ABLATIONS = ' '.join(
+    f'{MVIT},{change}'
+    for change in (
+        'attention=windows',
+        'positions=none',
+        'positions=absolute',
+        'positions=joint',
+        'positions=absolute_and_decomposed',
+        'residual_pooling=False,pool_every_q=False',
+        'pool_every_q=False',
+        'residual_pooling=False',
+    )
+)
 STUDIES = (
     Study(
         'ResT against the literal form and other backbones',
@@ -103,6 +117,20 @@ STUDIES = (
         {
             'restv2_tiny': REST_V2,
             'resformer_small': RESFORMER,
+        },
+    ),
+    Study(
+        'MViTv2 and what its paper ablates',
+        'MViTv2-tiny at 800x1344 in windows as in detection, beside Swin-tiny and ResT-small; with '
+        "attention to the whole map everywhere; and each of the paper's ablations, whose box AP is "
+        'in [mvitv2.md](mvitv2.md).',
+        {
+            'mvitv2_tiny': f'{MVIT} ResT:arch=small --impl auto reference '
+            '--against mmdet.SwinTransformer --shapes 800x1344 --mode infer train --steps 5',
+            'mvitv2_pooling': f'{MVIT},attention=pooling --impl auto reference --shapes 800x1344 '
+            '--mode infer --steps 3',
+            'mvitv2_ablations': f'{MVIT} {MVIT_ABLATIONS} --shapes 800x1344 --mode infer train '
+            '--steps 3',
         },
     ),
     Study(

@@ -250,7 +250,7 @@ def without_time(weight: Tensor, shape: torch.Size) -> Tensor:
 
 
 ATTENTIONS = ('hwin', 'pooling', 'windows')
-POSITIONS = ('decomposed', 'joint', 'absolute', 'decomposed+absolute', 'none')
+POSITIONS = ('decomposed', 'joint', 'absolute', 'absolute_and_decomposed', 'none')
 
 
 @register_backbone
@@ -269,7 +269,7 @@ class MViTV2(HierarchicalBackbone):
             (Section 3.2); ``'pooling'``: of the whole map everywhere, as in classification;
             ``'windows'``: in windows everywhere, which are not shifted.
         positions: ``'decomposed'`` relative ones (default), ``'joint'`` relative ones (which store
-            the attention's maps), ``'absolute'`` ones, ``'decomposed+absolute'`` or ``'none'``
+            the attention's maps), ``'absolute'`` ones, ``'absolute_and_decomposed'`` or ``'none'``
             (Table 6).
         residual_pooling: Add the pooled queries to what was attended (Table 7).
         pool_every_q: Pool queries by a convolution also where that leaves their number (Table 7).

@@ -10,10 +10,10 @@ from mmrest.backbones.layers import apply_linear
 from mmrest.ops import (
     attention,
     attention_with_positions,
-    conv_tokens,
     cut_windows,
     join_windows,
     joint_logits,
+    pool_heads,
     position_logits,
 )
 
@@ -46,11 +46,7 @@ class HeadConv(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, heads, head_dim) -> (B, h, w, heads, head_dim)."""
-        heads, head_dim = x.shape[3:]
-        weight = self.weight.repeat(heads, 1, 1, 1)
-        stride, padding = self.stride[0], self.padding[0]
-        maps = conv_tokens(x.flatten(3), weight, self.bias, stride, padding, heads * head_dim)
-        return maps.unflatten(3, (heads, head_dim))
+        return pool_heads(x, self.weight, self.stride[0])
 
 
 class Pool(nn.Module):

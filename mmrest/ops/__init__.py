@@ -19,7 +19,7 @@ This package knows torch, Triton if it is there, and the errors of mmrest.
 
 from mmrest.ops.convolution import conv_tokens
 from mmrest.ops.dispatch import use_implementation
-from mmrest.ops.functional import attention, attention_with_positions, emsa, linear, mlp
+from mmrest.ops.functional import attention, attention_with_positions, emsa, linear, mlp, pool_heads
 from mmrest.ops.relative import joint_logits, position_logits
 from mmrest.ops.windows import attend_in_windows, cut_windows, join_windows
 
@@ -38,6 +38,7 @@ __all__ = [
     'joint_logits',
     'linear',
     'mlp',
+    'pool_heads',
     'position_logits',
     'use_implementation',
 ]

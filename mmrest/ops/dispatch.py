@@ -99,6 +99,11 @@ def choose_emsa(q: Tensor, k: Tensor, v: Tensor) -> str:
     return 'triton'
 
 
+def is_reference(*tensors: Tensor) -> bool:
+    """True if the reference serves a call of these tensors."""
+    return _needs_reference(requested(), *tensors)
+
+
 def uses_onednn(x: Tensor) -> bool:
     """True if linear layers and MLPs of ``x`` are computed by oneDNN's matmuls."""
     if torch.compiler.is_exporting() or requested() == 'reference':

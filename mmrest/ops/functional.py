@@ -12,6 +12,7 @@ from torch import Tensor
 from mmrest.errors import InputError
 from mmrest.ops import dispatch, reference
 from mmrest.ops.blockwise import attend_blockwise
+from mmrest.ops.convolution import conv_tokens
 from mmrest.ops.cpu.linear import linear_by_onednn
 from mmrest.ops.cpu.mlp import mlp_in_chunks
 from mmrest.ops.triton.emsa import attend_by_triton
@@ -121,6 +122,28 @@ def emsa(
         return reference.emsa(q, k, v, reference.mix_by(mix_weight, mix_bias), eps)
     attend = attend_by_triton if implementation == 'triton' else attend_blockwise
     return attend(q, k, v, mix_weight, mix_bias, eps)
+
+
+def pool_heads(x: Tensor, weight: Tensor, stride: int) -> Tensor:
+    """A depthwise convolution of each head's map, with the same kernels for all heads.
+
+    MViTv2 (arXiv 2112.01526), Section 3: all heads are convolved at once where they are, as
+    channels of one map.
+
+    Args:
+        x: (B, H, W, heads, head_dim).
+        weight: (head_dim, 1, k, k), k odd; the map is padded by ``k // 2``.
+        stride: Along both sides.
+
+    Returns:
+        (B, ceil(H / stride), ceil(W / stride), heads, head_dim).
+    """
+    if dispatch.is_reference(x):
+        return reference.pool_heads(x, weight, stride)
+    heads, head_dim = x.shape[3:]
+    of_all, padding = weight.repeat(heads, 1, 1, 1), weight.shape[2] // 2
+    maps = conv_tokens(x.flatten(3), of_all, None, stride, padding, heads * head_dim)
+    return maps.unflatten(3, (heads, head_dim))
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -65,6 +65,14 @@ def mix_by(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
     return mix_heads
 
 
+def pool_heads(x: Tensor, weight: Tensor, stride: int) -> Tensor:
+    """A depthwise convolution of every head's map alone; see :func:`mmrest.ops.pool_heads`."""
+    heads, channels, padding = x.shape[3], x.shape[4], weight.shape[2] // 2
+    maps = x.permute(0, 3, 4, 1, 2).flatten(0, 1)
+    pooled = F.conv2d(maps, weight, None, stride, padding, groups=channels)
+    return pooled.unflatten(0, (-1, heads)).permute(0, 3, 4, 1, 2)
+
+
 def mlp(
     x: Tensor,
     fc1_weight: Tensor,

@@ -150,7 +150,7 @@ ROWS: dict[type[PyramidBackbone], Row] = {
                 attention='pooling', arch=dict(MULTISCALE_TINY, widens_in='mlp')
             ),
             'joint': dict(attention='pooling', positions='joint'),
-            'both': dict(attention='pooling', positions='decomposed+absolute'),
+            'both': dict(attention='pooling', positions='absolute_and_decomposed'),
             'plain': dict(
                 attention='pooling',
                 positions='none',

@@ -127,7 +127,7 @@ def test_windows_on_whole_maps_are_global_attention_with_zero_padding() -> None:
         (dict(positions='none'), 'positions', None),
         (dict(positions='joint'), 'attn.positions.', 'attn.positions.table'),
         (dict(positions='absolute'), 'positions', 'stages.0.embed.pos_embed'),
-        (dict(positions='decomposed+absolute'), None, 'stages.0.embed.pos_embed'),
+        (dict(positions='absolute_and_decomposed'), None, 'stages.0.embed.pos_embed'),
         (dict(pool_every_q=False), 'attn.q_pool', None),
         (dict(residual_pooling=False), None, None),
         (dict(residual_pooling=False, pool_every_q=False), 'attn.q_pool', None),

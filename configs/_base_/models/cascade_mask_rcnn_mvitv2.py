@@ -20,7 +20,8 @@ model = dict(
     type='CascadeRCNN',
     rpn_head=dict(num_convs=2),
     roi_head=dict(
-        type='CascadeRoIHead',
+        # one mask head, not one for each stage
+        type='mmrest.engine.one_mask_head.OneMaskCascadeRoIHead',
         num_stages=3,
         stage_loss_weights=[1, 1, 1],
         bbox_head=[

@@ -1,0 +1,61 @@
+"""Cascade R-CNN with one mask head, as detectron2 builds it.
+
+mmdet's own has a mask head for each stage. The module derives from mmdet's class, so that a config
+names it (``type='mmrest.engine.one_mask_head.OneMaskCascadeRoIHead'``) and no module imports it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmdet.models.roi_heads import CascadeRoIHead
+from mmdet.models.utils import empty_instances
+from mmdet.structures.bbox import bbox2roi
+from mmengine.registry import MODELS
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+
+
+@MODELS.register_module()
+class OneMaskCascadeRoIHead(CascadeRoIHead):
+    """Box heads in stages, and one mask head, which learns from the first stage's proposals.
+
+    In prediction its masks are those of the last stage's boxes, as with a head for each stage.
+    Arguments are those of mmdet's ``CascadeRoIHead``; ``mask_head`` and ``mask_roi_extractor`` are
+    one config each.
+    """
+
+    def init_mask_head(self, mask_roi_extractor: Any, mask_head: Any) -> None:
+        """Build the one head."""
+        super().init_mask_head(mask_roi_extractor, mask_head)
+        self.mask_head = nn.ModuleList(self.mask_head[:1])
+
+    def mask_loss(self, stage: int, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """The loss of the first stage; the others have none."""
+        return super().mask_loss(stage, *args, **kwargs) if stage == 0 else dict(loss_mask={})
+
+    def predict_mask(
+        self,
+        x: tuple[Tensor, ...],
+        batch_img_metas: list[dict],
+        results_list: list[InstanceData],
+        rescale: bool = False,
+    ) -> list[InstanceData]:
+        """Masks of the boxes that were found; see mmdet's ``StandardRoIHead``."""
+        rois = bbox2roi([result.bboxes for result in results_list])
+        if not len(rois):
+            return empty_instances(
+                batch_img_metas,
+                rois.device,
+                task_type='mask',
+                instance_results=results_list,
+                mask_thr_binary=self.test_cfg.mask_thr_binary,
+            )
+        masks = self._mask_forward(0, x, rois)['mask_preds']
+        return self.mask_head[0].predict_by_feat(
+            mask_preds=masks.split([len(result) for result in results_list], 0),
+            results_list=results_list,
+            batch_img_metas=batch_img_metas,
+            rcnn_test_cfg=self.test_cfg,
+            rescale=rescale,
+        )
