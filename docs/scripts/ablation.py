@@ -100,7 +100,7 @@ TRICKS: dict[str, tuple[Callable[[], None], str]] = {
     'attention in blocks': (without_blockwise_attention, 'infer train'),
     "oneDNN's matmuls": (without_onednn, 'infer train'),
     'MLP as one operator': (without_mlp_operator, 'infer train'),
-    "weights' gradients as convolutions'": (without_convolution_gradients, 'train'),
+    "weights' gradients as convolutions": (without_convolution_gradients, 'train'),
     'fusing': (without_fusing, 'infer'),
     'stem in strips': (without_strips, 'infer'),
     'attention in chunks': (without_chunks, 'infer'),

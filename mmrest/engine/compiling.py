@@ -81,7 +81,7 @@ def use_compiled_backbone(cfg: Config) -> None:
 
 @HOOKS.register_module()
 class CompileBackboneHook(Hook):
-    """``custom_hooks=[dict(type='CompileBackboneHook')]``: :func:`compile_backbone`."""
+    """``custom_hooks=[dict(type='mmrest.CompileBackboneHook')]``: :func:`compile_backbone`."""
 
     def before_run(self, runner: Runner) -> None:
         """Called by the runner before training, validation or testing.

@@ -27,7 +27,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     ``layer_decay_rate``. ELECTRA (arXiv 2003.10555), Section 3.1, "layerwise learning rate decay".
 
     Example:
-        ``optim_wrapper = dict(constructor='LayerDecayOptimWrapperConstructor',
+        ``optim_wrapper = dict(constructor='mmrest.LayerDecayOptimWrapperConstructor',
         paramwise_cfg=dict(layer_decay_rate=0.9, norm_decay_mult=0.0), ...)``
     """
 

@@ -57,7 +57,7 @@ def _let_backbone_forget(model: nn.Module, *_: Any) -> None:
 
 @HOOKS.register_module()
 class ValidSizesHook(Hook):
-    """``custom_hooks=[dict(type='ValidSizesHook')]``: :func:`use_valid_sizes` for a runner."""
+    """``custom_hooks=[dict(type='mmrest.ValidSizesHook')]``: see :func:`use_valid_sizes`."""
 
     def before_run(self, runner: Runner) -> None:
         """Called by the runner before training, validation or testing."""
