@@ -29,8 +29,8 @@ ONE_SIZE = {'ResFormer in windows', 'MViTV2', 'MViTV2 in windows', 'MViTV2 joint
 SLOW = {f'MViTV2 {form}' for form in ROWS[MViTV2].forms} | {'MViTV2'}
 
 
-def mark_slow(case: str, *others: object) -> object:
-    return pytest.param(case, *others, marks=[pytest.mark.slow] if case in SLOW else [])
+def mark_slow(*values: object, slow: bool) -> object:
+    return pytest.param(*values, marks=[pytest.mark.slow] if slow else [])
 
 
 def build(case: str) -> PyramidBackbone:
@@ -76,7 +76,7 @@ def test_implementations_agree_in_outputs_and_all_gradients(
     ('case', 'training'),
     # windows are the slowest to trace, and are the same in inference
     [
-        mark_slow(case, mode)
+        mark_slow(case, mode, slow=case in SLOW or case == 'ResFormer in windows')
         for case in CASES
         for mode in (False, True)
         if mode or case not in ONE_SIZE
@@ -109,7 +109,7 @@ def test_compiled_to_machine_code() -> None:
             assert_close(list(compiled(images)), list(model(images)))
 
 
-@pytest.mark.parametrize('case', [mark_slow(case) for case in CASES])
+@pytest.mark.parametrize('case', [mark_slow(case, slow=case in SLOW) for case in CASES])
 def test_exported_for_all_sizes(case: str) -> None:
     model = build(case).eval()
     if case in ONE_SIZE:
