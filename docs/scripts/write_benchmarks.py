@@ -128,9 +128,9 @@ STUDIES = (
             'mvitv2_tiny': f'{MVIT} ResT:arch=small --impl auto reference '
             '--against mmdet.SwinTransformer --shapes 800x1344 --mode infer train --steps 5',
             'mvitv2_pooling': f'{MVIT},attention=pooling --impl auto reference --shapes 800x1344 '
-            '--mode infer --steps 3',
+            '--mode infer --steps 5',
             'mvitv2_ablations': f'{MVIT} {MVIT_ABLATIONS} --shapes 800x1344 --mode infer train '
-            '--steps 3',
+            '--steps 5',
         },
     ),
     Study(
