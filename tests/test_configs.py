@@ -16,6 +16,7 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import Runner
 from torch import nn
 
+from mmrest.backbones import BACKBONES
 from mmrest.commands import load_config, move_data_root
 from mmrest.config_nodes import task_model
 from mmrest.datasets import CLASSES
@@ -110,9 +111,8 @@ def take_steps(cfg: Config) -> nn.Module:
 
 def names(path: Path) -> tuple[str, str, str]:
     """Head, family and variant of a config's name: (mask_rcnn, rest, small_mr), for example."""
-    match = re.fullmatch(
-        r'(.+)_(rest|restv2|resformer|mvitv2)_(.+)_(coco|ade20k|shapes)', path.stem
-    )
+    families = '|'.join(family.lower() for family in BACKBONES)
+    match = re.fullmatch(rf'(.+)_({families})_(.+)_(coco|ade20k|shapes)', path.stem)
     # those on shapes need not name the variant
     return match.groups()[:3] if match else (*path.stem.rsplit('_', 2)[:2], 'lite')
 

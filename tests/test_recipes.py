@@ -2,8 +2,8 @@
 
 Sources: ResT (arXiv 2105.13677) Section 4.2, ResTv2 (arXiv 2204.07366) appendix, both with the
 released configs of wofmanaf/ResT; ResFormer (arXiv 2212.00776) Section 4.3, whose optimizer is
-ViTDet's (arXiv 2203.16527, appendix A.2) here; MViTv2 (arXiv 2112.01526) Section 4.2 and appendix
-B.3, with detectron2's projects/MViTv2. What is ours says so in its config.
+ViTDet's (arXiv 2203.16527, appendix A.2) here; MViTv2 (arXiv 2112.01526) with
+detectron2's projects/MViTv2. What is ours says so in its config.
 """
 
 from __future__ import annotations

@@ -41,6 +41,7 @@ from mmrest.backbones.pooling_attention import (
 from mmrest.backbones.pyramid import register_backbone
 from mmrest.checkpoints import Fresh, KeyMap
 from mmrest.errors import InputError
+from mmrest.ops.relative import resize
 
 
 class PatchEmbed(nn.Module):
@@ -62,7 +63,7 @@ class PatchEmbed(nn.Module):
             self.cls_token = nn.Parameter(torch.empty(1, 1, channels))
             nn.init.trunc_normal_(self.cls_token, std=0.02)
         if table_size:
-            self.pos_embed = nn.Parameter(torch.empty(1, cls_token + table_size**2, channels))
+            self.pos_embed = nn.Parameter(torch.empty(1, int(cls_token) + table_size**2, channels))
             nn.init.trunc_normal_(self.pos_embed, std=0.02)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Grid]:
@@ -89,9 +90,8 @@ def resize_positions(table: Tensor, cls_token: bool, grid: Grid) -> Tensor:
         (1, [1 +] rows columns, channels).
     """
     first, cells = table[:, : int(cls_token)], table[:, int(cls_token) :]
-    maps = cells.unflatten(1, (round(cells.shape[1] ** 0.5), -1)).permute(0, 3, 1, 2)
-    resized = F.interpolate(maps, size=grid, mode='bicubic', align_corners=False)
-    return torch.cat([first, resized.flatten(2).mT], dim=1)
+    maps = cells.unflatten(1, (math.isqrt(cells.shape[1]), -1)).permute(0, 3, 1, 2)
+    return torch.cat([first, resize(maps, grid, 'bicubic').flatten(2).mT], dim=1)
 
 
 class MultiscaleBlock(Block):
@@ -176,7 +176,7 @@ class MultiscaleStage(nn.Module):
 
 @dataclass(frozen=True)
 class MViTV2Arch(HierarchicalArch):
-    """Of MViTv2 (Table 1); fields per stage, but for the last three.
+    """Of MViTv2; fields per stage, but for the last four.
 
     Attributes:
         num_heads: Attention heads.
@@ -236,8 +236,7 @@ def resize_table(table: Tensor, shape: torch.Size) -> Tensor:
     if table.ndim != len(shape) or table.shape[-1] != shape[-1]:
         return table
     if table.ndim == 2:
-        rows = table.mT[None].float()
-        return F.interpolate(rows, size=shape[0], mode='linear')[0].mT.to(table.dtype)
+        return resize(table.mT[None], [shape[0]], 'linear')[0].mT
     sides = [math.isqrt(length) for length in (table.shape[1], shape[1])]
     if table.ndim != 3 or [side**2 for side in sides] != [table.shape[1], shape[1]]:
         return table
@@ -266,13 +265,13 @@ class MViTV2(HierarchicalBackbone):
         arch: A published name, or a :class:`MViTV2Arch` or a dict of its fields.
         attention: ``'hwin'``: in windows, but for the last block of each later stage, which sees
             the whole map, with twice the stride of keys and values but in the last stage
-            (Section 3.2); ``'pooling'``: of the whole map everywhere, as in classification;
-            ``'windows'``: in windows everywhere, which are not shifted.
+            ("hybrid window attention"); ``'pooling'``: of the whole map everywhere, as in
+            classification; ``'windows'``: in windows everywhere, which are not shifted.
         positions: ``'decomposed'`` relative ones (default), ``'joint'`` relative ones (which store
             the attention's maps), ``'absolute'`` ones, ``'absolute_and_decomposed'`` or ``'none'``
-            (Table 6).
-        residual_pooling: Add the pooled queries to what was attended (Table 7).
-        pool_every_q: Pool queries by a convolution also where that leaves their number (Table 7).
+            (ablated in Section 5.3).
+        residual_pooling: Add the pooled queries to what was attended (ablated in Section 5.3).
+        pool_every_q: Pool queries by a convolution also where that leaves their number (likewise).
         out_norm: ``'branch'``: a LayerNorm on each output, as in detection; ``'none'``.
         in_channels: See :class:`HierarchicalBackbone`, as all that follow.
         out_indices: Stages whose maps are returned.

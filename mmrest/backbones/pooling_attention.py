@@ -1,4 +1,4 @@
-"""Pooling attention of MViTv2 (arXiv 2112.01526, Section 3), over maps and in windows."""
+"""Pooling attention of MViTv2 (arXiv 2112.01526), over maps and in windows."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Pool(nn.Module):
 
 
 class RelativePositions(nn.Module):
-    """Relative positions, decomposed into rows and columns (Eq. 4).
+    """Relative positions, decomposed into rows and columns.
 
     Args:
         distances: Of each table.
@@ -93,7 +93,7 @@ class RelativePositions(nn.Module):
 
 
 class JointPositions(nn.Module):
-    """Relative positions with a vector for each pair of distances (Eq. 3), of the ablation alone.
+    """Relative positions with a vector for each pair of distances, of the ablation alone.
 
     Args:
         distances: Of the table along each axis.
@@ -111,11 +111,11 @@ class JointPositions(nn.Module):
 
 
 class PoolingAttention(nn.Module):
-    """Attention of pooled queries to pooled keys and values (Section 3.1), all or in windows.
+    """Attention of pooled queries to pooled keys and values, all or in windows.
 
     ``softmax(q k^T / sqrt(head_dim) + positions) v + q``. The positions are those of queries that
     are not scaled, as in the authors' code (in Eq. 3 the square root divides both). Windows
-    ("Hwin", Section 3.2) are cut out of the pooled maps; cells that fill the last ones are zeros,
+    ("Hwin") are cut out of the pooled maps; cells that fill the last ones are zeros,
     which queries see, as in detectron2. The class token has no position and no ``+ q``.
 
     Args:

@@ -17,7 +17,7 @@ from collections.abc import Iterator, MutableMapping, MutableSequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from mmengine.logging import HistoryBuffer
@@ -120,9 +120,9 @@ _ALLOWED = {
     'argparse.Namespace': argparse.Namespace,
     'pathlib.PosixPath': pathlib.PurePosixPath,
 }
-# What Python 3 writes for bytes where Python 2 may read them.
+# Arrays and plain data, and what Python 3 writes for bytes where Python 2 may read them.
 _ALLOWED_IN_PICKLES = {
-    **_ALLOWED,
+    **{name: stand_in for name, stand_in in _ALLOWED.items() if name.startswith('numpy.')},
     '_codecs.encode': _encode,
     'collections.OrderedDict': OrderedDict,
     'numpy.core.numeric._frombuffer': _from_buffer,
@@ -179,7 +179,21 @@ def read_plain_pickle(path: str) -> Any:
         return _PlainUnpickler(file, encoding='latin1').load()
 
 
-class _PlainUnpickler(pickle.Unpickler):
+class _PlainUnpickler(pickle._Unpickler):
+    """In Python, since that in C lets a file put attributes on the classes that it names."""
+
+    dispatch: ClassVar = {**pickle._Unpickler.dispatch}
+
+    def load_build(self) -> None:
+        """Only stand-ins of arrays and dtypes have a state."""
+        owner = self.stack[-2]
+        if not isinstance(owner, _Array | _Dtype):
+            name = getattr(owner, '__name__', type(owner).__name__)
+            raise pickle.UnpicklingError(f'Unsupported global: GLOBAL {name} with a state')
+        super().load_build()
+
+    dispatch[pickle.BUILD[0]] = load_build
+
     def find_class(self, module: str, name: str) -> Any:
         """The stand-in of a global, as torch's unpickler takes it from the allow-list."""
         known = _ALLOWED_IN_PICKLES.get(f'{module}.{name}')

@@ -127,7 +127,7 @@ def emsa(
 def pool_heads(x: Tensor, weight: Tensor, stride: int) -> Tensor:
     """A depthwise convolution of each head's map, with the same kernels for all heads.
 
-    MViTv2 (arXiv 2112.01526), Section 3: all heads are convolved at once where they are, as
+    MViTv2 (arXiv 2112.01526): all heads are convolved at once where they are, as
     channels of one map.
 
     Args:

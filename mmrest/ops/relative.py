@@ -1,10 +1,12 @@
-"""What tables of relative positions add to an attention's logits (MViTv2, arXiv 2112.01526, Eq. 4).
+"""What tables of relative positions add to an attention's logits (MViTv2, arXiv 2112.01526).
 
 A table has a vector for each distance between a query and a key along an axis. Queries and keys may
 be of maps of different sizes; distances are then in cells of the finer one.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -52,9 +54,7 @@ def joint_logits(q: Tensor, key_grid: Grid, table: Tensor) -> Tensor:
     height, width = q.shape[1:3]
     distances = [2 * max(pair) - 1 for pair in zip((height, width), key_grid, strict=True)]
     if table.shape[:2] != torch.Size(distances):
-        maps = table.permute(2, 0, 1)[None].float()
-        resized = F.interpolate(maps, size=distances, mode='bilinear', align_corners=False)
-        table = resized[0].permute(1, 2, 0).to(table.dtype)
+        table = resize(table.permute(2, 0, 1)[None], distances, 'bilinear')[0].permute(1, 2, 0)
     table = table.to(q.dtype)
     vertical = relative_index(height, key_grid[0], q.device)
     horizontal = relative_index(width, key_grid[1], q.device)
@@ -81,11 +81,18 @@ def relative_vectors(table: Tensor, queries: int, keys: int) -> Tensor:
     # that has all distances is resized to itself
     needed = 2 * max(queries, keys) - 1
     if torch.compiler.is_compiling() or len(table) != needed:
-        # half precision cannot be resized on every device
-        rows = table.mT[None].to(torch.promote_types(table.dtype, torch.float32))
-        resized = F.interpolate(rows, size=needed, mode='linear', align_corners=False)
-        table = resized[0].mT.to(table.dtype)
+        table = resize(table.mT[None], [needed], 'linear')[0].mT
     return table[relative_index(queries, keys, table.device)]
+
+
+def resize(table: Tensor, size: Sequence[int], mode: str) -> Tensor:
+    """``F.interpolate`` of a table (1, channels, ...), in float32 at least.
+
+    Half precision cannot be resized on every device.
+    """
+    precise = table.to(torch.promote_types(table.dtype, torch.float32))
+    resized = F.interpolate(precise, size=size, mode=mode, align_corners=False)
+    return resized.to(table.dtype)
 
 
 def relative_index(queries: int, keys: int, device: torch.device) -> Tensor:

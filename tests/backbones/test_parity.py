@@ -14,13 +14,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmrest import MViTV2, ResFormer, ResT, ResTV2
+from mmrest import MViTV2, ResFormer
 from mmrest.backbones import PyramidBackbone
 from mmrest.checkpoints import load_pretrained
 from tests.backbones.families import ROWS
 from tests.parity import recorded
 
-STAGED = {row.record: family for family, row in ROWS.items() if family in (ResT, ResTV2)}
+# those whose outputs are recorded in one form have no test of their own
+STAGED = {row.record: family for family, row in ROWS.items() if family not in (ResFormer, MViTV2)}
 
 
 def tiers(variants: Iterable[str], *others: Iterable[str]) -> list:

@@ -475,6 +475,11 @@ def test_pickles_of_arrays_as_detectron2_writes_them(protocol: int, tmp_path: Pa
     file.write_bytes(pickle.dumps({'model': {'weight': _Runs()}}, protocol))
     with pytest.raises(CheckpointError, match=r'posix\.system'):
         read_checkpoint(file)
+    # an attribute on what the file names, for all that this process reads later
+    named = b'cnumpy\ndtype\n'
+    file.write_bytes(b'\x80\x02' + named + b'N}X\x05\x00\x00\x00valueX\x01\x00\x00\x00Os\x86b.')
+    with pytest.raises(CheckpointError, match='is refused'):
+        read_checkpoint(file)
     whole = pickle.dumps({'model': arrays}, protocol)
     file.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(CheckpointError, match='damaged'):

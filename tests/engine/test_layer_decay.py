@@ -53,7 +53,8 @@ RATES = {
         ('backbone.', 1.0),
     ],
 }
-RATES['ResTV2'] = RATES['MViTV2'] = RATES['ResT']
+# staged families are alike
+RATES = {family.__name__: RATES['ResT'] for family in ROWS} | RATES
 
 
 @pytest.mark.parametrize('scope', ['mmdet', 'mmseg'])

@@ -209,7 +209,7 @@ print('left:', *(task.joinpath('comm').read_text() for task in Path('/proc/self/
 """
 
 
-@pytest.mark.skipif(sys.platform != 'linux', reason='lists the threads of Linux')
+@pytest.mark.skipif(sys.platform != 'linux', reason='Linux alone lists native threads')
 @pytest.mark.parametrize('tool', ['train.py', 'test.py'])
 def test_no_thread_of_a_process_group_outlives_a_run(
     tool: str, checkpoint: Path, shapes_root: Path, tmp_path: Path

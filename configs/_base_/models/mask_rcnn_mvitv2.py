@@ -1,4 +1,4 @@
-# Mask R-CNN on MViTv2 in windows (arXiv 2112.01526, Section 4.2): FPN on stages 1 to 4.
+# Mask R-CNN on MViTv2 in windows (arXiv 2112.01526): FPN on stages 1 to 4.
 _base_ = ['./mask_rcnn_rest.py']
 model = dict(
     backbone=dict(
