@@ -119,6 +119,11 @@ def test_computes_what_resformer_computes(arch: str, tmp_path: Path) -> None:
                 assert error < tolerated, (dtype, case['input'], name)
 
 
+def mvitv2_cases(name: str) -> int:
+    """How many sizes were recorded: huge's are half as many."""
+    return 3 if name.startswith('huge') else 6
+
+
 @pytest.mark.parametrize('arch', tiers(MViTV2.variants))
 def test_computes_what_mvitv2_computes_in_classification(arch: str, tmp_path: Path) -> None:
     record, imagenet, _ = authors_weights(f'mvitv2_{arch}')
@@ -127,7 +132,7 @@ def test_computes_what_mvitv2_computes_in_classification(arch: str, tmp_path: Pa
     model = MViTV2(arch, attention='pooling', out_norm='none').double().eval()
     load_pretrained(model, str(file))
     file.unlink()
-    assert_computes(model, record, 'none', 6)
+    assert_computes(model, record, 'none', mvitv2_cases(arch))
 
 
 @pytest.mark.parametrize(('name', 'out_norm'), tiers(MVITV2_DETECTION, ('none', 'branch')))
@@ -143,4 +148,4 @@ def test_computes_what_mvitv2_computes_in_detection(
     model = MViTV2(MVITV2_DETECTION[name], out_norm=out_norm).double().eval()
     load_pretrained(model, str(file))
     file.unlink()
-    assert_computes(model, record, out_norm, 6)
+    assert_computes(model, record, out_norm, mvitv2_cases(name))
