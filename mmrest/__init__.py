@@ -7,7 +7,19 @@ check_stack()
 
 # What a config names as type='mmrest.X', which mmengine finds by importing this module; importing
 # also registers it as X. The check of the stack comes first.
-from mmrest.backbones import MViTV2, ResFormer, ResT, ResTV2  # noqa: E402
+from mmrest.backbones import (  # noqa: E402
+    P2T,
+    PVT,
+    PVTV2,
+    CSWin,
+    MViTV2,
+    ResFormer,
+    ResT,
+    ResTV2,
+    Swin,
+    TwinsPCPVT,
+    TwinsSVT,
+)
 from mmrest.backbones.layers import LayerNorm2d  # noqa: E402
 from mmrest.engine.compiling import CompileBackboneHook  # noqa: E402
 from mmrest.engine.fusing import FuseHook  # noqa: E402
@@ -19,6 +31,10 @@ from mmrest.multires import make_multi_resolution as MultiResolution  # noqa: E4
 from mmrest.necks import SimpleFPN  # noqa: E402
 
 __all__ = [
+    'P2T',
+    'PVT',
+    'PVTV2',
+    'CSWin',
     'CompileBackboneHook',
     'DrawPredictionsHook',
     'FuseHook',
@@ -33,6 +49,9 @@ __all__ = [
     'SaveLabelMapsHook',
     'ScaleConsistencyLoss',
     'SimpleFPN',
+    'Swin',
+    'TwinsPCPVT',
+    'TwinsSVT',
     'ValidSizesHook',
     '__version__',
 ]

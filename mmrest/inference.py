@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from mmcv.cnn import ConvModule
 from torch import nn
 
-from mmrest.backbones.fused import FoldedConv2d, Fused, Fusible, can_fold
+from mmrest.backbones.fused import FoldedConv2d, FoldsNorms, can_fold
 from mmrest.backbones.layers import are_untouched
 from mmrest.errors import InputError
 
@@ -19,9 +19,7 @@ def fuse(model: nn.Module, inplace: bool = False) -> nn.Module:
     """The same model for inference: faster, in less memory, and not to be trained.
 
     Convolutions take over the BatchNorms behind them, in the backbone and in mmcv's ``ConvModule``
-    of necks and heads. On a processor ResT's and ResTv2's stems are computed strip by strip and
-    their plain attention in chunks of queries, so that no large map is in memory as a whole. What
-    somebody has replaced, adapted or hooked stays as it is.
+    of necks and heads. What somebody has replaced, adapted or hooked stays as it is.
 
     The state of a fused model has other names (they contain ``fused``) and is refused where an
     unfused model loads it, and the other way round.
@@ -61,38 +59,33 @@ def fused(model: nn.Module) -> Iterator[None]:
 
 
 def _replacements(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
-    """(owner, attribute, what takes its place) of all that can be fused, the outermost first."""
-    convs = Counter(id(m.conv) for m in model.modules() if isinstance(m, ConvModule))
-    waiting = [model]
-    while waiting:
-        owner = waiting.pop()
-        if isinstance(owner, ConvModule) and _folds(owner) and convs[id(owner.conv)] == 1:
-            norm = owner.norm
-            yield owner, 'conv', FoldedConv2d(owner.conv, norm)
-            yield owner, owner.norm_name, nn.Identity()
-            continue
-        for name, child in list(owner.named_children()):
-            replacement = child.fuse() if _may_be_replaced(child) else child
-            if replacement is not child:
-                yield owner, name, replacement
-            if not isinstance(replacement, Fused):
-                waiting.append(replacement)
+    """(owner, attribute, what takes its place) of all that can be folded."""
+    owners = list(model.modules())
+    uses = Counter(id(child) for owner in owners for child in owner.children())
+    for owner in owners:
+        for conv_name, norm_name in _neighbours(owner):
+            conv, norm = owner.get_submodule(conv_name), owner.get_submodule(norm_name)
+            # a convolution that two norms share cannot be folded into both
+            if can_fold(conv, norm) and uses[id(conv)] == 1:
+                yield owner, conv_name, FoldedConv2d(conv, norm)
+                yield owner, norm_name, nn.Identity()
 
 
-def _may_be_replaced(module: nn.Module) -> bool:
-    """True if a module has another form, and computes and shows no more than its class does."""
-    if not isinstance(module, Fusible) or not are_untouched(module):
-        return False
-    written_for = next(kind for kind in type(module).__mro__ if 'fuse' in vars(kind))
-    return type(module).forward is written_for.forward
+def _neighbours(owner: nn.Module) -> tuple[tuple[str, str], ...]:
+    """Names of a module's convolutions and of the norms that its ``forward`` calls behind them."""
+    if isinstance(owner, ConvModule):
+        return (('conv', owner.norm_name),) if _norm_follows(owner) else ()
+    if not isinstance(owner, FoldsNorms) or 'forward' in vars(owner):
+        return ()
+    written_for = next(kind for kind in type(owner).__mro__ if 'folds' in vars(kind))
+    return owner.folds if type(owner).forward is written_for.forward else ()
 
 
-def _folds(module: ConvModule) -> bool:
-    """True if a ``ConvModule`` is a convolution with a BatchNorm right behind it."""
+def _norm_follows(module: ConvModule) -> bool:
+    """True if a ``ConvModule`` is a convolution with a norm right behind it."""
     if type(module) is not ConvModule or not module.with_norm or module.with_spectral_norm:
         return False
     if getattr(module, 'efficient_conv_bn_eval_forward', None) is not None:
         return False  # it folds the norm itself, at every call
     order = module.order
-    plain = are_untouched(module) and order.index('norm') == order.index('conv') + 1
-    return plain and can_fold(module.conv, module.norm)
+    return are_untouched(module) and order.index('norm') == order.index('conv') + 1

@@ -11,14 +11,13 @@ from mmengine.runner.checkpoint import load_state_dict
 from torch import Tensor, nn
 
 from mmrest import ResT, ResTV2
-from mmrest.backbones import PyramidBackbone, fused
-from mmrest.backbones.fused import AttentionInChunks, FoldedConv2d
+from mmrest.backbones import PyramidBackbone
+from mmrest.backbones.fused import FoldedConv2d, FoldsNorms
 from mmrest.checkpoints import CheckpointError, load_pretrained, require_fit
 from mmrest.errors import InputError
 from mmrest.inference import fuse
 from mmrest.inference import fused as fused_for_a_while
 from mmrest.ops import use_implementation
-from mmrest.ops.cpu import strips
 from tests.backbones.families import ROWS, build, families, randomize
 
 SIZES = [(1, 1), (33, 70), (96, 64)]
@@ -27,14 +26,6 @@ staged = pytest.mark.parametrize(
 )
 
 
-@pytest.fixture(params=[False, True], ids=['whole', 'in pieces'])
-def pieces(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if request.param:
-        monkeypatch.setattr(fused, '_CHUNK_ELEMENTS', 1000)
-        monkeypatch.setattr(strips, '_STRIP_ELEMENTS', 1000)
-
-
-@pytest.mark.usefixtures('pieces')
 @pytest.mark.parametrize('grad', [False, True])
 @families
 def test_computes_what_the_model_does(family: type[PyramidBackbone], grad: bool) -> None:
@@ -79,12 +70,12 @@ def test_in_place_and_for_a_while() -> None:
     with torch.no_grad():
         expected = model(images)
         with fused_for_a_while(model):
-            assert any(isinstance(m, AttentionInChunks) for m in model.modules())
+            assert any(isinstance(m, FoldedConv2d) for m in model.modules())
             torch.testing.assert_close(model(images), expected, rtol=1e-3, atol=1e-3)
         assert dict(model.named_modules()) == before
         assert torch.equal(model(images)[0], expected[0])
         assert fuse(model, inplace=True) is model
-    assert any(isinstance(m, AttentionInChunks) for m in model.modules())
+    assert any(isinstance(m, FoldedConv2d) for m in model.modules())
 
 
 @staged
@@ -152,26 +143,19 @@ def test_what_is_hooked_is_still_called(family: type[PyramidBackbone]) -> None:
     assert called == norms.keys()
 
 
-@families
-def test_what_fuse_would_replace_is_still_called_where_it_is_hooked_or_overridden(
-    family: type[PyramidBackbone],
-) -> None:
+@staged
+def test_a_module_with_another_forward_stays(family: type[PyramidBackbone]) -> None:
     model = randomize(build(family)).double().eval()
-    fusible = {name: m for name, m in model.named_modules() if isinstance(m, fused.Fusible)}
-    called = set()
-    for name, module in fusible.items():
-        module.register_forward_hook(lambda *_, name=name: called.add(name))
+    folding = [m for m in model.modules() if isinstance(m, FoldsNorms)]
+    assert folding
+    for module in folding:
+        kind = type(module)
+        louder = dict(forward=lambda self, x, kind=kind: 1.1 * kind.forward(self, x))
+        module.__class__ = type('Louder', (kind,), louder)
     images = torch.randn(1, 3, 40, 40, dtype=torch.float64)
-    fuse(model)(images)
-    assert called == fusible.keys()
-
-    model = randomize(build(family)).double().eval()
-    for module in model.modules():
-        if isinstance(module, fused.Fusible):
-            kind = type(module)
-            louder = dict(forward=lambda self, x, kind=kind: 1.1 * kind.forward(self, x))
-            module.__class__ = type('Louder', (kind,), louder)
-    torch.testing.assert_close(fuse(model)(images), model(images), rtol=1e-9, atol=1e-9)
+    fast = fuse(model)
+    assert not any(isinstance(m, FoldedConv2d) for m in fast.modules())
+    torch.testing.assert_close(fast(images), model(images), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,9 @@
 Sources: ResT (arXiv 2105.13677) Section 4.2, ResTv2 (arXiv 2204.07366) appendix, both with the
 released configs of wofmanaf/ResT; ResFormer (arXiv 2212.00776) Section 4.3, whose optimizer is
 ViTDet's (arXiv 2203.16527, appendix A.2) here; MViTv2 (arXiv 2112.01526) with
-detectron2's projects/MViTv2. What is ours says so in its config.
+detectron2's projects/MViTv2; PVT and PVTv2 (whai362/PVT), Twins (Meituan-AutoML/Twins) and P2T
+(yuhuan-wu/P2T) with their released configs; CSWin (arXiv 2107.00652), supplement, and its released
+UPerNet configs; Swin by mmdet's and mmseg's configs. What is ours says so in its config.
 """
 
 from __future__ import annotations
@@ -45,13 +47,18 @@ class Recipe:
         one_dimensional_decay: Biases and other 1-d parameters that are no norm's are decayed.
         amp: Mixed precision, where the authors say that they trained so.
         images: A step.
+        on_a_gpu: Of them.
+        undecayed: Parts of names of further parameters without decay.
+        norm_decay: Norms are decayed too.
+        power: Of the decay to ``last_lr``, where there are no ``steps``.
+        last_lr: Learning rate at its end.
         crops: Half of the images are resized and cropped before, as in DETR.
     """
 
     lr: float
     weight_decay: float
     length: int
-    warm_up: tuple[float, int]
+    warm_up: tuple[float, int] | None
     steps: tuple[int, ...] | None
     clip: float | None
     short_sides: tuple[int, ...] | None
@@ -63,6 +70,11 @@ class Recipe:
     out_norm: str = 'branch'
     lr_factors: dict[str, float] = field(default_factory=dict)
     images: int = 16
+    on_a_gpu: int = 2
+    undecayed: tuple[str, ...] = ()
+    norm_decay: bool = False
+    power: float = 1.0
+    last_lr: float = 0.0
     crops: bool = False
 
 
@@ -90,6 +102,40 @@ MVIT_3X = dict(
 ADE = dict(
     lr=6e-5, weight_decay=0.01, warm_up=ADE_WARM_UP, steps=None, clip=None, short_sides=(512, 512)
 )
+PVT_1X = dict(
+    lr=1e-4,
+    weight_decay=1e-4,
+    length=12,
+    warm_up=(0.001, 500),
+    steps=(8, 11),
+    clip=None,
+    short_sides=(800,),
+    norm_decay=True,
+)
+ONE_IMAGE = dict(images=8, on_a_gpu=1)
+FOUR_IMAGES = dict(images=32, on_a_gpu=4)
+SWIN_3X = {**COCO_3X, 'steps': (27, 33), 'clip': None, 'short_sides': RESTV2_SIDES}
+FPN = dict(
+    lr=1e-4,
+    weight_decay=1e-4,
+    warm_up=None,
+    steps=None,
+    clip=None,
+    short_sides=(512, 512),
+    norm_decay=True,
+    power=0.9,
+)
+# PVT, PVTv2 and P2T, by their variants
+TENTHS = {
+    **dict.fromkeys(('tiny', 'small', 'medium', 'large'), 0.1),
+    **dict.fromkeys(('b0', 'b1', 'b2', 'b2_linear', 'b3', 'b4', 'b5'), 0.1),
+}
+P2T = dict(tiny=0.1, small=0.1, base=0.3, large=0.3)
+TWINS = dict(small=0.2, base=0.2, large=0.2)
+SWIN = dict(tiny=0.2, small=0.2, base=0.3)
+SWIN_ADE = dict.fromkeys(('tiny', 'small', 'base', 'large', 'base_384', 'large_384'), 0.3)
+TABLES = ('relative_positions',)
+CSWIN = dict(tiny=0.1, small=0.3, base=0.5)
 RECIPES = {
     r'retinanet_rest_\w+_coco': Recipe(
         **COCO_1X, clip=None, short_sides=REST_SIDES, drop_path=REST, frozen=1, out_norm='trunk'
@@ -141,6 +187,58 @@ RECIPES = {
     ),
     r'upernet_mvitv2_\w+_ade20k': Recipe(**ADE, length=160000, drop_path=MVITV2),
     r'upernet_resformer_base_ade20k': Recipe(**ADE, length=160000, drop_path=RESFORMER),
+    r'retinanet_(pvt|pvtv2)_(?!large|b4|b5)\w+_coco': Recipe(**PVT_1X, drop_path=TENTHS),
+    r'retinanet_p2t_\w+_coco': Recipe(**PVT_1X, drop_path=P2T),
+    r'retinanet_(pvt_large|pvtv2_b4|pvtv2_b5)_coco': Recipe(
+        **{**PVT_1X, **ONE_IMAGE, 'lr': 1e-4 / 1.4}, drop_path=TENTHS
+    ),
+    r'mask_rcnn_pvt(_(tiny|small|medium)|v2_(b0|b1|b2|b2_linear|b3))_coco': Recipe(
+        **{**PVT_1X, 'lr': 2e-4}, drop_path=TENTHS
+    ),
+    r'mask_rcnn_(pvt_large|pvtv2_b4|pvtv2_b5)_coco': Recipe(
+        **{**PVT_1X, **ONE_IMAGE, 'lr': 2e-4 / 1.4}, drop_path=TENTHS
+    ),
+    r'mask_rcnn_p2t_(tiny|small)_coco': Recipe(**PVT_1X, drop_path=P2T),
+    r'mask_rcnn_p2t_(base|large)_coco': Recipe(**{**PVT_1X, 'clip': 10.0}, drop_path=P2T),
+    r'retinanet_twins\w+_(small|base|large)_coco': Recipe(**PVT_1X, drop_path=TWINS),
+    r'mask_rcnn_twins\w+_(small|base|large)_coco': Recipe(
+        **{**PVT_1X, 'lr': 2e-4}, drop_path=TWINS
+    ),
+    r'(retinanet|mask_rcnn)_twins\w+_3x_coco': Recipe(
+        **SWIN_3X, crops=True, drop_path=TWINS, amp=True, undecayed=('.blocks.1.proj.',)
+    ),
+    r'(retinanet|mask_rcnn)_cswin_(tiny|small|base)_coco': Recipe(
+        **COCO_1X, clip=None, short_sides=(800,), drop_path=CSWIN
+    ),
+    r'(cascade_)?mask_rcnn_cswin_\w+_3x_coco': Recipe(**SWIN_3X, drop_path=CSWIN),
+    r'(retinanet|(cascade_)?mask_rcnn)_swin_tiny_coco': Recipe(
+        **COCO_1X, clip=None, short_sides=(800,), drop_path=SWIN, undecayed=TABLES
+    ),
+    r'(cascade_)?mask_rcnn_swin_\w+_3x_coco': Recipe(
+        **SWIN_3X, crops=True, drop_path=SWIN, undecayed=TABLES
+    ),
+    r'upernet_swin_\w+_ade20k': Recipe(**ADE, length=160000, drop_path=SWIN_ADE, undecayed=TABLES),
+    r'fpn_(pvt|pvtv2)_\w+_ade20k': Recipe(
+        **{**FPN, **FOUR_IMAGES, 'lr': 2e-4}, length=40000, drop_path=TENTHS
+    ),
+    r'fpn_twins\w+_ade20k': Recipe(**{**FPN, **FOUR_IMAGES}, length=80000, drop_path=TWINS),
+    r'fpn_p2t_(tiny|small)_ade20k': Recipe(**FPN, length=80000, drop_path=P2T, last_lr=1e-6),
+    r'fpn_p2t_(base|large)_ade20k': Recipe(
+        **{**FPN, 'clip': 35.0}, length=80000, drop_path=P2T, last_lr=1e-6
+    ),
+    r'fpn_cswin_\w+_ade20k': Recipe(**FPN, length=80000, drop_path=CSWIN),
+    r'upernet_twinspcpvt_\w+_ade20k': Recipe(
+        **ADE, length=160000, drop_path=TWINS, undecayed=('.blocks.1.proj.',)
+    ),
+    r'upernet_twinssvt_\w+_ade20k': Recipe(
+        **ADE,
+        length=160000,
+        drop_path=dict(TWINS, large=0.3),
+        undecayed=('.blocks.1.proj.',),
+    ),
+    r'upernet_cswin_\w+_ade20k': Recipe(
+        **ADE, length=160000, drop_path=dict(tiny=0.3, small=0.4, base=0.6)
+    ),
 }
 # the built-in data set is a demonstration, not a recipe
 CONFIGS = sorted(p.stem for p in ROOT.glob('configs/*.py') if not p.stem.endswith('_shapes'))
@@ -160,20 +258,20 @@ def load(name: str) -> Config:
 @pytest.mark.parametrize('name', CONFIGS)
 def test_schedule(name: str) -> None:
     cfg, recipe = load(name), recipe_of(name)
-    assert cfg.train_dataloader.batch_size == 2
+    assert cfg.train_dataloader.batch_size == recipe.on_a_gpu
     assert cfg.auto_scale_lr.base_batch_size == recipe.images
-    warm_up, decay = cfg.param_scheduler
-    assert warm_up.type == 'LinearLR'
-    assert not warm_up.by_epoch
-    assert (warm_up.start_factor, warm_up.begin, warm_up.end) == (
-        *recipe.warm_up[:1],
-        0,
-        recipe.warm_up[1],
-    )
+    *warm_ups, decay = cfg.param_scheduler
+    if recipe.warm_up is None:
+        assert not warm_ups
+    else:
+        factor, end = recipe.warm_up
+        warm_up = dict(type='LinearLR', start_factor=factor, by_epoch=False, begin=0, end=end)
+        assert warm_ups == [warm_up]
     if recipe.steps is None:
         assert cfg.train_cfg.max_iters == recipe.length
-        expected = dict(type='PolyLR', power=1.0, eta_min=0.0, by_epoch=False)
-        assert decay == dict(**expected, begin=recipe.warm_up[1], end=recipe.length)
+        begin = recipe.warm_up[1] if recipe.warm_up else 0
+        expected = dict(type='PolyLR', power=recipe.power, eta_min=recipe.last_lr, by_epoch=False)
+        assert decay == dict(**expected, begin=begin, end=recipe.length)
     else:
         assert cfg.train_cfg.max_epochs == recipe.length
         expected = dict(type='MultiStepLR', gamma=0.1, by_epoch=True, begin=0, end=recipe.length)
@@ -205,9 +303,11 @@ def test_images(name: str) -> None:
         scales = steps['RandomChoiceResize'].scales
         assert tuple(short for _, short in scales) == recipe.short_sides
         assert {longest for longest, _ in scales} == {1333}
-        if 'mask_rcnn' in name and not recipe.crops:
+        if re.match(r'mask_rcnn_(rest|restv2|resformer)_', name):
             assert steps['RandomCrop'].crop_type == 'relative'
             assert tuple(steps['RandomCrop'].crop_size) == (0.9, 0.9)
+        else:
+            assert 'RandomCrop' not in steps
     else:
         assert tuple(steps['RandomCrop'].crop_size) == recipe.short_sides
         assert steps['RandomCrop'].cat_max_ratio == 0.75
@@ -260,6 +360,8 @@ def test_optimizer(name: str) -> None:
             id(parameter) in norms or '.pos.' in key or 'cls_token' in key or '.positions.' in key
         )
         free = free or (parameter.ndim == 1 and not recipe.one_dimensional_decay)
+        free = free or any(part in key for part in recipe.undecayed)
+        free = free and not recipe.norm_decay
         if not recipe.lr_factors:  # a key of its own goes before the rule for norms
             assert group['weight_decay'] == (0 if free else recipe.weight_decay), key
 

@@ -32,8 +32,6 @@ CONSTANTS = (
     'mmrest.ops.cpu.matmul._LARGE_WEIGHT',
     'mmrest.ops.cpu.mlp._CHUNK_ELEMENTS',
     'mmrest.ops.cpu.mlp._FEWEST_TOKENS',
-    'mmrest.ops.cpu.strips._STRIP_ELEMENTS',
-    'mmrest.backbones.fused._CHUNK_ELEMENTS',
 )
 
 
@@ -81,16 +79,6 @@ def without_convolution_gradients() -> None:
     set_attribute('mmrest.ops.cpu.matmul.add_weight_gradient', add)
 
 
-def without_strips() -> None:
-    """A fused stem's maps as a whole."""
-    set_attribute('mmrest.ops.cpu.strips._STRIP_ELEMENTS', 2**40)
-
-
-def without_chunks() -> None:
-    """Plain attention of all queries at once."""
-    set_attribute('mmrest.backbones.fused._CHUNK_ELEMENTS', 2**40)
-
-
 def without_fusing() -> None:
     """Inference with the model as it is trained; see :func:`main`."""
 
@@ -102,8 +90,6 @@ TRICKS: dict[str, tuple[Callable[[], None], str]] = {
     'MLP as one operator': (without_mlp_operator, 'infer train'),
     "weights' gradients as convolutions": (without_convolution_gradients, 'train'),
     'fusing': (without_fusing, 'infer'),
-    'stem in strips': (without_strips, 'infer'),
-    'attention in chunks': (without_chunks, 'infer'),
 }
 
 

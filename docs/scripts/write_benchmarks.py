@@ -105,7 +105,7 @@ STUDIES = (
         'What each trick is worth',
         'Every trick of the package switched off alone, inference at 800x1344, training at '
         '640x800. "times" is the median over pairs of steps; what is within 5 % and 40 MB is not '
-        'known to be worth anything. `--constants` tries the sizes of blocks, chunks and strips '
+        'known to be worth anything. `--constants` tries the sizes of blocks and chunks '
         'instead.',
         {'ablation': '--models ResT:arch=small ResTV2:arch=tiny --steps 5'},
         tool=ABLATION,

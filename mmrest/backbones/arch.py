@@ -15,8 +15,8 @@ Own = TypeVar('Own', bound='Arch')
 class Arch:
     """Base of a family's architecture.
 
-    Fields are ``int``, ``float``, ``bool``, ``str`` or tuples of those, one for each stage. Numbers
-    must be above 0.
+    Fields are ``int``, ``float``, ``bool``, ``str`` or tuples of those or of tuples, one for each
+    stage. Numbers must be above 0.
 
     Raises:
         InputError: A field is not what its annotation says; the message names it.
@@ -27,11 +27,11 @@ class Arch:
             value = getattr(self, name)
             inner = get_args(kind)
             if inner and isinstance(value, list):  # configs have lists
-                value = tuple(value)
+                value = tuple(tuple(v) if isinstance(v, list) else v for v in value)
                 object.__setattr__(self, name, value)
-            fits = _is_good(value, kind) if not inner else _are_good(value, inner[0])
-            if not fits:
+            if not _is_good(value, kind):
                 number = dict(int='whole number above 0', float='number above 0')
+                number['tuple'] = 'tuple of whole numbers above 0'
                 wanted = number.get((inner[0] if inner else kind).__name__, f'{kind}')
                 each = ' for each stage, for example (2, 2, 6, 2)' if inner else ''
                 raise InputError(
@@ -125,6 +125,18 @@ class HierarchicalArch(Arch):
                     f'{self.family()}: embed_dims {dim} is not a multiple of {of} {divisor}'
                 )
 
+    def require_image_size(self, image_size: int) -> None:
+        """Check that an image of the training is not smaller than the last stage's stride.
+
+        Raises:
+            InputError: It is.
+        """
+        if image_size < 4 * 2 ** (len(self.embed_dims) - 1):
+            raise InputError(
+                f'{self.family()}: arch field image_size={image_size} must be the stride of the '
+                'last stage or more'
+            )
+
     def require_hidden_channels(self, ratios: str = 'mlp_ratios') -> None:
         """Check that no MLP is left without hidden channels.
 
@@ -141,6 +153,8 @@ def _are_good(values: Any, kind: type) -> bool:
 
 
 def _is_good(value: Any, kind: type) -> bool:
+    if inner := get_args(kind):
+        return _are_good(value, inner[0])
     if kind is float:
         return type(value) in (int, float) and value > 0
     if kind is int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -21,17 +21,22 @@ class Stage(nn.Module):
     Args:
         embed: (B, in_channels, H, W) -> (B, h, w, C), from the image or the previous stage's map.
         blocks: Any sequence of layers, (B, h, w, C) -> (B, h, w, C).
+        norm: Behind them, if the network itself has one there.
     """
 
-    def __init__(self, embed: nn.Module, blocks: Iterable[nn.Module]) -> None:
+    def __init__(
+        self, embed: nn.Module, blocks: Iterable[nn.Module], norm: nn.Module | None = None
+    ) -> None:
         super().__init__()
         self.embed = embed
         self.blocks = nn.ModuleList(blocks)
+        self.norm = norm
         self.with_cp = False
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, h, w, C)."""
-        return run_layers(self.blocks, self.embed(x).contiguous(), with_cp=self.with_cp)
+        x = run_layers(self.blocks, self.embed(x).contiguous(), with_cp=self.with_cp)
+        return x if self.norm is None else self.norm(x)
 
 
 class HierarchicalBackbone(PyramidBackbone):
@@ -39,24 +44,20 @@ class HierarchicalBackbone(PyramidBackbone):
 
     Args:
         arch: A published name, a dict of the family's arch fields, or the family's dataclass; the
-            number of stages is the fields' length.
+            number of stages is the fields' length. None takes the family's ``default``.
         in_channels: Channels of the images.
         out_indices: Stages whose maps are returned, ascending. Later stages are not built.
         out_norm: One of ``out_norms``: ``'branch'``, a LayerNorm on each output, the trunk
             untouched; ``'trunk'``, each normalised output is also what the next stage receives;
-            ``'none'``.
+            ``'none'``. None takes the first of them.
         frozen_stages: 0 freezes the stem, i also the first i stages (their BatchNorms keep their
             statistics); -1 nothing. Output norms are never frozen.
         norm_eval: Keep the statistics of every BatchNorm.
-        norm_cfg: The families' BatchNorms, as mmcv's ``build_norm_layer`` takes it.
         drop_path_rate: Drop-path probability of the last block; earlier ones are linearly smaller.
         with_cp: Recompute blocks in the backward pass to save memory.
         init_cfg: As mmengine's ``BaseModule``; ``dict(type='Pretrained', checkpoint=...)`` loads
             strictly and takes ``sha256`` and ``prefix`` too, see
             :func:`mmrest.checkpoints.load_pretrained`.
-
-    Attributes:
-        norm_cfg: For :meth:`make_stage`, the user's or a BatchNorm's.
 
     Raises:
         InputError: An argument is out of its range; the message names it.
@@ -64,23 +65,24 @@ class HierarchicalBackbone(PyramidBackbone):
 
     Arch: ClassVar[type[HierarchicalArch]]
     variants: ClassVar[Mapping[str, HierarchicalArch]]
+    default: ClassVar[str] = 'small'
     out_norms: ClassVar[tuple[str, ...]] = ('none', 'branch')
     norm_eps: ClassVar[float]
+    initialize: ClassVar[Callable[[nn.Module], None]] = staticmethod(initialize)
 
     def __init__(
         self,
-        arch: str | Mapping[str, Any] | HierarchicalArch = 'small',
+        arch: str | Mapping[str, Any] | HierarchicalArch | None = None,
         in_channels: int = 3,
         out_indices: Sequence[int] = (0, 1, 2, 3),
-        out_norm: str = 'branch',
+        out_norm: str | None = None,
         frozen_stages: int = -1,
         norm_eval: bool = False,
-        norm_cfg: dict | None = None,
         drop_path_rate: float = 0.1,
         with_cp: bool = False,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
-        arch = self.Arch.resolve(arch, self.variants)
+        arch = self.Arch.resolve(self.default if arch is None else arch, self.variants)
         dims = arch.out_dims
         super().__init__(
             in_channels=in_channels,
@@ -93,13 +95,13 @@ class HierarchicalBackbone(PyramidBackbone):
             with_cp=with_cp,
             init_cfg=init_cfg,
         )
+        out_norm = self.out_norms[0] if out_norm is None else out_norm
         if out_norm not in self.out_norms:
             raise InputError(
                 f'{type(self).__name__}: out_norm={out_norm!r} must be one of {self.out_norms}'
             )
         self.out_norm = out_norm
         self.num_stages = len(dims)
-        self.norm_cfg = norm_cfg or dict(type='BN')
         rates = stochastic_depth_rates(drop_path_rate, arch.depths)
         self.stages = nn.ModuleList()
         for i in range(self.out_indices[-1] + 1):
@@ -111,7 +113,7 @@ class HierarchicalBackbone(PyramidBackbone):
         if out_norm != 'none':
             norms = {str(i): nn.LayerNorm(dims[i], self.norm_eps) for i in self.out_indices}
             setattr(self, f'{out_norm}_norms', nn.ModuleDict(norms))
-        self.apply(initialize)
+        self.apply(self.initialize)
         self._freeze_stages()
 
     @abstractmethod
@@ -184,3 +186,41 @@ class HierarchicalBackbone(PyramidBackbone):
 
     def _has_norm(self, index: int) -> bool:
         return self.out_norm != 'none' and index in self.out_indices
+
+
+class BatchNormBackbone(HierarchicalBackbone):
+    """A trunk whose embeddings have BatchNorms, or other norms in their places.
+
+    Args:
+        norm_cfg: Those norms, as mmcv's ``build_norm_layer`` takes it. All other arguments are
+            those of :class:`HierarchicalBackbone`.
+
+    Attributes:
+        norm_cfg: For :meth:`make_stage`, the user's or a BatchNorm's.
+    """
+
+    def __init__(
+        self,
+        arch: str | Mapping[str, Any] | HierarchicalArch | None = None,
+        in_channels: int = 3,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        out_norm: str | None = None,
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        norm_cfg: dict | None = None,
+        drop_path_rate: float = 0.1,
+        with_cp: bool = False,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
+        self.norm_cfg = norm_cfg or dict(type='BN')  # make_stage reads it
+        super().__init__(
+            arch=arch,
+            in_channels=in_channels,
+            out_indices=out_indices,
+            out_norm=out_norm,
+            frozen_stages=frozen_stages,
+            norm_eval=norm_eval,
+            drop_path_rate=drop_path_rate,
+            with_cp=with_cp,
+            init_cfg=init_cfg,
+        )

@@ -7,6 +7,7 @@ module's work only inside that module, and only where :func:`can_fuse` allows it
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterable
 from contextlib import nullcontext
 from typing import Any
@@ -20,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mmrest.ops import conv_tokens, linear, mlp, use_implementation
 from mmrest.ops.dispatch import requested
+from mmrest.ops.relative import resize
 
 # Where a module keeps its hooks; torch keeps those of all modules under these names with _global.
 _HOOKS = '_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks'
@@ -106,6 +108,30 @@ class MLP(nn.Module):
         if can_fuse(fc1, fc2):
             return mlp(x, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
         return fc2(F.gelu(fc1(x)))
+
+
+class ConvMLP(nn.Module):
+    """An MLP with a depthwise 3x3 convolution of the hidden map, ``fc2(act2(conv(act1(fc1(x)))))``.
+
+    Args:
+        channels: Of input and output.
+        hidden: Channels between the two.
+        act1: In front of the convolution.
+        act2: Behind it.
+    """
+
+    def __init__(self, channels: int, hidden: int, act1: nn.Module, act2: nn.Module) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(channels, hidden)
+        self.act1 = act1
+        self.conv = TokenConv(hidden, hidden, 3, padding=1, groups=hidden)
+        self.act2 = act2
+        self.fc2 = nn.Linear(hidden, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, channels) -> (B, H, W, channels)."""
+        x = self.act1(apply_linear(self.fc1, x))
+        return apply_linear(self.fc2, self.act2(self.conv(x)))
 
 
 @MODELS.register_module()
@@ -250,18 +276,21 @@ def _are_strides_compiled() -> bool:
     return torch.compiler.is_compiling() and not torch.compiler.is_exporting()
 
 
-def crop(maps: Tensor, size: tuple[int, int], dims: tuple[int, int] = (2, 3)) -> Tensor:
-    """The top left ``size`` of maps whose height and width are ``dims``, contiguous."""
-    for dim, length in zip(dims, size, strict=True):
-        if torch.compiler.is_exporting():
-            # a view would make the program depend on whether anything is cut off
-            maps = maps.index_select(dim, torch.arange(length, device=maps.device))
-        else:
-            maps = maps.narrow(dim, 0, length)
-    if torch.compiler.is_compiling():
-        # a graph in which nothing is copied would hold for maps of which nothing is cut off alone
-        return maps.clone(memory_format=torch.contiguous_format)
-    return maps.contiguous()
+def resize_positions(table: Tensor, grid: tuple[int, int], mode: str) -> Tensor:
+    """A table of absolute positions for another grid.
+
+    Args:
+        table: (1, [1 +] side^2, channels), perhaps a class token's position first.
+        grid: (rows, columns).
+        mode: ``'bilinear'`` or ``'bicubic'``.
+
+    Returns:
+        (1, [1 +] rows columns, channels).
+    """
+    side = math.isqrt(table.shape[1])
+    first, cells = table[:, : table.shape[1] - side**2], table[:, table.shape[1] - side**2 :]
+    maps = cells.unflatten(1, (side, side)).permute(0, 3, 1, 2)
+    return torch.cat([first, resize(maps, grid, mode).flatten(2).mT], dim=1)
 
 
 def stochastic_depth_rates(final: float, depths: tuple[int, ...]) -> list[list[float]]:
@@ -275,7 +304,7 @@ def stochastic_depth_rates(final: float, depths: tuple[int, ...]) -> list[list[f
 
 
 def initialize(module: nn.Module) -> None:
-    """Initial weights of the papers' models, for ``nn.Module.apply``.
+    """Initial weights of ResT, ResTv2 and ResFormer, for ``nn.Module.apply``.
 
     Linear and convolution weights are truncated normal with a deviation of 0.02, as in the authors'
     code; norms are 1 and 0, which is PyTorch's own.
@@ -284,3 +313,20 @@ def initialize(module: nn.Module) -> None:
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+
+
+def initialize_linear(module: nn.Module) -> None:
+    """As :func:`initialize`, but convolutions are left to PyTorch: PVT's and others'."""
+    if isinstance(module, nn.Linear):
+        initialize(module)
+
+
+def initialize_by_fan_out(module: nn.Module) -> None:
+    """As :func:`initialize`, but convolutions by He et al.'s rule (arXiv 1502.01852) for ReLUs.
+
+    Their weights are normal with a variance of 2 over the outputs that a weight reaches.
+    """
+    initialize(module)
+    if isinstance(module, nn.Conv2d):
+        reached = math.prod(module.kernel_size) * module.out_channels // module.groups
+        nn.init.normal_(module.weight, std=math.sqrt(2 / reached))

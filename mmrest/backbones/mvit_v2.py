@@ -28,6 +28,8 @@ from mmrest.backbones.layers import (
     as_map,
     as_tokens,
     call_in_context,
+    initialize_linear,
+    resize_positions,
     run_layers,
 )
 from mmrest.backbones.pooling_attention import (
@@ -74,24 +76,8 @@ class PatchEmbed(nn.Module):
         if self.cls_token is not None:
             x = torch.cat([self.cls_token.to(x.dtype).expand(x.shape[0], -1, -1), x], dim=1)
         if self.pos_embed is not None:
-            x = x + resize_positions(self.pos_embed, self.cls_token is not None, grid)
+            x = x + resize_positions(self.pos_embed, grid, 'bicubic')
         return x, grid
-
-
-def resize_positions(table: Tensor, cls_token: bool, grid: Grid) -> Tensor:
-    """A table of absolute positions for another grid, bicubically as in detectron2.
-
-    Args:
-        table: (1, [1 +] side^2, channels).
-        cls_token: The first is the class token's.
-        grid: (rows, columns).
-
-    Returns:
-        (1, [1 +] rows columns, channels).
-    """
-    first, cells = table[:, : int(cls_token)], table[:, int(cls_token) :]
-    maps = cells.unflatten(1, (math.isqrt(cells.shape[1]), -1)).permute(0, 3, 1, 2)
-    return torch.cat([first, resize(maps, grid, 'bicubic').flatten(2).mT], dim=1)
 
 
 class MultiscaleBlock(Block):
@@ -206,11 +192,7 @@ class MViTV2Arch(HierarchicalArch):
             raise InputError(
                 f"MViTV2: arch field widens_in={self.widens_in!r} must be 'attention' or 'mlp'"
             )
-        if self.image_size < 4 * 2 ** (len(self.embed_dims) - 1):
-            raise InputError(
-                f'MViTV2: arch field image_size={self.image_size} must be the stride of the last '
-                'stage or more'
-            )
+        self.require_image_size(self.image_size)
 
     @property
     def out_dims(self) -> tuple[int, ...]:
@@ -240,7 +222,7 @@ def resize_table(table: Tensor, shape: torch.Size) -> Tensor:
     sides = [math.isqrt(length) for length in (table.shape[1], shape[1])]
     if table.ndim != 3 or [side**2 for side in sides] != [table.shape[1], shape[1]]:
         return table
-    return resize_positions(table, False, (sides[1], sides[1]))
+    return resize_positions(table, (sides[1], sides[1]), 'bicubic')
 
 
 def without_time(weight: Tensor, shape: torch.Size) -> Tensor:
@@ -298,7 +280,10 @@ class MViTV2(HierarchicalBackbone):
             (192, 384, 768, 1536), (4, 8, 60, 8), (3, 6, 12, 24), cls_token=True
         ),
     }
+    default = 'tiny'
+    out_norms = ('branch', 'none')
     norm_eps = 1e-6
+    initialize = staticmethod(initialize_linear)
     keys = KeyMap(
         rules=(
             (r'patch_embed\.', 'stages.0.embed.'),
@@ -359,9 +344,6 @@ class MViTV2(HierarchicalBackbone):
             with_cp=with_cp,
             init_cfg=init_cfg,
         )
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):  # the authors leave them to torch
-                module.reset_parameters()
 
     def make_stage(
         self, index: int, in_channels: int, arch: MViTV2Arch, drop_path_rates: list[float]

@@ -23,7 +23,6 @@ from mmrest.backbones.layers import (
     LayerNorm2d,
     TokenConv,
     apply_linear,
-    crop,
     initialize,
     layer_norm_block,
     run_layers,
@@ -32,7 +31,7 @@ from mmrest.backbones.layers import (
 from mmrest.backbones.pyramid import PyramidBackbone, register_backbone
 from mmrest.checkpoints import Fresh, KeyMap, RenamedCheckpoint
 from mmrest.errors import InputError
-from mmrest.ops import attend_in_windows, attention
+from mmrest.ops import attend_in_windows, attention, crop
 
 PATCH = 16
 Grid = tuple[int, int]

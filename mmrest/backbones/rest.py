@@ -16,29 +16,21 @@ from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 
 from mmrest.backbones.arch import HierarchicalArch
-from mmrest.backbones.fused import (
-    AttentionInChunks,
-    FoldedConv2d,
-    FusedEmbed,
-    Fusible,
-    can_fold,
-    fuse_stem,
-)
-from mmrest.backbones.hierarchical import HierarchicalBackbone, Stage
+from mmrest.backbones.fused import FoldsNorms
+from mmrest.backbones.hierarchical import BatchNormBackbone, Stage
 from mmrest.backbones.layers import (
     PixelAttention,
-    apply_linear,
     as_tokens,
     can_fuse,
     layer_norm_block,
 )
 from mmrest.backbones.pyramid import register_backbone
-from mmrest.backbones.spatial_reduction import SpatialReductionAttention
+from mmrest.backbones.spatial_reduction import SpatialReductionAttention, overlapping_reduction
 from mmrest.checkpoints import Fresh, KeyMap, RenamedCheckpoint, counted_from_one
 from mmrest.ops import attention, emsa, reference
 
 
-class Stem(nn.Module, Fusible):
+class Stem(nn.Module, FoldsNorms):
     """Three convolutions to a quarter of the image's size, then position encoding (Section 3.2).
 
     Args:
@@ -46,6 +38,8 @@ class Stem(nn.Module, Fusible):
         channels: Channels of the map.
         norm_cfg: Norm of the first two convolutions, as mmcv's ``build_norm_layer`` takes it.
     """
+
+    folds = ('conv1', 'norm1'), ('conv2', 'norm2')
 
     def __init__(self, in_channels: int, channels: int, norm_cfg: dict) -> None:
         super().__init__()
@@ -64,13 +58,8 @@ class Stem(nn.Module, Fusible):
         x = self.norm2(self.conv2(x)).relu()
         return self.pos(as_tokens(self.conv3(x)))
 
-    def fuse(self) -> nn.Module:
-        """See :func:`mmrest.inference.fuse`."""
-        convs = fuse_stem((self.conv1, self.conv2, self.conv3), (self.norm1, self.norm2))
-        return FusedEmbed(convs, self.pos) if convs else self
 
-
-class PatchEmbed(nn.Module, Fusible):
+class PatchEmbed(nn.Module, FoldsNorms):
     """Halves a map, then position encoding (Section 3.2).
 
     Args:
@@ -78,6 +67,8 @@ class PatchEmbed(nn.Module, Fusible):
         channels: Channels of this one.
         norm_cfg: As mmcv's ``build_norm_layer`` takes it.
     """
+
+    folds = (('conv', 'norm'),)
 
     def __init__(self, in_channels: int, channels: int, norm_cfg: dict) -> None:
         super().__init__()
@@ -89,14 +80,8 @@ class PatchEmbed(nn.Module, Fusible):
         """(B, in_channels, H, W) -> (B, ceil(H / 2), ceil(W / 2), channels)."""
         return self.pos(as_tokens(self.norm(self.conv(x))))
 
-    def fuse(self) -> nn.Module:
-        """See :func:`mmrest.inference.fuse`."""
-        if not can_fold(self.conv, self.norm):
-            return self
-        return FusedEmbed(FoldedConv2d(self.conv, self.norm), self.pos)
 
-
-class EMSA(SpatialReductionAttention, Fusible):
+class EMSA(SpatialReductionAttention):
     """Efficient multi-head self-attention (Section 3.1, Eq. 4).
 
     With more than one head, the logits are mixed across heads and the attention map is
@@ -110,27 +95,17 @@ class EMSA(SpatialReductionAttention, Fusible):
     """
 
     def __init__(self, channels: int, num_heads: int, sr_ratio: int, norm_eps: float) -> None:
-        super().__init__(channels, num_heads, sr_ratio, norm_eps)
+        super().__init__(channels, num_heads, overlapping_reduction(channels, sr_ratio), norm_eps)
         self.transform_conv = nn.Conv2d(num_heads, num_heads, 1) if num_heads > 1 else None
 
-    def prepare(self, x: Tensor) -> tuple[Tensor, ...]:
-        """See :meth:`SpatialReductionAttention.prepare`."""
-        return tuple(self.split_heads(kv.flatten(1, 2)) for kv in self.reduce(x))
-
-    def attend(self, tokens: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """See :meth:`SpatialReductionAttention.attend`; heads are mixed over all of a map."""
-        q, mix = self.make_queries(tokens), self.transform_conv
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """See :meth:`SpatialReductionAttention.attend`."""
+        mix = self.transform_conv
         if mix is None:
-            attended = attention(q, k, v)
-        elif can_fuse(mix):
-            attended = emsa(q, k, v, mix.weight[:, :, 0, 0], mix.bias)
-        else:
-            attended = reference.emsa(q, k, v, mix)
-        return apply_linear(self.proj, attended.transpose(1, 2).flatten(2))
-
-    def fuse(self) -> nn.Module:
-        """See :func:`mmrest.inference.fuse`; the instance norm needs all queries at once."""
-        return self if self.num_heads > 1 else AttentionInChunks(self)
+            return attention(q, k, v)
+        if can_fuse(mix):
+            return emsa(q, k, v, mix.weight[:, :, 0, 0], mix.bias)
+        return reference.emsa(q, k, v, mix)
 
 
 @dataclass(frozen=True)
@@ -154,10 +129,10 @@ class ResTArch(HierarchicalArch):
 
 
 @register_backbone
-class ResT(HierarchicalBackbone):
+class ResT(BatchNormBackbone):
     """The backbone of ResT: ``'lite'``, ``'small'``, ``'base'`` and ``'large'``.
 
-    Arguments are those of :class:`HierarchicalBackbone`. ``out_norm='trunk'`` is what the authors'
+    Arguments are those of :class:`BatchNormBackbone`. ``out_norm='trunk'`` is what the authors'
     detection code does.
     """
 
@@ -168,7 +143,7 @@ class ResT(HierarchicalBackbone):
         'base': ResTArch((96, 192, 384, 768), (2, 2, 6, 2)),
         'large': ResTArch((96, 192, 384, 768), (2, 2, 18, 2)),
     }
-    out_norms = ('none', 'branch', 'trunk')
+    out_norms = ('branch', 'none', 'trunk')
     norm_eps = 1e-5
     keys = KeyMap(
         rules=(
@@ -186,7 +161,7 @@ class ResT(HierarchicalBackbone):
     def make_stage(
         self, index: int, in_channels: int, arch: ResTArch, drop_path_rates: list[float]
     ) -> Stage:
-        """See :meth:`HierarchicalBackbone.make_stage`; Section 3.1, Eq. 6."""
+        """See :meth:`BatchNormBackbone.make_stage`; Section 3.1, Eq. 6."""
         channels = arch.embed_dims[index]
         embed = (PatchEmbed if index else Stem)(in_channels, channels, self.norm_cfg)
         blocks = [

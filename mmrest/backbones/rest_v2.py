@@ -14,23 +14,25 @@ import torch
 from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 
-from mmrest.backbones.fused import AttentionInChunks, Fusible, fuse_stem
-from mmrest.backbones.hierarchical import HierarchicalBackbone, Stage
+from mmrest.backbones.fused import FoldsNorms
+from mmrest.backbones.hierarchical import BatchNormBackbone, Stage
 from mmrest.backbones.layers import (
     PixelAttention,
     TokenConv,
     apply_linear,
     as_map,
     as_tokens,
-    can_fuse,
-    crop,
     layer_norm_block,
 )
 from mmrest.backbones.pyramid import register_backbone
 from mmrest.backbones.rest import ResTArch
-from mmrest.backbones.spatial_reduction import SpatialReductionAttention
+from mmrest.backbones.spatial_reduction import (
+    SpatialReductionAttention,
+    join_heads,
+    overlapping_reduction,
+)
 from mmrest.checkpoints import Fresh, KeyMap, RenamedCheckpoint, counted_from_one
-from mmrest.ops import attention
+from mmrest.ops import crop
 
 
 class Embed(nn.Module):
@@ -53,7 +55,7 @@ class Embed(nn.Module):
         return self.norm(self.pos(as_tokens(self.proj(x))))
 
 
-class StemProjection(nn.Sequential, Fusible):
+class StemProjection(nn.Sequential, FoldsNorms):
     """Two strided convolutions and a 1x1 convolution, to a quarter of the image's size.
 
     Args:
@@ -61,6 +63,8 @@ class StemProjection(nn.Sequential, Fusible):
         channels: Channels of the map.
         norm_cfg: Norm of the first two convolutions, as mmcv's ``build_norm_layer`` takes it.
     """
+
+    folds = ('0', '1'), ('3', '4')
 
     def __init__(self, in_channels: int, channels: int, norm_cfg: dict) -> None:
         hidden = channels // 2
@@ -78,13 +82,6 @@ class StemProjection(nn.Sequential, Fusible):
         """(B, in_channels, H, W) -> (B, channels, ceil(H / 4), ceil(W / 4))."""
         return super().forward(images.contiguous(memory_format=torch.channels_last))
 
-    def fuse(self) -> nn.Module:
-        """See :func:`mmrest.inference.fuse`."""
-        if len(self) != 7 or not can_fuse(self[2], self[5]):
-            return self
-        conv1, norm1, _, conv2, norm2, _, conv3 = self
-        return fuse_stem((conv1, conv2, conv3), (norm1, norm2)) or self
-
 
 class TokenShuffle(nn.PixelShuffle):
     """``nn.PixelShuffle`` with the channels on the last axis."""
@@ -94,7 +91,7 @@ class TokenShuffle(nn.PixelShuffle):
         return as_tokens(super().forward(as_map(x)))
 
 
-class EMSAV2(SpatialReductionAttention, Fusible):
+class EMSAV2(SpatialReductionAttention):
     """Efficient multi-head self-attention, second version (Section 3.2, Eq. 4).
 
     Plain attention to the reduced map, plus a branch that restores what the reduction lost: the
@@ -108,35 +105,28 @@ class EMSAV2(SpatialReductionAttention, Fusible):
     """
 
     def __init__(self, channels: int, num_heads: int, sr_ratio: int, norm_eps: float) -> None:
-        super().__init__(channels, num_heads, sr_ratio, norm_eps)
+        super().__init__(channels, num_heads, overlapping_reduction(channels, sr_ratio), norm_eps)
         self.up = nn.Sequential(
             TokenConv(channels, sr_ratio**2 * channels, 3, padding=1, groups=channels),
             TokenShuffle(sr_ratio),
         )
         self.up_norm = nn.LayerNorm(channels, norm_eps)
 
-    def prepare(self, x: Tensor) -> tuple[Tensor, ...]:
-        """See :meth:`SpatialReductionAttention.prepare`; the third are the restored tokens."""
-        keys, values = self.reduce(x)
-        restored = self.up_norm(crop(self.up(values), x.shape[1:3], dims=(1, 2)))
-        k, v = (self.split_heads(kv.flatten(1, 2)) for kv in (keys, values))
-        return k, v, restored.flatten(1, 2)
-
-    def attend(self, tokens: Tensor, k: Tensor, v: Tensor, restored: Tensor) -> Tensor:
-        """See :meth:`SpatialReductionAttention.attend`."""
-        attended = attention(self.make_queries(tokens), k, v).transpose(1, 2).flatten(2)
-        return apply_linear(self.proj, attended + restored)
-
-    def fuse(self) -> nn.Module:
-        """See :func:`mmrest.inference.fuse`."""
-        return AttentionInChunks(self)
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, channels) -> (B, H, W, channels)."""
+        reduced = self.reduce(x)
+        q, k, v = self.project(x, reduced)
+        restored = self.up(v.unflatten(1, reduced.shape[1:3]))
+        restored = self.up_norm(crop(restored, x.shape[1:3], dims=(1, 2)))
+        attended = self.attend(*map(self.split_heads, (q, k, v)))
+        return apply_linear(self.proj, join_heads(attended, x) + restored)
 
 
 @register_backbone
-class ResTV2(HierarchicalBackbone):
+class ResTV2(BatchNormBackbone):
     """The backbone of ResTv2: ``'tiny'``, ``'small'``, ``'base'`` and ``'large'``.
 
-    Arguments are those of :class:`HierarchicalBackbone`.
+    Arguments are those of :class:`BatchNormBackbone`.
     """
 
     Arch = ResTArch
@@ -146,6 +136,7 @@ class ResTV2(HierarchicalBackbone):
         'base': ResTArch((96, 192, 384, 768), (1, 3, 16, 3)),
         'large': ResTArch((128, 256, 512, 1024), (2, 3, 16, 2), num_heads=(2, 4, 8, 16)),
     }
+    out_norms = ('branch', 'none')
     norm_eps = 1e-6
     keys = KeyMap(
         rules=(
@@ -163,7 +154,7 @@ class ResTV2(HierarchicalBackbone):
     def make_stage(
         self, index: int, in_channels: int, arch: ResTArch, drop_path_rates: list[float]
     ) -> Stage:
-        """See :meth:`HierarchicalBackbone.make_stage`."""
+        """See :meth:`BatchNormBackbone.make_stage`."""
         channels, eps = arch.embed_dims[index], self.norm_eps
         if index:
             proj = nn.Conv2d(in_channels, channels, 3, stride=2, padding=1)

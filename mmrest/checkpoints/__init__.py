@@ -16,21 +16,33 @@ from mmrest.checkpoints.fitting import (
     require_training_state,
     take_backbone,
 )
-from mmrest.checkpoints.key_map import Fresh, KeyMap, counted_from_one
+from mmrest.checkpoints.key_map import (
+    MMCV_ATTENTION,
+    Fresh,
+    KeyMap,
+    as_linear,
+    counted_from_one,
+    key_value_rows,
+    query_rows,
+)
 from mmrest.checkpoints.mmengine_loader import use_safe_reader
 from mmrest.checkpoints.reading import dataset_meta, read_checkpoint, save_safetensors
 from mmrest.checkpoints.states import model_state
 
 __all__ = [
+    'MMCV_ATTENTION',
     'CheckpointError',
     'CheckpointNotFoundError',
     'Fresh',
     'KeyMap',
     'RenamedCheckpoint',
+    'as_linear',
     'counted_from_one',
     'dataset_meta',
+    'key_value_rows',
     'load_pretrained',
     'model_state',
+    'query_rows',
     'read_checkpoint',
     'refuse_fused_state',
     'require_fit',

@@ -97,5 +97,27 @@ def counted_from_one(template: str) -> Callable[[re.Match], str]:
     return lambda match: template.format(int(match[1]) - 1)
 
 
+# A layer of mmcv's MultiheadAttention, for rules; see query_rows and key_value_rows.
+MMCV_ATTENTION = (
+    (r'(.+\.attn)\.attn\.in_proj_(weight|bias)$', (r'\1.q.\2', r'\1.kv.\2')),
+    (r'(.+\.attn)\.attn\.out_proj\.', r'\1.proj.'),
+)
+
+
+def query_rows(rows: Tensor, shape: torch.Size) -> Tensor:
+    """Of a projection to queries, keys and values together, that to the queries."""
+    return rows[: shape[0]] if len(rows) == 3 * shape[0] else rows
+
+
+def key_value_rows(rows: Tensor, shape: torch.Size) -> Tensor:
+    """Of a projection to queries, keys and values together, that to keys and values."""
+    return rows[-shape[0] :] if 2 * len(rows) == 3 * shape[0] else rows
+
+
+def as_linear(weight: Tensor, shape: torch.Size) -> Tensor:
+    """Weights (out, in, 1, 1) of a 1x1 convolution as a linear layer's."""
+    return weight[:, :, 0, 0] if weight.ndim == 4 and weight.shape[2:] == (1, 1) else weight
+
+
 def _matches(pattern: str, keys: Iterable[str]) -> bool:
     return any(re.match(pattern, key) for key in keys)

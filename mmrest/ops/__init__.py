@@ -9,8 +9,9 @@ file                   what it holds
 ``blockwise.py``       exact attention without its map, on any device
 ``relative.py``        what tables of relative positions add to the logits
 ``windows.py``         windows of a map
+``maps.py``            padding and cropping of maps
 ``convolution.py``     convolutions of token maps, for a compiler
-``cpu/``               what is for processors alone: oneDNN's matmuls, the fused MLP, strips
+``cpu/``               what is for processors alone: oneDNN's matmuls, the fused MLP
 ``triton/``            ResT's attention as kernels for GPUs, on request
 =====================  ============================================================================
 
@@ -20,8 +21,15 @@ This package knows torch, Triton if it is there, and the errors of mmrest.
 from mmrest.ops.convolution import conv_tokens
 from mmrest.ops.dispatch import use_implementation
 from mmrest.ops.functional import attention, attention_with_positions, emsa, linear, mlp, pool_heads
+from mmrest.ops.maps import crop, pad_map
 from mmrest.ops.relative import joint_logits, position_logits
-from mmrest.ops.windows import attend_in_windows, cut_windows, join_windows
+from mmrest.ops.windows import (
+    attend_in_windows,
+    cut_windows,
+    hide_filling,
+    join_windows,
+    window_attention,
+)
 
 # the name that it had before
 attention_way = use_implementation
@@ -32,13 +40,17 @@ __all__ = [
     'attention_way',
     'attention_with_positions',
     'conv_tokens',
+    'crop',
     'cut_windows',
     'emsa',
+    'hide_filling',
     'join_windows',
     'joint_logits',
     'linear',
     'mlp',
+    'pad_map',
     'pool_heads',
     'position_logits',
     'use_implementation',
+    'window_attention',
 ]

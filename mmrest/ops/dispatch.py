@@ -113,13 +113,6 @@ def uses_onednn(x: Tensor) -> bool:
     return matmul.has_onednn_for(x)
 
 
-def works_in_pieces(x: Tensor) -> bool:
-    """True if large maps are made strip by strip, chunk by chunk: inference on a processor."""
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or requested() == 'reference':
-        return False
-    return x.device.type == 'cpu' and not torch.is_autocast_enabled('cpu') and not _is_looked_into()
-
-
 def _needs_reference(name: str, *tensors: Tensor) -> bool:
     if name == 'reference':
         return True

@@ -25,7 +25,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Te
         q: Queries (B, heads, N, head_dim).
         k: Keys (B, heads, M, head_dim).
         v: Values (B, heads, M, value_dim).
-        bias: Added to the logits, (B, heads, N, M), which costs as much memory as a map.
+        bias: Added to the logits, (B, heads, N, M) or of a shape that broadcasts to it; a whole one
+            costs as much memory as a map.
 
     Returns:
         (B, heads, N, value_dim).

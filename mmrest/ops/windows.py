@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mmrest.ops.functional import attention
+from mmrest.ops.maps import crop, pad_map
 
 Grid = tuple[int, int]
 
@@ -76,11 +76,52 @@ def _to_windows(part: Tensor, size: Grid, extra: Tensor | None) -> Tensor:
     return torch.cat([extra, windows], dim=2)
 
 
+def window_attention(q: Tensor, k: Tensor, v: Tensor, size: Grid) -> Tensor:
+    """Attention of each cell of a map to its window.
+
+    Windows begin at the top left. Where they do not divide the map, those at the right and the
+    bottom are smaller: cells that fill them are not seen.
+
+    Args:
+        q: Queries (B, H, W, heads, head_dim).
+        k: Keys of the same shape.
+        v: Values of the same shape.
+        size: (height, width) of a window.
+
+    Returns:
+        (B, H, W, heads, head_dim).
+    """
+    grid = q.shape[1:3]
+    windows = [cut_windows(t, size).flatten(1, 2).transpose(1, 2) for t in (q, k, v)]
+    bias = None
+    # a graph in which nothing is filled would hold for whole windows alone
+    if torch.compiler.is_compiling() or any(s % w for s, w in zip(grid, size, strict=True)):
+        bias = hide_filling(q.shape[0], grid, size, q)
+    attended = attention(*windows, bias).transpose(1, 2).unflatten(1, size)
+    return join_windows(attended, grid)
+
+
+def hide_filling(batch: int, grid: Grid, size: Grid, like: Tensor) -> Tensor:
+    """What is added to the logits so that no query sees the cells that fill the last windows.
+
+    Args:
+        batch: Images.
+        grid: Height and width of the map.
+        size: (height, width) of a window.
+        like: For dtype and device.
+
+    Returns:
+        (B windows, 1, 1, height width).
+    """
+    filling = 1 - cut_windows(like.new_ones(1, *grid, 1), size).flatten(1)
+    return filling.repeat(batch, 1)[:, None, None] * torch.finfo(like.dtype).min
+
+
 def cut_windows(maps: Tensor, size: Grid) -> Tensor:
     """A map in windows that begin at the top left; zeros fill the last ones.
 
     Args:
-        maps: (B, H, W, ...).
+        maps: (B, H, W, ..., C).
         size: (height, width) of a window.
 
     Returns:
@@ -89,7 +130,7 @@ def cut_windows(maps: Tensor, size: Grid) -> Tensor:
     height, width = size
     rows, columns = _count_windows(maps.shape[1:3], size)
     bottom, right = rows * height - maps.shape[1], columns * width - maps.shape[2]
-    padded = F.pad(maps, (0, 0) * (maps.ndim - 3) + (0, right, 0, bottom))
+    padded = pad_map(maps.flatten(3), bottom, right).unflatten(3, maps.shape[3:])
     windows = padded.unflatten(2, (columns, width)).unflatten(1, (rows, height)).transpose(2, 3)
     return windows.flatten(0, 2)
 
@@ -106,7 +147,7 @@ def join_windows(windows: Tensor, grid: Grid) -> Tensor:
     """
     rows, columns = _count_windows(grid, windows.shape[1:3])
     maps = windows.unflatten(0, (-1, rows, columns)).transpose(2, 3).flatten(1, 2).flatten(2, 3)
-    return maps[:, : grid[0], : grid[1]]
+    return crop(maps, grid, dims=(1, 2))
 
 
 def _count_windows(grid: Grid, size: Grid) -> Grid:

@@ -14,7 +14,19 @@ import pytest
 import torch
 from torch import nn
 
-from mmrest import MViTV2, ResFormer, ResT, ResTV2
+from mmrest import (
+    P2T,
+    PVT,
+    PVTV2,
+    CSWin,
+    MViTV2,
+    ResFormer,
+    ResT,
+    ResTV2,
+    Swin,
+    TwinsPCPVT,
+    TwinsSVT,
+)
 from mmrest.backbones import PyramidBackbone
 
 
@@ -30,7 +42,8 @@ class Row:
         parameters: Published variant -> its million parameters with a norm and a 1000-class head;
             none where the paper states those of whole detectors alone.
         batch_norm: It has BatchNorms.
-        record: What the names of its recorded outputs begin with.
+        record: What the names of its recorded outputs begin with; empty where another library's
+            class is what it is compared with.
         forms: Name -> arguments of further forms of ``tiny`` that must be computed alike by all
             implementations.
     """
@@ -67,6 +80,14 @@ STAGED_WRONG = (
     dict(num_heads=(1, True, 4, 8)),
     dict(num_heads=(1, 2, 4, -8)),
     dict(depths=()),
+    dict(depths=(1, 2)),
+)
+REDUCED = dict(STAGED, num_heads=(1, 2, 2, 4))
+REDUCED_WRONG = (
+    dict(mlp_ratios=(4, 0, 4, 4)),
+    dict(mlp_ratios=(0.01, 4, 4, 4)),
+    dict(sr_ratios=(8, 4, 2, 0)),
+    dict(num_heads=(1, 2, 5, 4)),
     dict(depths=(1, 2)),
 )
 PLAIN = dict(embed_dims=32, depth=4, num_heads=4, mlp_ratio=4)
@@ -158,6 +179,114 @@ ROWS: dict[type[PyramidBackbone], Row] = {
                 pool_every_q=False,
             ),
         },
+    ),
+    PVT: Row(
+        arch=dict(REDUCED, image_size=32),
+        tiny=dict(STAGED_TINY, image_size=16),
+        tiny_options=dict(out_indices=(0, 1)),
+        wrong_fields=(*REDUCED_WRONG, dict(image_size=16)),
+        record='',
+        parameters=dict(tiny=13.2, small=24.5, medium=44.2, large=61.4),
+        forms={'in whole patches': dict(sizes='floor')},
+    ),
+    PVTV2: Row(
+        arch=REDUCED,
+        tiny=STAGED_TINY,
+        tiny_options=dict(out_indices=(0, 1)),
+        wrong_fields=(*REDUCED_WRONG, dict(linear=1)),
+        record='',
+        # to the digits of timm's list of models; the paper's have one less
+        parameters=dict(b0=3.67, b1=14.01, b2=25.36, b2_linear=22.55, b3=45.24, b4=62.56, b5=81.96),
+        forms={'linear': dict(arch=dict(STAGED_TINY, linear=True))},
+    ),
+    TwinsPCPVT: Row(
+        arch=REDUCED,
+        tiny=STAGED_TINY,
+        tiny_options=dict(out_indices=(0, 1)),
+        wrong_fields=REDUCED_WRONG,
+        record='twins_pcpvt',
+        parameters=dict(small=24.11, base=43.83, large=60.99),
+    ),
+    TwinsSVT: Row(
+        arch=dict(REDUCED, window_size=3),
+        tiny=dict(STAGED_TINY, depths=(1, 2), window_size=3),
+        tiny_options=dict(out_indices=(0, 1)),
+        wrong_fields=(*REDUCED_WRONG, dict(window_size=0)),
+        record='twins_svt',
+        parameters=dict(small=24.06, base=56.07, large=99.27),
+        forms={
+            'padded': dict(windows='padded'),
+            'masked': dict(windows='masked', stage_norm=False),
+        },
+    ),
+    P2T: Row(
+        arch=dict(
+            embed_dims=(8, 16, 24, 32),
+            depths=(1, 2, 1, 1),
+            num_heads=(1, 2, 2, 4),
+            mlp_ratios=(4, 4, 2, 2),
+        ),
+        tiny=dict(
+            embed_dims=(8, 16),
+            depths=(1, 1),
+            num_heads=(1, 2),
+            mlp_ratios=(2, 2),
+            pool_ratios=((3, 5), (1, 2)),
+        ),
+        tiny_options=dict(out_indices=(0, 1)),
+        wrong_fields=(
+            dict(pool_ratios=((1,), (1,), (1,), (0,))),
+            dict(pool_ratios=(1, 2, 3, 4)),
+            dict(mlp_ratios=(4, 0, 4, 4)),
+            dict(num_heads=(1, 2, 5, 4)),
+            dict(depths=(1, 2)),
+        ),
+        record='p2t',
+        parameters=dict(tiny=11.59, small=24.08, base=36.07, large=54.48),
+    ),
+    CSWin: Row(
+        arch=dict(
+            embed_dims=(8, 16, 24, 32),
+            depths=(1, 2, 1, 1),
+            num_heads=(2, 2, 4, 4),
+            stripe_widths=(1, 2, 3, 3),
+        ),
+        tiny=dict(
+            embed_dims=(8, 16),
+            depths=(1, 1),
+            num_heads=(2, 2),
+            mlp_ratios=(2, 2),
+            stripe_widths=(2, 2),
+        ),
+        tiny_options=dict(out_indices=(0, 1)),
+        wrong_fields=(
+            dict(num_heads=(1, 2, 4, 4)),
+            dict(num_heads=(2, 2, 5, 4)),
+            dict(stripe_widths=(1, 2, 0, 3)),
+            dict(mlp_ratios=(4, 0, 4, 4)),
+            dict(depths=(1, 2)),
+        ),
+        record='cswin',
+        parameters=dict(
+            tiny=22.32, small=34.64, base=77.38, large=173.26, base_384=77.38, large_384=173.26
+        ),
+        forms={'shorter by the stem': dict(sizes='floor')},
+    ),
+    Swin: Row(
+        arch=dict(
+            embed_dims=(8, 16, 24, 32), depths=(2, 2, 1, 2), num_heads=(1, 2, 2, 4), window_size=3
+        ),
+        tiny=dict(
+            embed_dims=(8, 16), depths=(1, 2), num_heads=(1, 2), mlp_ratios=(2, 2), window_size=3
+        ),
+        tiny_options=dict(out_indices=(0, 1)),
+        wrong_fields=(
+            dict(window_size=0),
+            dict(num_heads=(1, 2, 5, 4)),
+            dict(mlp_ratios=(4, 0, 4, 4)),
+            dict(depths=(1, 2)),
+        ),
+        record='',
     ),
 }
 

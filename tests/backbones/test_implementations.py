@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from mmrest import MViTV2
+from mmrest import CSWin, MViTV2, Swin, TwinsSVT
 from mmrest.backbones import PyramidBackbone
 from mmrest.ops import blockwise, use_implementation
 from mmrest.ops.cpu import mlp
@@ -24,9 +24,15 @@ CASES = {family.__name__: (family, {}) for family in ROWS} | {
 }
 cases = pytest.mark.parametrize('case', CASES)
 # how many windows there are is a part of a program, and so are the rows of joint positions
-ONE_SIZE = {'ResFormer in windows', 'MViTV2', 'MViTV2 in windows', 'MViTV2 joint'}
+WINDOWED = MViTV2, TwinsSVT, CSWin, Swin
+ONE_SIZE = {'ResFormer in windows', 'MViTV2 joint'} | {
+    case
+    for case, (family, options) in CASES.items()
+    if family in WINDOWED and options.get('attention') != 'pooling'
+}
 # a compiler takes a minute for what is a detail of a family
-SLOW = {f'MViTV2 {form}' for form in ROWS[MViTV2].forms} | {'MViTV2'}
+COMPILED_IN_EVERY_RUN = 'ResT', 'ResFormer'
+EXPORTED_IN_EVERY_RUN = *COMPILED_IN_EVERY_RUN, 'ResTV2', 'P2T', 'PVT', 'PVTV2 linear'
 
 
 def mark_slow(*values: object, slow: bool) -> object:
@@ -76,7 +82,7 @@ def test_implementations_agree_in_outputs_and_all_gradients(
     ('case', 'training'),
     # windows are the slowest to trace, and are the same in inference
     [
-        mark_slow(case, mode, slow=case in SLOW or case == 'ResFormer in windows')
+        mark_slow(case, mode, slow=case not in COMPILED_IN_EVERY_RUN)
         for case in CASES
         for mode in (False, True)
         if mode or case not in ONE_SIZE
@@ -109,7 +115,9 @@ def test_compiled_to_machine_code() -> None:
             assert_close(list(compiled(images)), list(model(images)))
 
 
-@pytest.mark.parametrize('case', [mark_slow(case, slow=case in SLOW) for case in CASES])
+@pytest.mark.parametrize(
+    'case', [mark_slow(case, slow=case not in EXPORTED_IN_EVERY_RUN) for case in CASES]
+)
 def test_exported_for_all_sizes(case: str) -> None:
     model = build(case).eval()
     if case in ONE_SIZE:

@@ -16,7 +16,6 @@ from mmrest.backbones.layers import (
     TokenConv,
     apply_linear,
     can_fuse,
-    crop,
     run_layers,
     stochastic_depth_rates,
 )
@@ -110,13 +109,6 @@ def test_pixel_attention_is_the_papers() -> None:
     torch.testing.assert_close(position(x), x * maps.permute(0, 2, 3, 1).sigmoid())
 
 
-def test_a_crop_is_the_top_left() -> None:
-    maps = torch.arange(2 * 3 * 4).view(1, 2, 3, 4)
-    assert torch.equal(crop(maps, (2, 3)), maps[:, :, :2, :3])
-    assert torch.equal(crop(maps, (1, 2), dims=(1, 2)), maps[:, :1, :2])
-    assert crop(maps, (2, 3)).is_contiguous()
-
-
 def test_rates_of_stochastic_depth_grow_linearly() -> None:
     """Deep Networks with Stochastic Depth, Section 3: the l-th of L blocks is dropped at l/L."""
     rates = stochastic_depth_rates(0.4, (2, 1, 2))
@@ -205,7 +197,7 @@ def test_backward_hooks_are_called_and_change_nothing(
     largest = max(float(gradient.abs().max()) for gradient in expected)
     for a, b in zip(actual, expected, strict=True):
         scale = max(float(b.abs().max()), 1e-3 * largest)
-        torch.testing.assert_close(a / scale, b / scale, rtol=2e-3, atol=2e-3)
+        torch.testing.assert_close(a / scale, b / scale, rtol=5e-3, atol=5e-3)
     assert sum(bool(g.abs().max() > 1e-3 * largest) for g in expected) > len(expected) / 2
 
 

@@ -14,14 +14,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmrest import MViTV2, ResFormer
+from mmrest import P2T, CSWin, MViTV2, ResFormer, TwinsPCPVT, TwinsSVT
 from mmrest.backbones import PyramidBackbone
 from mmrest.checkpoints import load_pretrained
 from tests.backbones.families import ROWS
 from tests.parity import recorded
 
 # those whose outputs are recorded in one form have no test of their own
-STAGED = {row.record: family for family, row in ROWS.items() if family not in (ResFormer, MViTV2)}
+READ_IN_SEVERAL_WAYS = TwinsPCPVT, TwinsSVT, P2T, CSWin
+OTHERS = ResFormer, MViTV2, *READ_IN_SEVERAL_WAYS
+STAGED = {row.record: f for f, row in ROWS.items() if row.record and f not in OTHERS}
 
 
 def tiers(variants: Iterable[str], *others: Iterable[str]) -> list:
@@ -59,8 +61,14 @@ def authors_weights(name: str) -> tuple[dict[str, Any], dict[str, Tensor], dict[
 
 
 def test_every_published_variant_is_recorded() -> None:
+    # those without are compared with another library's class
+    assert {family.__name__ for family, row in ROWS.items() if not row.record} == {
+        'PVT',
+        'PVTV2',
+        'Swin',
+    }
     for family, row in ROWS.items():
-        for variant in family.variants:
+        for variant in family.variants if row.record else ():
             assert recorded.read(f'{row.record}_{variant}')['cases']
     for name in MVITV2_DETECTION:
         assert recorded.read(f'mvitv2_{name}_det')['cases']
@@ -86,11 +94,17 @@ def assert_computes(
     """Every recorded case of a norm, in float64 and in float32."""
     cases = [case for case in record['cases'] if case['norm'] == norm]
     assert len(cases) == count
+    assert_computes_cases(model, record['seed'], cases, tolerance)
+
+
+def assert_computes_cases(
+    model: PyramidBackbone, seed: str, cases: Iterable[dict[str, Any]], tolerance: float = 1e-4
+) -> None:
     for dtype, tolerated in ((torch.float64, 1e-9), (torch.float32, tolerance)):
         model.to(dtype)
         for case in cases:
             with torch.inference_mode():
-                maps = model(recorded.images(case['input'], record['seed']).to(dtype))
+                maps = model(recorded.images(case['input'], seed).to(dtype))
             for level, expected in zip(maps, case['outputs'], strict=True):
                 assert recorded.distance(level, expected) < tolerated, (dtype, case['input'])
 
@@ -149,3 +163,62 @@ def test_computes_what_mvitv2_computes_in_detection(
     load_pretrained(model, str(file))
     file.unlink()
     assert_computes(model, record, out_norm, mvitv2_cases(name))
+
+
+def reading(family: type[PyramidBackbone], case: dict[str, Any]) -> dict[str, Any]:
+    """The arguments that a recorded case is of."""
+    if family is TwinsSVT:
+        options = dict(windows=case['windows'], stage_norm=case['norm'] == 'trunk')
+    else:
+        options = dict(out_norm=case['norm'])
+    if family in (TwinsPCPVT, TwinsSVT):
+        return {**options, 'sizes': case.get('sizes', 'ceil')}
+    if family is CSWin:  # where its stem has one row or column less than the contract
+        short = any(side % 4 in (1, 2) for side in case['input'][2:])
+        return {**options, 'sizes': 'floor' if short else 'ceil'}
+    return options
+
+
+DEFAULTS = {
+    TwinsPCPVT: dict(out_norm='none', sizes='ceil'),
+    TwinsSVT: dict(windows='ragged', stage_norm=True, sizes='ceil'),
+    P2T: dict(out_norm='none'),
+    CSWin: dict(out_norm='branch', sizes='ceil'),
+}
+
+
+@pytest.mark.parametrize(
+    ('family', 'arch', 'of'),
+    [
+        pytest.param(
+            family,
+            arch,
+            of,
+            id=f'{family.__name__}-{arch}-{of}',
+            marks=[] if of == 'default' and not i else [pytest.mark.slow],
+        )
+        for family in READ_IN_SEVERAL_WAYS
+        for i, arch in enumerate(family.variants)
+        for of in ('default', 'others')
+        if family is not P2T or of == 'default'
+    ],
+)
+def test_computes_what_the_authors_models_compute_in_every_reading(
+    family: type[PyramidBackbone], arch: str, of: str, tmp_path: Path
+) -> None:
+    record, imagenet, norms = authors_weights(f'{ROWS[family].record}_{arch}')
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for case in record['cases']:
+        is_default = reading(family, case) == DEFAULTS[family]
+        if is_default == (of == 'default'):
+            groups.setdefault(repr(reading(family, case)), []).append(case)
+    assert groups
+    for cases in groups.values():
+        options = reading(family, cases[0])
+        file = tmp_path / 'authors.pth'
+        with_norms = options.get('stage_norm') or options.get('out_norm') == 'branch'
+        torch.save({'model': {**imagenet, **(norms if with_norms else {})}}, file)
+        model = family(arch, **options).double().eval()
+        load_pretrained(model, str(file))
+        file.unlink()
+        assert_computes_cases(model, record['seed'], cases)

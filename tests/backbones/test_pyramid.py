@@ -283,7 +283,7 @@ def test_other_channels_and_stages(family: type[PyramidBackbone]) -> None:
     [
         (dict(arch='huge'), "unknown arch 'huge'"),
         (dict(arch=dict(embed_dims=(8, 16))), 'missing'),
-        (dict(arch=None), 'must be a name, a dict or a'),
+        (dict(arch=3), 'must be a name, a dict or a'),
         (dict(out_indices=()), 'out_indices'),
         (dict(out_indices=2), 'out_indices'),
         (dict(out_indices=(True,)), 'out_indices'),

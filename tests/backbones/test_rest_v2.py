@@ -21,10 +21,11 @@ def test_the_second_branch_restores_the_size_of_the_queries(
 ) -> None:
     attn = EMSAV2(8, num_heads=2, sr_ratio=sr_ratio, norm_eps=1e-6)
     x = torch.randn(2, *size, 8)
-    q = attn.make_queries(x.flatten(1, 2))
-    keys, values = attn.reduce(x)
-    k, v = (attn.split_heads(kv.flatten(1, 2)) for kv in (keys, values))
-    restored = F.pixel_shuffle(attn.up[0](values).permute(0, 3, 1, 2), sr_ratio)
+    reduced = attn.reduce(x)
+    queries, keys, values = attn.project(x, reduced)
+    q, k, v = (attn.split_heads(tokens) for tokens in (queries, keys, values))
+    maps = attn.up[0](values.unflatten(1, reduced.shape[1:3])).permute(0, 3, 1, 2)
+    restored = F.pixel_shuffle(maps, sr_ratio)
     assert restored.shape[2] >= size[0]
     assert restored.shape[3] >= size[1]
     restored = restored[:, :, : size[0], : size[1]].permute(0, 2, 3, 1)

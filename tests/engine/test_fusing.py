@@ -11,7 +11,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from mmrest import ResTV2
-from mmrest.backbones.fused import AttentionInChunks
+from mmrest.backbones.fused import FoldedConv2d
 from mmrest.engine.fusing import FuseHook
 from tests.backbones.families import build, randomize
 from tests.checkpoints.test_whole_models import Nothing, Pixels
@@ -33,7 +33,7 @@ class Model(BaseModel):
 
     def forward(self, inputs: Tensor, mode: str = 'tensor') -> Any:
         self.maps = self.backbone(inputs)
-        self.was_fused = any(isinstance(m, AttentionInChunks) for m in self.modules())
+        self.was_fused = any(isinstance(m, FoldedConv2d) for m in self.modules())
         return list(self.maps[0])
 
 

@@ -1,1 +1,1 @@
-"""What is for processors alone: matmuls by the faster library, MLPs in chunks, strips."""
+"""What is for processors alone: matmuls by the faster library, MLPs in chunks."""

@@ -1,0 +1,10 @@
+# 160k iterations of ADE20K at batch 16 as the authors of Swin; no decay on norms and tables of
+# positions.
+_base_ = ['./ade20k_160k.py']
+optim_wrapper = dict(
+    paramwise_cfg=dict(
+        _delete_=True,
+        norm_decay_mult=0.0,
+        custom_keys={'relative_positions': dict(decay_mult=0.0)},
+    ),
+)

@@ -1,0 +1,20 @@
+# Mask R-CNN, Twins-PCPVT-small, COCO 1x: 42.9 box AP, 40.0 mask AP (authors' result, not measured
+# here).
+_base_ = [
+    './_base_/models/mask_rcnn_rest.py',
+    './_base_/datasets/coco_instance_800.py',
+    './_base_/schedules/pvt_coco_1x.py',
+    './_base_/det_runtime.py',
+]
+# To start from the authors' ImageNet weights:
+#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='mmrest.TwinsPCPVT',
+        arch='small',
+        drop_path_rate=0.2,
+    ),
+    neck=dict(in_channels=[64, 128, 320, 512]),
+)
+optim_wrapper = dict(optimizer=dict(lr=2e-4))

@@ -1,0 +1,20 @@
+# RetinaNet, P2T-small, COCO 1x: 44.4 AP (authors' result, not measured here).
+_base_ = [
+    './_base_/models/retinanet_rest.py',
+    './_base_/datasets/coco_detection_800.py',
+    './_base_/schedules/pvt_coco_1x.py',
+    './_base_/det_runtime.py',
+]
+# To start from the authors' ImageNet weights:
+#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
+# The authors' weights are for non-commercial use alone (CC BY-NC-SA 4.0).
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='mmrest.P2T',
+        arch='small',
+        out_indices=(1, 2, 3),
+        drop_path_rate=0.1,
+    ),
+    neck=dict(in_channels=[128, 320, 512]),
+)

@@ -1,0 +1,21 @@
+# RetinaNet, Swin-tiny, COCO 1x: no result of the authors.
+_base_ = [
+    './_base_/models/retinanet_rest.py',
+    './_base_/datasets/coco_detection_800.py',
+    './_base_/schedules/swin_coco_1x.py',
+    './_base_/det_runtime.py',
+]
+# To start from the authors' ImageNet weights:
+#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
+# Ours: the recipe of Mask R-CNN.
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='mmrest.Swin',
+        arch='tiny',
+        out_indices=(1, 2, 3),
+        out_norm='branch',
+        drop_path_rate=0.2,
+    ),
+    neck=dict(in_channels=[192, 384, 768]),
+)

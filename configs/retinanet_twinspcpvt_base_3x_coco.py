@@ -1,0 +1,3 @@
+# RetinaNet, Twins-PCPVT-base, COCO 3x: 46.4 AP (authors' result, not measured here).
+_base_ = ['./retinanet_twinspcpvt_small_3x_coco.py']
+model = dict(backbone=dict(arch='base'))

@@ -1,0 +1,19 @@
+# RetinaNet, Twins-PCPVT-small, COCO 3x: 45.2 AP (authors' result, not measured here).
+_base_ = [
+    './_base_/models/retinanet_rest.py',
+    './_base_/datasets/coco_detection_crops.py',
+    './_base_/schedules/twins_coco_3x.py',
+    './_base_/det_runtime.py',
+]
+# To start from the authors' ImageNet weights:
+#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='mmrest.TwinsPCPVT',
+        arch='small',
+        out_indices=(1, 2, 3),
+        drop_path_rate=0.2,
+    ),
+    neck=dict(in_channels=[128, 320, 512]),
+)

@@ -1,0 +1,6 @@
+# RetinaNet, Twins-SVT-base, COCO 3x: 46.9 AP (authors' result, not measured here).
+_base_ = ['./retinanet_twinssvt_small_3x_coco.py']
+model = dict(
+    backbone=dict(arch='base'),
+    neck=dict(in_channels=[192, 384, 768]),
+)

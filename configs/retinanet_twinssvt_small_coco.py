@@ -1,0 +1,20 @@
+# RetinaNet, Twins-SVT-small, COCO 1x: 43.0 AP (authors' result, not measured here).
+_base_ = [
+    './_base_/models/retinanet_rest.py',
+    './_base_/datasets/coco_detection_800.py',
+    './_base_/schedules/pvt_coco_1x.py',
+    './_base_/det_runtime.py',
+]
+# To start from the authors' ImageNet weights:
+#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='mmrest.TwinsSVT',
+        arch='small',
+        out_indices=(1, 2, 3),
+        windows='padded',
+        drop_path_rate=0.2,
+    ),
+    neck=dict(in_channels=[128, 256, 512]),
+)

@@ -1,0 +1,3 @@
+# UPerNet, Swin-small, ADE20K 160k: the authors' recipe, no result quoted.
+_base_ = ['./upernet_swin_tiny_ade20k.py']
+model = dict(backbone=dict(arch='small'))

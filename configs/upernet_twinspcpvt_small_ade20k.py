@@ -1,0 +1,19 @@
+# UPerNet, Twins-PCPVT-small, ADE20K 160k: 46.2 mIoU (authors' result, not measured here).
+_base_ = [
+    './_base_/models/upernet_rest.py',
+    './_base_/datasets/ade20k.py',
+    './_base_/schedules/twins_ade20k_160k.py',
+    './_base_/seg_runtime.py',
+]
+# To start from the authors' ImageNet weights:
+#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='mmrest.TwinsPCPVT',
+        arch='small',
+        drop_path_rate=0.2,
+    ),
+    decode_head=dict(in_channels=[64, 128, 320, 512]),
+    auxiliary_head=dict(in_channels=320),
+)

@@ -1,0 +1,32 @@
+"""Zeros around a map and cuts out of it, in ways that compilers and exporters can follow.
+
+A program that holds for all sizes must not depend on whether anything is filled or cut off.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def pad_map(x: Tensor, bottom: int, right: int, top: int = 0, left: int = 0) -> Tensor:
+    """(B, H, W, C) with rows and columns of zeros around it."""
+    channels = x.shape[3]
+    # of four dimensions, torch would ask what layout they are in
+    rows = F.pad(x.flatten(2), (left * channels, right * channels, top, bottom))
+    return rows.unflatten(2, (-1, channels))
+
+
+def crop(maps: Tensor, size: tuple[int, int], dims: tuple[int, int] = (2, 3)) -> Tensor:
+    """The top left ``size`` of maps whose height and width are ``dims``, contiguous."""
+    for dim, length in zip(dims, size, strict=True):
+        if torch.compiler.is_exporting():
+            # a view would make the program depend on whether anything is cut off
+            maps = maps.index_select(dim, torch.arange(length, device=maps.device))
+        else:
+            maps = maps.narrow(dim, 0, length)
+    if torch.compiler.is_compiling():
+        # a graph in which nothing is copied would hold for maps of which nothing is cut off alone
+        return maps.clone(memory_format=torch.contiguous_format)
+    return maps.contiguous()

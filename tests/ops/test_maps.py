@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from mmrest.ops import crop, pad_map
+
+
+def test_a_crop_is_the_top_left() -> None:
+    maps = torch.arange(2 * 3 * 4).view(1, 2, 3, 4)
+    assert torch.equal(crop(maps, (2, 3)), maps[:, :, :2, :3])
+    assert torch.equal(crop(maps, (1, 2), dims=(1, 2)), maps[:, :1, :2])
+    assert crop(maps, (2, 3)).is_contiguous()
+
+
+def test_padding_is_zeros_around_a_map() -> None:
+    x = torch.randn(2, 3, 4, 5)
+    expected = F.pad(x.permute(0, 3, 1, 2), (4, 2, 3, 1)).permute(0, 2, 3, 1)
+    assert torch.equal(pad_map(x, bottom=1, right=2, top=3, left=4), expected)
+    assert torch.equal(pad_map(x.transpose(1, 2), 0, 0), x.transpose(1, 2))
