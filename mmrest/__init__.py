@@ -1,4 +1,4 @@
-"""ResT, ResTv2 and ResFormer backbones for MMDetection 3.x and MMSegmentation 1.x."""
+"""Backbones for MMDetection 3.x and MMSegmentation 1.x that take images of any size."""
 
 from mmrest.stack import check_stack
 from mmrest.version import __version__

@@ -14,7 +14,8 @@ from mmrest.checkpoints.errors import CheckpointError
 from mmrest.errors import list_some
 
 # Where files keep a model's tensors, as the value of one of these keys, perhaps one in the other.
-NESTING = ('state_dict', 'model', 'model_state')
+# Of timm's training files the averaged weights are taken, as timm does.
+NESTING = ('state_dict_ema', 'state_dict', 'model', 'model_state')
 # What wrappers put before every name: DistributedDataParallel and averaged models.
 _MODULE = 'module.'
 # What torch.compile, FSDP and activation checkpointing put before the names of what they wrap.

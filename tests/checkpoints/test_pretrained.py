@@ -97,6 +97,10 @@ LAYOUTS = {
     'bare': lambda state: state,
     'model': lambda state: {'model': state, 'epoch': 3, 'args': argparse.Namespace(lr=1e-3)},
     'state_dict': lambda state: {'state_dict': state, 'meta': {}},
+    'averaged': lambda state: {
+        'state_dict': {k: 0 * v for k, v in state.items()},
+        'state_dict_ema': state,
+    },
     'nested twice': lambda state: {'model': {'state_dict': state}},
     'module': lambda state: {'model': {f'module.{k}': v for k, v in state.items()}},
     'compiled': lambda state: {f'_orig_mod.{k}': v for k, v in state.items()},
