@@ -117,4 +117,12 @@ PAPER = {
     'cascade_mask_rcnn_swin_tiny_3x_coco': '50.4 box AP, 43.7 mask AP',
     'cascade_mask_rcnn_swin_small_3x_coco': '51.9 box AP, 45.0 mask AP',
     'cascade_mask_rcnn_swin_base_3x_coco': '51.9 box AP, 45.0 mask AP',
+    'upernet_gpvit_l1_ade20k': '49.1 mIoU',
+    'upernet_gpvit_l2_ade20k': '50.2 mIoU',
+    'upernet_gpvit_l3_ade20k': '51.7 mIoU',
+    'upernet_gpvit_l4_ade20k': '52.5 mIoU',
+    'segformer_gpvit_l1_ade20k': '46.9 mIoU',
+    'segformer_gpvit_l2_ade20k': '49.2 mIoU',
+    'segformer_gpvit_l3_ade20k': '50.8 mIoU',
+    'segformer_gpvit_l4_ade20k': '51.3 mIoU',
 }

@@ -125,6 +125,13 @@ FPN = dict(
     norm_decay=True,
     power=0.9,
 )
+GPVIT = dict(
+    **{**ADE, 'lr': 1.2e-4},
+    length=160000,
+    images=32,
+    drop_path=dict(l1=0.1, l2=0.1, l3=0.2, l4=0.2),
+    undecayed=('pos_embed', 'group_token'),
+)
 # PVT, PVTv2 and P2T, by their variants
 TENTHS = {
     **dict.fromkeys(('tiny', 'small', 'medium', 'large'), 0.1),
@@ -218,6 +225,8 @@ RECIPES = {
         **SWIN_3X, crops=True, drop_path=SWIN, undecayed=TABLES
     ),
     r'upernet_swin_\w+_ade20k': Recipe(**ADE, length=160000, drop_path=SWIN_ADE, undecayed=TABLES),
+    r'upernet_gpvit_\w+_ade20k': Recipe(**GPVIT),
+    r'segformer_gpvit_\w+_ade20k': Recipe(**GPVIT, lr_factors={'decode_head': 10.0}),
     r'fpn_(pvt|pvtv2)_\w+_ade20k': Recipe(
         **{**FPN, **FOUR_IMAGES, 'lr': 2e-4}, length=40000, drop_path=TENTHS
     ),

@@ -88,6 +88,21 @@ MVIT_ABLATIONS = ' '.join(
         'residual_pooling=False',
     )
 )
+SVT_OF_MMSEG = (
+    'mmseg.SVT:embed_dims=[64,128,256,512],num_heads=[2,4,8,16],depths=[2,2,10,4],'
+    'mlp_ratios=[4,4,4,4],windiow_sizes=[7,7,7,7],sr_ratios=[8,4,2,1],'
+    'norm_after_stage=[True,True,True,True],qkv_bias=True'
+)
+PCPVT_OF_MMSEG = (
+    'mmseg.PCPVT:embed_dims=[64,128,320,512],num_heads=[1,2,5,8],depths=[3,4,6,3],'
+    'mlp_ratios=[8,8,4,4],sr_ratios=[8,4,2,1],qkv_bias=True'
+)
+
+
+def _against(model: str, peer: str) -> str:
+    return f'{model} --against {peer} --shapes 800x1344 --mode infer train --steps 5'
+
+
 STUDIES = (
     Study(
         'ResT against the literal form and other backbones',
@@ -131,6 +146,24 @@ STUDIES = (
             '--mode infer --steps 5',
             'mvitv2_ablations': f'{MVIT} {MVIT_ABLATIONS} --shapes 800x1344 --mode infer train '
             '--steps 5',
+        },
+    ),
+    Study(
+        "The pyramid families against mmdet's and mmseg's classes",
+        'One image of 800x1344; P2T and CSWin, which neither has, against the literal form.',
+        {
+            'pvt_small': _against(
+                'PVT:arch=small', 'mmdet.PyramidVisionTransformer:num_layers=[3,4,6,3]'
+            ),
+            'pvtv2_b2': _against(
+                'PVTV2:arch=b2',
+                'mmdet.PyramidVisionTransformerV2:embed_dims=64,num_layers=[3,4,6,3]',
+            ),
+            'swin_tiny': _against('Swin:arch=tiny', 'mmdet.SwinTransformer'),
+            'twins_svt_small': _against('TwinsSVT:arch=small', SVT_OF_MMSEG),
+            'twins_pcpvt_small': _against('TwinsPCPVT:arch=small', PCPVT_OF_MMSEG),
+            'p2t_small': _compared('P2T:arch=small', 5),
+            'cswin_tiny': _compared('CSWin:arch=tiny', 5),
         },
     ),
     Study(

@@ -74,6 +74,9 @@ SOURCES = {
         'MIT',
         'releases of the code, v0.1.0 and (UPerNet) v0.2.0',
     ),
+    'GPViT': Source(
+        '2212.06795', 'ChenhongyiYang/GPViT', 'Apache-2.0', 'releases of the code, v0.0.1'
+    ),
     'Swin': Source(
         '2103.14030', 'microsoft/Swin-Transformer, SwinTransformer (detection)', 'Apache-2.0'
     ),

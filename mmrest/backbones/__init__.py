@@ -1,6 +1,7 @@
 """Backbones. Importing this package registers them with mmengine's root registry."""
 
 from mmrest.backbones.cswin import CSWin
+from mmrest.backbones.gpvit import GPViT
 from mmrest.backbones.mvit_v2 import MViTV2
 from mmrest.backbones.p2t import P2T
 from mmrest.backbones.pvt import PVT
@@ -18,6 +19,7 @@ __all__ = [
     'PVT',
     'PVTV2',
     'CSWin',
+    'GPViT',
     'MViTV2',
     'PyramidBackbone',
     'ResFormer',

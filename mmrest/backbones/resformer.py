@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from mmrest.backbones.arch import Arch
 from mmrest.backbones.layers import (
-    LayerNorm2d,
     TokenConv,
     apply_linear,
     initialize,
@@ -28,6 +27,7 @@ from mmrest.backbones.layers import (
     run_layers,
     stochastic_depth_rates,
 )
+from mmrest.backbones.plain_pyramid import quarters, rescale
 from mmrest.backbones.pyramid import PyramidBackbone, register_backbone
 from mmrest.checkpoints import Fresh, KeyMap, RenamedCheckpoint
 from mmrest.errors import InputError
@@ -148,41 +148,6 @@ class Attention(nn.Module):
         local = self.pos(values).flatten(1, 2).unflatten(0, (-1, heads))
         attended = attended + F.pad(local, (0, 0, 1, 0))
         return apply_linear(self.proj, attended.transpose(1, 2).flatten(2))
-
-
-class Upsample(nn.ConvTranspose2d):
-    """A transposed convolution that doubles a map's sides (ViTDet, Section 3).
-
-    Args:
-        channels: Of both maps.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, channels, 2, stride=2)
-
-
-def rescale(stride: int, channels: int, learned: bool) -> nn.Module:
-    """A map of stride 16 to one of another stride with the same channels.
-
-    Neither form is described in the paper. The whole models' parameters that it states agree with
-    these and not with ViTDet's own, whose transposed convolutions halve the channels; see
-    docs/parameters.md.
-
-    Args:
-        stride: 4, 8, 16 or 32.
-        channels: Of both maps.
-        learned: Enlarge by transposed convolutions (ViTDet, Section 3), or bilinearly.
-    """
-    if stride == 32:
-        return nn.MaxPool2d(2, 2, ceil_mode=True)
-    if stride == 16:
-        return nn.Identity()
-    if not learned:
-        return nn.Upsample(scale_factor=PATCH // stride, mode='bilinear')
-    if stride == 8:
-        return Upsample(channels)
-    norm = LayerNorm2d(channels, eps=1e-6)
-    return nn.Sequential(Upsample(channels), norm, nn.GELU(), Upsample(channels))
 
 
 @dataclass(frozen=True)
@@ -329,7 +294,7 @@ class ResFormer(PyramidBackbone):
         # the kind is part of the name: weights for one kind must not be loaded into the other
         self.pyramid = nn.ModuleDict(
             {
-                f'{pyramid}_{i}': rescale(stride, channels, learned=pyramid == 'simple')
+                f'{pyramid}_{i}': rescale(stride, PATCH, channels, learned=pyramid == 'simple')
                 for i, stride in zip(self.out_indices, strides, strict=True)
             }
         )
@@ -439,7 +404,7 @@ class ResFormer(PyramidBackbone):
     ) -> tuple[int, ...]:
         """``indices``, checked; by default the blocks that end each quarter of the depth."""
         if indices is None:
-            return tuple(sorted({max(depth * (i + 1) // 4 - 1, 0) for i in range(4)}))
+            return quarters(depth)
         blocks = tuple(indices) if isinstance(indices, Iterable) else None
         if (
             blocks is None

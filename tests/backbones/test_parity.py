@@ -85,7 +85,8 @@ def test_computes_what_the_authors_model_computes(
     model = STAGED[prefix](arch, out_norm=out_norm).double().eval()
     load_pretrained(model, str(file))
     file.unlink()
-    assert_computes(model, record, out_norm, 5, FLOAT32_TOLERANCE.get((prefix, arch), 1e-4))
+    count = 4 if (prefix, arch) == ('gpvit', 'l4') else 5
+    assert_computes(model, record, out_norm, count, FLOAT32_TOLERANCE.get((prefix, arch), 1e-4))
 
 
 def assert_computes(

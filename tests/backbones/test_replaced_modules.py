@@ -154,7 +154,7 @@ def test_it_counts_in_training_and_inference(family: type[PyramidBackbone], chan
             assert (gradient is None) == (expected_grads[name] is None), name
             if gradient is not None:
                 # without norms attention is nearly an arg max, whose gradients are ill-conditioned
-                tolerance = 2e-2 if change == 'no LayerNorms' else 1e-6
+                tolerance = 5e-2 if change == 'no LayerNorms' else 1e-6
                 assert_same(gradient, expected_grads[name], tolerance, scale=1e-3 * largest)
         other = plain.train(training)(images)
         if change != 'other drop paths':

@@ -1,0 +1,22 @@
+# UPerNet, GPViT-L1, ADE20K 160k: 49.1 mIoU (authors' result, not measured here).
+_base_ = [
+    './_base_/models/upernet_rest.py',
+    './_base_/datasets/ade20k.py',
+    './_base_/schedules/gpvit_ade20k_160k.py',
+    './_base_/seg_runtime.py',
+]
+# To start from the authors' ImageNet weights:
+#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
+# All maps are at stride 8.
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='mmrest.GPViT',
+        arch='l1',
+        out_norm='branch',
+        drop_path_rate=0.1,
+    ),
+    decode_head=dict(in_channels=[216, 216, 216, 216]),
+    # of the last map
+    auxiliary_head=dict(in_channels=216, in_index=3),
+)
