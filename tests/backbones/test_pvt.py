@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mmrest import PVT, PVTV2
 from mmrest.backbones.pvt_v2 import LinearSpatialReductionAttention
 from mmrest.checkpoints import load_pretrained
+from mmrest.errors import InputError
 
 DIMS = (8, 16, 24, 32)
 HEADS = (1, 2, 3, 4)
@@ -133,6 +134,15 @@ def test_rows_beyond_the_last_patch_count(tmp_path: Path) -> None:
         a, b = (model(each)[0] for each in (images, other))
         assert a.shape[2] == (17 if seen else 16)
         assert torch.equal(a, b) != seen
+
+
+def test_what_floors_to_nothing_is_named() -> None:
+    for family, size in ((PVT, 31), (PVTV2, 28)):
+        model = family(ARCH, sizes='floor').eval()
+        with pytest.raises(InputError, match="take sizes='ceil'"):
+            model(torch.zeros(1, 3, size, 64))
+        with pytest.raises(InputError, match="sizes='round' must be 'ceil' or 'floor'"):
+            family(ARCH, sizes='round')
 
 
 def test_linear_attention_is_of_a_pooled_map() -> None:

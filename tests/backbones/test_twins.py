@@ -11,6 +11,7 @@ from torch import nn
 
 from mmrest import TwinsPCPVT, TwinsSVT
 from mmrest.checkpoints import load_pretrained
+from mmrest.errors import InputError
 
 DIMS = (8, 16, 24, 32)
 OPTIONS = dict(
@@ -60,6 +61,11 @@ def test_mmsegs_files_load_and_compute_the_same(family: type, tmp_path: Path) ->
         with torch.no_grad():
             for actual, expected in zip(model(images), theirs(images), strict=True):
                 torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_unknown_windows_are_named() -> None:
+    with pytest.raises(InputError, match="windows='shifted' must be one of ragged, padded"):
+        TwinsSVT('small', windows='shifted')
 
 
 def test_windows_differ_where_they_do_not_divide_a_map() -> None:
