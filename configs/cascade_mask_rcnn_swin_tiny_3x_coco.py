@@ -10,6 +10,8 @@ _base_ = [
 #   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
 # Drop path is ours.
 model = dict(
+    # as the authors
+    data_preprocessor=dict(pad_size_divisor=32),
     backbone=dict(
         _delete_=True,
         type='mmrest.Swin',

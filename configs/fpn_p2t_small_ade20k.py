@@ -1,7 +1,7 @@
 # Semantic FPN, P2T-small, ADE20K 80k: 46.7 mIoU (authors' result, not measured here).
 _base_ = [
     './_base_/models/fpn.py',
-    './_base_/datasets/ade20k.py',
+    './_base_/datasets/ade20k_aligned.py',
     './_base_/schedules/p2t_ade20k_80k.py',
     './_base_/seg_runtime.py',
 ]

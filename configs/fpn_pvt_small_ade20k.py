@@ -1,7 +1,7 @@
 # Semantic FPN, PVT-small, ADE20K 40k: 39.8 mIoU (authors' result, not measured here).
 _base_ = [
     './_base_/models/fpn.py',
-    './_base_/datasets/ade20k.py',
+    './_base_/datasets/ade20k_aligned.py',
     './_base_/schedules/pvt_ade20k_40k.py',
     './_base_/seg_runtime.py',
 ]

@@ -12,6 +12,8 @@ model = dict(
         _delete_=True,
         type='mmrest.TwinsSVT',
         arch='small',
+        # as the authors' segmentation code, which tests images of any size
+        sizes='floor',
         windows='masked',
         drop_path_rate=0.2,
     ),

@@ -8,6 +8,8 @@ _base_ = [
 # To start from the authors' ImageNet weights:
 #   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
 model = dict(
+    # as the authors
+    data_preprocessor=dict(pad_size_divisor=32),
     backbone=dict(
         _delete_=True,
         type='mmrest.CSWin',

@@ -9,6 +9,8 @@ _base_ = [
 #   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
 # Drop path is as in mmdet's configs.
 model = dict(
+    # as the authors
+    data_preprocessor=dict(pad_size_divisor=32),
     backbone=dict(
         _delete_=True,
         type='mmrest.Swin',

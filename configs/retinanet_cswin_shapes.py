@@ -1,5 +1,5 @@
-# RetinaNet, a small CSWin, the built-in shapes: useful predictions from random weights
-# in minutes on two processor cores.
+# RetinaNet, a small CSWin, the built-in shapes: a training from random weights
+# on two processor cores.
 _base_ = ['./retinanet_rest_lite_shapes.py']
 model = dict(
     backbone=dict(

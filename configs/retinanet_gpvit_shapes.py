@@ -1,4 +1,4 @@
-# RetinaNet, a small GPViT, the built-in shapes: useful predictions from random weights in minutes
+# RetinaNet, a small GPViT, the built-in shapes: a training from random weights
 # on two processor cores. The levels are ours: the last map at three strides.
 _base_ = ['./retinanet_rest_lite_shapes.py']
 model = dict(

@@ -9,6 +9,8 @@ _base_ = [
 #   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
 # The authors' weights are for non-commercial use alone (CC BY-NC-SA 4.0).
 model = dict(
+    # as the authors
+    data_preprocessor=dict(pad_size_divisor=32),
     backbone=dict(
         _delete_=True,
         type='mmrest.P2T',

@@ -1,7 +1,7 @@
 # UPerNet, GPViT-L1, ADE20K 160k: 49.1 mIoU (authors' result, not measured here).
 _base_ = [
     './_base_/models/upernet_rest.py',
-    './_base_/datasets/ade20k.py',
+    './_base_/datasets/ade20k_aligned.py',
     './_base_/schedules/gpvit_ade20k_160k.py',
     './_base_/seg_runtime.py',
 ]

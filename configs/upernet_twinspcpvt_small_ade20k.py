@@ -12,6 +12,8 @@ model = dict(
         _delete_=True,
         type='mmrest.TwinsPCPVT',
         arch='small',
+        # as the authors' segmentation code, which tests images of any size
+        sizes='floor',
         drop_path_rate=0.2,
     ),
     decode_head=dict(in_channels=[64, 128, 320, 512]),

@@ -52,6 +52,8 @@ class Recipe:
         norm_decay: Norms are decayed too.
         power: Of the decay to ``last_lr``, where there are no ``steps``.
         last_lr: Learning rate at its end.
+        divisor: Of the sides that COCO's images are padded to.
+        sizes: Of the backbone.
         crops: Half of the images are resized and cropped before, as in DETR.
     """
 
@@ -75,6 +77,8 @@ class Recipe:
     norm_decay: bool = False
     power: float = 1.0
     last_lr: float = 0.0
+    divisor: int = 1
+    sizes: str = 'ceil'
     crops: bool = False
 
 
@@ -111,10 +115,17 @@ PVT_1X = dict(
     clip=None,
     short_sides=(800,),
     norm_decay=True,
+    divisor=32,
 )
 ONE_IMAGE = dict(images=8, on_a_gpu=1)
 FOUR_IMAGES = dict(images=32, on_a_gpu=4)
-SWIN_3X = {**COCO_3X, 'steps': (27, 33), 'clip': None, 'short_sides': RESTV2_SIDES}
+SWIN_3X = {
+    **COCO_3X,
+    'steps': (27, 33),
+    'clip': None,
+    'short_sides': RESTV2_SIDES,
+    'divisor': 32,
+}
 FPN = dict(
     lr=1e-4,
     weight_decay=1e-4,
@@ -131,6 +142,7 @@ GPVIT = dict(
     images=32,
     drop_path=dict(l1=0.1, l2=0.1, l3=0.2, l4=0.2),
     undecayed=('pos_embed', 'group_token'),
+    one_dimensional_decay=False,
 )
 # PVT, PVTv2 and P2T, by their variants
 TENTHS = {
@@ -215,11 +227,11 @@ RECIPES = {
         **SWIN_3X, crops=True, drop_path=TWINS, amp=True, undecayed=('.blocks.1.proj.',)
     ),
     r'(retinanet|mask_rcnn)_cswin_(tiny|small|base)_coco': Recipe(
-        **COCO_1X, clip=None, short_sides=(800,), drop_path=CSWIN
+        **COCO_1X, clip=None, short_sides=(800,), drop_path=CSWIN, divisor=32
     ),
     r'(cascade_)?mask_rcnn_cswin_\w+_3x_coco': Recipe(**SWIN_3X, drop_path=CSWIN),
     r'(retinanet|(cascade_)?mask_rcnn)_swin_tiny_coco': Recipe(
-        **COCO_1X, clip=None, short_sides=(800,), drop_path=SWIN, undecayed=TABLES
+        **COCO_1X, clip=None, short_sides=(800,), drop_path=SWIN, undecayed=TABLES, divisor=32
     ),
     r'(cascade_)?mask_rcnn_swin_\w+_3x_coco': Recipe(
         **SWIN_3X, crops=True, drop_path=SWIN, undecayed=TABLES
@@ -230,20 +242,26 @@ RECIPES = {
     r'fpn_(pvt|pvtv2)_\w+_ade20k': Recipe(
         **{**FPN, **FOUR_IMAGES, 'lr': 2e-4}, length=40000, drop_path=TENTHS
     ),
-    r'fpn_twins\w+_ade20k': Recipe(**{**FPN, **FOUR_IMAGES}, length=80000, drop_path=TWINS),
+    r'fpn_twinspcpvt_\w+_ade20k': Recipe(
+        **{**FPN, **FOUR_IMAGES}, length=80000, drop_path=TWINS, sizes='floor'
+    ),
+    r'fpn_twinssvt_\w+_ade20k': Recipe(
+        **{**FPN, **FOUR_IMAGES}, length=80000, drop_path=dict(TWINS, large=0.3), sizes='floor'
+    ),
     r'fpn_p2t_(tiny|small)_ade20k': Recipe(**FPN, length=80000, drop_path=P2T, last_lr=1e-6),
     r'fpn_p2t_(base|large)_ade20k': Recipe(
         **{**FPN, 'clip': 35.0}, length=80000, drop_path=P2T, last_lr=1e-6
     ),
     r'fpn_cswin_\w+_ade20k': Recipe(**FPN, length=80000, drop_path=CSWIN),
     r'upernet_twinspcpvt_\w+_ade20k': Recipe(
-        **ADE, length=160000, drop_path=TWINS, undecayed=('.blocks.1.proj.',)
+        **ADE, length=160000, drop_path=TWINS, undecayed=('.blocks.1.proj.',), sizes='floor'
     ),
     r'upernet_twinssvt_\w+_ade20k': Recipe(
         **ADE,
         length=160000,
         drop_path=dict(TWINS, large=0.3),
         undecayed=('.blocks.1.proj.',),
+        sizes='floor',
     ),
     r'upernet_cswin_\w+_ade20k': Recipe(
         **ADE, length=160000, drop_path=dict(tiny=0.3, small=0.4, base=0.6)
@@ -322,6 +340,8 @@ def test_images(name: str) -> None:
         assert steps['RandomCrop'].cat_max_ratio == 0.75
         assert tuple(steps['RandomResize'].scale) == (2048, 512)
         assert tuple(steps['RandomResize'].ratio_range) == (0.5, 2.0)
+        aligned = [s for s in load(name).test_pipeline if s.type == 'ResizeToMultiple']
+        assert bool(aligned) == bool(re.search('_(pvt|pvtv2|p2t|gpvit)_', name))
 
 
 @pytest.mark.parametrize('name', CONFIGS)
@@ -330,6 +350,8 @@ def test_backbone(name: str) -> None:
     assert backbone.drop_path_rate == recipe.drop_path[backbone.arch]
     assert backbone.get('frozen_stages', -1) == recipe.frozen
     assert backbone.get('out_norm', 'branch') == recipe.out_norm
+    assert backbone.get('sizes', 'ceil') == recipe.sizes
+    assert task_model(load(name)).data_preprocessor.get('pad_size_divisor', 1) == recipe.divisor
 
 
 def layer_of(name: str) -> int | None:

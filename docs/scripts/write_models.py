@@ -78,7 +78,9 @@ SOURCES = {
         '2212.06795', 'ChenhongyiYang/GPViT', 'Apache-2.0', 'releases of the code, v0.0.1'
     ),
     'Swin': Source(
-        '2103.14030', 'microsoft/Swin-Transformer, SwinTransformer (detection)', 'Apache-2.0'
+        '2103.14030',
+        'microsoft/Swin-Transformer; SwinTransformer/Swin-Transformer-Object-Detection',
+        'MIT; Apache-2.0',
     ),
 }
 
@@ -101,9 +103,9 @@ def main() -> None:
             write_rows('complexity', map(count, variants()))
         if args.measure is not None:
             measure_missing(wanted or list(variants()))
-        args.out.write_text(write())
         if replace:
             draw()
+        args.out.write_text(write())
         print(f'written to {args.out}')
 
 
@@ -167,7 +169,7 @@ def write_rows(name: str, rows: Iterable[dict[str, str]]) -> None:
 def quoted_results() -> dict[str, list[tuple[str, str]]]:
     """Backbone -> (model and schedule, result) that the configs quote from its authors."""
     quoted: dict[str, list[tuple[str, str]]] = {}
-    pattern = r"# (.+?), [^,]+, (COCO|ADE20K) (\w+): (.+?) \(authors' result"
+    pattern = r"# ([^,]+), [^,]+, ([^:]+): (.+?) \(authors' result"
     families = {family.lower(): family for family in BACKBONES}
     for path in sorted(ROOT.glob('configs/*.py')):
         head = path.read_text().split('\n_base_')[0].replace('\n# ', ' ')
@@ -176,10 +178,11 @@ def quoted_results() -> dict[str, list[tuple[str, str]]]:
             rf'.+?_({"|".join(families)})_(.+?)(_3x|_mr|_no_fpn)*_(coco|ade20k)', path.stem
         )
         if found and named and '_no_fpn' not in path.stem:
-            model, data, length, result = found.groups()
+            model, schedule, result = found.groups()
             result = re.sub(r'([\d.]+) box AP, ([\d.]+) mask AP', r'\1 / \2', result)
             result = result.removesuffix(' AP').removesuffix(' mIoU')
-            task = f'{model} {length}' if data == 'COCO' else model
+            schedule = schedule.replace('COCO', '').strip(' ,')
+            task = model if path.stem.endswith('ade20k') else f'{model} {schedule}'
             quoted.setdefault(f'{families[named[1]]} {named[2]}', []).append((task, result))
     return quoted
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, TypeVar, get_args, get_type_hints
@@ -148,6 +149,24 @@ class HierarchicalArch(Arch):
                 raise InputError(f'{self.family()}: {ratios} {ratio} of {dim} channels leaves none')
 
 
+@dataclass(frozen=True)
+class TransformerArch(HierarchicalArch):
+    """Stages of transformer blocks; fields per stage.
+
+    Attributes:
+        num_heads: Attention heads.
+        mlp_ratios: Hidden channels of the MLPs relative to ``embed_dims``.
+    """
+
+    num_heads: tuple[int, ...] = (1, 2, 5, 8)
+    mlp_ratios: tuple[float, ...] = (4, 4, 4, 4)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_multiples(of='num_heads')
+        self.require_hidden_channels()
+
+
 def _are_good(values: Any, kind: type) -> bool:
     return isinstance(values, tuple) and bool(values) and all(_is_good(v, kind) for v in values)
 
@@ -156,7 +175,7 @@ def _is_good(value: Any, kind: type) -> bool:
     if inner := get_args(kind):
         return _are_good(value, inner[0])
     if kind is float:
-        return type(value) in (int, float) and value > 0
+        return type(value) in (int, float) and 0 < value < math.inf
     if kind is int:
         return type(value) is int and value > 0
     return type(value) is kind

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from mmrest.backbones.arch import HierarchicalArch
-from mmrest.backbones.hierarchical import Stage
+from mmrest.backbones.arch import TransformerArch
+from mmrest.backbones.hierarchical import HierarchicalBackbone, Stage
 from mmrest.backbones.layers import TokenConv, initialize_linear, layer_norm_block
-from mmrest.backbones.pyramid import register_backbone
+from mmrest.backbones.pyramid import Size, register_backbone
 from mmrest.backbones.spatial_reduction import PatchedBackbone, PatchEmbed
 from mmrest.backbones.stripes import CrossShapedAttention
 from mmrest.checkpoints import Fresh, KeyMap, counted_from_one
@@ -44,7 +45,7 @@ class StemConv(TokenConv):
         height, width = x.shape[1:3]
         if self.sizes == 'ceil':
             x = pad_map(x, -height % 4, -width % 4)
-        elif min(height, width) < 3:
+        elif not torch.compiler.is_compiling() and min(height, width) < 3:
             raise InputError(
                 f"sizes='floor' leaves nothing of an image of {height}x{width}: give larger "
                 "images, or take sizes='ceil'"
@@ -53,23 +54,19 @@ class StemConv(TokenConv):
 
 
 @dataclass(frozen=True)
-class CSWinArch(HierarchicalArch):
+class CSWinArch(TransformerArch):
     """Of CSWin (Table 1); fields per stage.
 
     Attributes:
         num_heads: Attention heads, an even number but in the last stage.
-        mlp_ratios: Hidden channels of the MLPs relative to ``embed_dims``.
         stripe_widths: In tokens; the last stage attends to the whole map whatever its width is.
     """
 
     num_heads: tuple[int, ...] = (2, 4, 8, 16)
-    mlp_ratios: tuple[float, ...] = (4, 4, 4, 4)
     stripe_widths: tuple[int, ...] = (1, 2, 7, 7)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require_multiples(of='num_heads')
-        self.require_hidden_channels()
         for heads in self.num_heads[:-1]:
             if heads % 2:
                 raise InputError(
@@ -125,6 +122,12 @@ class CSWin(PatchedBackbone):
         fresh=(Fresh(r'branch_norms\.', unless=r'norm\d|branch_norms\.'),),
         signature=(r'stage1\.0\.attns\.0\.get_v\.|stages\.0\.blocks\.0\.attn\.branches\.',),
     )
+
+    def map_sizes(self, size: Size) -> list[Size]:
+        """See :meth:`PyramidBackbone.map_sizes`."""
+        if self.sizes == 'floor':  # the stem alone is shorter
+            size = tuple((side + 1) // 4 * 4 for side in size)
+        return HierarchicalBackbone.map_sizes(self, size)
 
     def make_stage(
         self, index: int, in_channels: int, arch: CSWinArch, drop_path_rates: list[float]

@@ -27,6 +27,7 @@ from mmrest.backbones.layers import (
     apply_linear,
     as_map,
     as_tokens,
+    fit_positions,
     initialize_linear,
     resize_positions,
     run_layers,
@@ -233,14 +234,19 @@ class GroupPropagationBlock(nn.Module):
         self.ungroup = Ungrouping(channels, num_heads, mlp_ratio, drop_path_rate)
         conv = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
         self.conv = ConvNormReLU(conv, norm_cfg)
+        self.with_cp = False
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, channels) -> (B, H, W, channels)."""
-        tokens = x.flatten(1, 2)
-        # a sum, no view: without gradients torch's FLOP counter fails over a parameter's views
-        groups = self.group_token.to(x.dtype) + x.new_zeros(x.shape[0], 1, 1)
-        tokens = self.ungroup(tokens, self.mixer(self.group(groups, tokens)))
+        # without the convolution, whose norm would count a batch twice
+        tokens = run_layers([self._propagate], x.flatten(1, 2), with_cp=self.with_cp)
         return as_tokens(self.conv(as_map(tokens.unflatten(1, x.shape[1:3]))))
+
+    def _propagate(self, tokens: Tensor) -> Tensor:
+        """(B, N, channels) -> (B, N, channels)."""
+        # a sum, no view: without gradients torch's FLOP counter fails over a parameter's views
+        groups = self.group_token.to(tokens.dtype) + tokens.new_zeros(len(tokens), 1, 1)
+        return self.ungroup(tokens, self.mixer(self.group(groups, tokens)))
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, num_heads: int) -> Tensor:
@@ -285,10 +291,16 @@ class GPViTArch(Arch):
                 f'GPViT: embed_dims {channels} must be a multiple of num_heads {heads}, an even '
                 f'number, and of group_heads {self.group_heads}'
             )
-        if len(self.group_blocks) != len(self.num_groups):
+        blocks = self.group_blocks
+        if list(blocks) != sorted(set(blocks)) or blocks[-1] >= self.depth:
             raise InputError(
-                f'GPViT: group_blocks={self.group_blocks} and num_groups={self.num_groups} must '
-                'have the same length'
+                f'GPViT: arch field group_blocks={blocks} must be ascending block indices below '
+                f'depth={self.depth}, and not the first'
+            )
+        if len(blocks) != len(self.num_groups):
+            raise InputError(
+                f'GPViT: group_blocks={blocks} and num_groups={self.num_groups} must have the same '
+                'length'
             )
         if int(channels * self.mlp_ratio) < 1 or self.image_size < STRIDE:
             raise InputError(
@@ -357,6 +369,7 @@ class GPViT(PyramidBackbone):
             (r'ln1\.', 'cls_norm.'),
         ),
         drop=(r'head\.', r'neck\.'),
+        adapt={r'embed\.pos_embed$': lambda table, shape: fit_positions(table, shape, 'bicubic')},
         fresh=(
             Fresh(r'pyramid\.', unless=r'pyramid\.'),
             Fresh(r'branch_norms\.', unless=r'norm\d|branch_norms\.'),
@@ -432,16 +445,21 @@ class GPViT(PyramidBackbone):
         if index not in arch.group_blocks:
             return LocalBlock(channels, arch.num_heads, arch.stripe_width, ratio, drop_path_rate)
         groups = arch.num_groups[arch.group_blocks.index(index)]
-        return GroupPropagationBlock(
+        block = GroupPropagationBlock(
             channels, arch.group_heads, groups, ratio, drop_path_rate, norm_cfg
         )
+        block.with_cp = self.with_cp
+        return block
 
     def compute_maps(self, images: Tensor) -> tuple[Tensor, ...]:
         """See :meth:`PyramidBackbone.compute_maps`."""
         x = self.embed(images)
         maps = {}
         for i, block in enumerate(self.blocks):
-            x = run_layers([block], x, with_cp=self.with_cp)
+            if isinstance(block, GroupPropagationBlock):
+                x = block(x)
+            else:
+                x = run_layers([block], x, with_cp=self.with_cp)
             if i in self.level_blocks:
                 normed = self.branch_norms[str(i)](x) if self.out_norm == 'branch' else x
                 maps[i] = as_map(normed).contiguous()

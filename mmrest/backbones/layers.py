@@ -293,6 +293,22 @@ def resize_positions(table: Tensor, grid: tuple[int, int], mode: str) -> Tensor:
     return torch.cat([first, resize(maps, grid, mode).flatten(2).mT], dim=1)
 
 
+def fit_positions(table: Tensor, shape: torch.Size, mode: str) -> Tensor:
+    """A file's table of absolute positions for an image of another size, or as it is if none.
+
+    Args:
+        table: (1, side^2, channels).
+        shape: Of the own table.
+        mode: See :func:`resize_positions`.
+    """
+    if table.ndim != 3 or table.shape[2] != shape[2]:
+        return table
+    sides = [math.isqrt(cells) for cells in (table.shape[1], shape[1])]
+    if [side**2 for side in sides] != [table.shape[1], shape[1]]:
+        return table
+    return resize_positions(table, (sides[1], sides[1]), mode)
+
+
 def stochastic_depth_rates(final: float, depths: tuple[int, ...]) -> list[list[float]]:
     """Drop-path rate of every block, growing linearly from 0 to ``final``; one list a stage.
 

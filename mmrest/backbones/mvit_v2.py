@@ -8,7 +8,6 @@ the classification code reads the wrong rows of them or fails.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from mmrest.backbones.layers import (
     as_map,
     as_tokens,
     call_in_context,
+    fit_positions,
     initialize_linear,
     resize_positions,
     run_layers,
@@ -219,10 +219,7 @@ def resize_table(table: Tensor, shape: torch.Size) -> Tensor:
         return table
     if table.ndim == 2:
         return resize(table.mT[None], [shape[0]], 'linear')[0].mT
-    sides = [math.isqrt(length) for length in (table.shape[1], shape[1])]
-    if table.ndim != 3 or [side**2 for side in sides] != [table.shape[1], shape[1]]:
-        return table
-    return resize_positions(table, (sides[1], sides[1]), 'bicubic')
+    return fit_positions(table, shape, 'bicubic')
 
 
 def without_time(weight: Tensor, shape: torch.Size) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmrest.backbones.arch import HierarchicalArch
+from mmrest.backbones.arch import TransformerArch
 from mmrest.backbones.hierarchical import HierarchicalBackbone, Stage
 from mmrest.backbones.layers import (
     Block,
@@ -115,16 +115,13 @@ class PyramidPoolingStage(Stage):
 
 
 @dataclass(frozen=True)
-class P2TArch(HierarchicalArch):
+class P2TArch(TransformerArch):
     """Of P2T; fields per stage.
 
     Attributes:
-        num_heads: Attention heads.
-        mlp_ratios: Hidden channels of the MLPs relative to ``embed_dims``.
         pool_ratios: Sides of the areas that keys and values are pooled over, about.
     """
 
-    num_heads: tuple[int, ...] = (1, 2, 5, 8)
     mlp_ratios: tuple[float, ...] = (8, 8, 4, 4)
     pool_ratios: tuple[tuple[int, ...], ...] = (
         (12, 16, 20, 24),
@@ -132,11 +129,6 @@ class P2TArch(HierarchicalArch):
         (3, 4, 5, 6),
         (1, 2, 3, 4),
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require_multiples(of='num_heads')
-        self.require_hidden_channels()
 
 
 @register_backbone

@@ -14,7 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from mmrest.backbones.hierarchical import Stage
-from mmrest.backbones.layers import initialize_linear, layer_norm_block, resize_positions
+from mmrest.backbones.layers import (
+    fit_positions,
+    initialize_linear,
+    layer_norm_block,
+    resize_positions,
+)
 from mmrest.backbones.pyramid import register_backbone
 from mmrest.backbones.spatial_reduction import (
     PatchConv,
@@ -71,15 +76,11 @@ class PVTArch(SpatialReductionArch):
 
 def resize_table(table: Tensor, shape: torch.Size) -> Tensor:
     """A file's table of positions for an image of another size, without a class token's row."""
-    if table.ndim != 3 or table.shape[2] != shape[2]:
-        return table
-    cells = table.shape[1]
-    side, own = math.isqrt(cells - 1), math.isqrt(shape[1])
-    if side**2 == cells - 1:  # the last stage's, in front of whose tokens is the class token
+    cells = table.shape[1] if table.ndim == 3 else 0
+    # the last stage's, in front of whose tokens is the class token
+    if cells > 1 and math.isqrt(cells - 1) ** 2 == cells - 1:
         table = table[:, 1:]
-    elif math.isqrt(cells) ** 2 != cells:
-        return table
-    return resize_positions(table, (own, own), 'bilinear')
+    return fit_positions(table, shape, 'bilinear')
 
 
 @register_backbone

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmrest.backbones.hierarchical import Stage
+from mmrest.backbones.hierarchical import HierarchicalBackbone, Stage
 from mmrest.backbones.layers import (
     Block,
     ConvMLP,
@@ -22,7 +22,7 @@ from mmrest.backbones.layers import (
     as_tokens,
     initialize_by_fan_out,
 )
-from mmrest.backbones.pyramid import register_backbone
+from mmrest.backbones.pyramid import Size, register_backbone
 from mmrest.backbones.spatial_reduction import (
     PatchedBackbone,
     PatchEmbed,
@@ -43,7 +43,7 @@ from mmrest.checkpoints import (
 POOL_SIZE = 7
 
 
-class LinearReduction(nn.Module):
+class LinearReduction(TokenConv):
     """Keys and values from a map that is pooled to 7x7, whatever its size (Section 3.1).
 
     Args:
@@ -51,12 +51,11 @@ class LinearReduction(nn.Module):
     """
 
     def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = TokenConv(channels, channels, 1)
+        super().__init__(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, channels) -> (B, 7, 7, channels)."""
-        return self.conv(as_tokens(F.adaptive_avg_pool2d(as_map(x), POOL_SIZE)))
+        return super().forward(as_tokens(F.adaptive_avg_pool2d(as_map(x), POOL_SIZE)))
 
 
 class LinearSpatialReductionAttention(SpatialReductionAttention):
@@ -129,6 +128,10 @@ class PVTV2(PatchedBackbone):
             r'(block1\.0\.mlp\.dwconv|layers\.0\.1\.0\.ffn\.layers\.1|stages\.0\.blocks\.0\.mlp\.conv)\.',
         ),
     )
+
+    def map_sizes(self, size: Size) -> list[Size]:
+        """See :meth:`PyramidBackbone.map_sizes`; they are the same in both readings."""
+        return HierarchicalBackbone.map_sizes(self, size)
 
     def make_stage(
         self, index: int, in_channels: int, arch: PVTV2Arch, drop_path_rates: list[float]

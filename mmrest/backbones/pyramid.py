@@ -121,11 +121,15 @@ class PyramidBackbone(BaseModule, metaclass=ABCMeta):
     def _maps_of_no_images(self, images: Tensor) -> tuple[Tensor, ...]:
         """Empty maps, and gradients of zero for everything; not all of torch's layers know how."""
         zero = images.sum() + sum(p.flatten()[:0].sum() for p in self.parameters())
-        sizes = [tuple(-(-side // s) for side in images.shape[-2:]) for s in self.out_strides]
+        sizes = self.map_sizes(tuple(images.shape[-2:]))
         return tuple(
             zero.new_zeros(0, channels, *size) + zero
             for channels, size in zip(self.out_channels, sizes, strict=True)
         )
+
+    def map_sizes(self, size: Size) -> list[Size]:
+        """(height, width) of each returned map of images of this size."""
+        return [tuple(-(-side // stride) for side in size) for stride in self.out_strides]
 
     @abstractmethod
     def compute_maps(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -168,7 +172,7 @@ class PyramidBackbone(BaseModule, metaclass=ABCMeta):
         members: dict[Size, list[int]] = {}
         for i, size in enumerate(sizes):
             members.setdefault(size, []).append(i)
-        level_sizes = [tuple(-(-side // s) for side in padded) for s in self.out_strides]
+        level_sizes = self.map_sizes(padded)
         parts = []
         for (height, width), indices in members.items():
             maps = self.compute_maps(images[indices, :, :height, :width])

@@ -15,7 +15,6 @@ import torch
 from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 
-from mmrest.backbones.arch import HierarchicalArch
 from mmrest.backbones.fused import FoldsNorms
 from mmrest.backbones.hierarchical import BatchNormBackbone, Stage
 from mmrest.backbones.layers import (
@@ -25,7 +24,11 @@ from mmrest.backbones.layers import (
     layer_norm_block,
 )
 from mmrest.backbones.pyramid import register_backbone
-from mmrest.backbones.spatial_reduction import SpatialReductionAttention, overlapping_reduction
+from mmrest.backbones.spatial_reduction import (
+    SpatialReductionArch,
+    SpatialReductionAttention,
+    overlapping_reduction,
+)
 from mmrest.checkpoints import Fresh, KeyMap, RenamedCheckpoint, counted_from_one
 from mmrest.ops import attention, emsa, reference
 
@@ -109,23 +112,11 @@ class EMSA(SpatialReductionAttention):
 
 
 @dataclass(frozen=True)
-class ResTArch(HierarchicalArch):
-    """Of ResT (Table 1) and ResTv2; fields per stage.
-
-    Attributes:
-        num_heads: Attention heads.
-        sr_ratios: Reduction of the keys' and values' map along each side.
-        mlp_ratios: Hidden channels of the MLPs relative to ``embed_dims``.
-    """
+class ResTArch(SpatialReductionArch):
+    """Of ResT (Table 1) and ResTv2."""
 
     num_heads: tuple[int, ...] = (1, 2, 4, 8)
-    sr_ratios: tuple[int, ...] = (8, 4, 2, 1)
     mlp_ratios: tuple[float, ...] = (4, 4, 4, 4)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require_multiples(of='num_heads')
-        self.require_hidden_channels()
 
 
 @register_backbone

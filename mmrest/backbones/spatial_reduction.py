@@ -9,31 +9,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmrest.backbones.arch import HierarchicalArch
+from mmrest.backbones.arch import HierarchicalArch, TransformerArch
 from mmrest.backbones.hierarchical import HierarchicalBackbone
 from mmrest.backbones.layers import TokenConv, apply_linear, as_tokens
+from mmrest.backbones.pyramid import Size
 from mmrest.errors import InputError
 from mmrest.ops import attention, pad_map
 
 
 @dataclass(frozen=True)
-class SpatialReductionArch(HierarchicalArch):
-    """Of families with spatial-reduction attention; fields per stage.
+class SpatialReductionArch(TransformerArch):
+    """Of families with spatial-reduction attention.
 
     Attributes:
-        num_heads: Attention heads.
         sr_ratios: Reduction of the keys' and values' map along each side.
-        mlp_ratios: Hidden channels of the MLPs relative to ``embed_dims``.
     """
 
-    num_heads: tuple[int, ...] = (1, 2, 5, 8)
-    sr_ratios: tuple[int, ...] = (8, 4, 2, 1)
     mlp_ratios: tuple[float, ...] = (8, 8, 4, 4)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require_multiples(of='num_heads')
-        self.require_hidden_channels()
+    sr_ratios: tuple[int, ...] = (8, 4, 2, 1)
 
 
 class PatchConv(TokenConv):
@@ -102,7 +95,6 @@ class SpatialReductionAttention(nn.Module):
         sr: Reduction of the keys' and values' map, (B, H, W, channels) -> (B, h, w, channels), with
             a LayerNorm behind it; None has neither.
         norm_eps: Of the LayerNorm.
-        qkv_bias: Give the projections to queries, keys and values a bias.
     """
 
     def __init__(
@@ -111,12 +103,11 @@ class SpatialReductionAttention(nn.Module):
         num_heads: int,
         sr: nn.Module | None,
         norm_eps: float,
-        qkv_bias: bool = True,
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.q = nn.Linear(channels, channels, qkv_bias)
-        self.kv = nn.Linear(channels, 2 * channels, qkv_bias)
+        self.q = nn.Linear(channels, channels)
+        self.kv = nn.Linear(channels, 2 * channels)
         self.proj = nn.Linear(channels, channels)
         self.sr = sr
         self.sr_norm = None if sr is None else nn.LayerNorm(channels, norm_eps)
@@ -175,7 +166,7 @@ def overlapping_reduction(channels: int, sr_ratio: int) -> TokenConv | None:
 
 
 class PatchedBackbone(HierarchicalBackbone):
-    """A trunk of embeddings or reductions whose kernels are their strides.
+    """A trunk whose authors' code drops rows and columns at some sizes.
 
     Args:
         sizes: What becomes of rows and columns of a map that do not fill a patch: ``'ceil'``, zeros
@@ -212,6 +203,12 @@ class PatchedBackbone(HierarchicalBackbone):
             with_cp=with_cp,
             init_cfg=init_cfg,
         )
+
+    def map_sizes(self, size: Size) -> list[Size]:
+        """See :meth:`PyramidBackbone.map_sizes`."""
+        if self.sizes == 'ceil':
+            return super().map_sizes(size)
+        return [(size[0] // stride, size[1] // stride) for stride in self.out_strides]
 
     def make_reduction(self, channels: int, sr_ratio: int) -> PatchConv | None:
         """What keys and values are made from, if they are to be fewer than the queries."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mmrest.backbones.arch import HierarchicalArch
+from mmrest.backbones.arch import TransformerArch
 from mmrest.backbones.hierarchical import HierarchicalBackbone, Stage
 from mmrest.backbones.layers import (
     apply_linear,
@@ -115,23 +115,15 @@ class ShiftedWindowAttention(WindowAttention):
 
 
 @dataclass(frozen=True)
-class SwinArch(HierarchicalArch):
+class SwinArch(TransformerArch):
     """Of Swin (Section 3.3); fields per stage, but for the last.
 
     Attributes:
-        num_heads: Attention heads.
-        mlp_ratios: Hidden channels of the MLPs relative to ``embed_dims``.
         window_size: Side of the windows in tokens.
     """
 
     num_heads: tuple[int, ...] = (3, 6, 12, 24)
-    mlp_ratios: tuple[float, ...] = (4, 4, 4, 4)
     window_size: int = 7
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require_multiples(of='num_heads')
-        self.require_hidden_channels()
 
 
 def unfolded_to_columns(tensor: Tensor) -> Tensor:
@@ -211,10 +203,9 @@ class Swin(HierarchicalBackbone):
 
     def rename_checkpoint(self, state: Mapping[str, Tensor]) -> RenamedCheckpoint:
         """See :meth:`PyramidBackbone.rename_checkpoint`."""
-        reordered = {
-            key: unfolded_to_columns(value)
-            if re.match(r'stages\.\d+\.downsample\.', key)
-            else value
-            for key, value in state.items()
-        }
+        reordered = dict(state)
+        for key in state:
+            merges = re.match(r'stages\.\d+\.downsample\.(norm\.|reduction\.weight$)', key)
+            if merges and state[key].ndim and state[key].shape[-1] % 4 == 0:
+                reordered[key] = unfolded_to_columns(state[key])
         return super().rename_checkpoint(reordered)

@@ -197,7 +197,7 @@ class TwinsSVT(TwinsPCPVT):
         windows: What is done where windows do not divide a map: ``'ragged'``, those at the right
             and the bottom are smaller; ``'padded'``, zeros fill them and take part, as in the
             authors' detection code; ``'masked'``, as in their segmentation code, which is
-            ``'ragged'`` where rows and columns are filled and ``'padded'`` where either is.
+            ``'ragged'`` where rows and columns are filled and ``'padded'`` where only one is.
         stage_norm: A LayerNorm behind each stage, as in the authors' dense code; the ImageNet model
             has none.
         sizes: See :class:`PatchedBackbone`, as all that follow.

@@ -6,6 +6,7 @@ A new family is a row here, and its recorded outputs in ``tests/parity``.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -87,6 +88,7 @@ REDUCED = dict(STAGED, num_heads=(1, 2, 2, 4))
 REDUCED_WRONG = (
     dict(mlp_ratios=(4, 0, 4, 4)),
     dict(mlp_ratios=(0.01, 4, 4, 4)),
+    dict(mlp_ratios=(math.inf, 4, 4, 4)),
     dict(sr_ratios=(8, 4, 2, 0)),
     dict(num_heads=(1, 2, 5, 4)),
     dict(depths=(1, 2)),
@@ -187,7 +189,6 @@ ROWS: dict[type[PyramidBackbone], Row] = {
         tiny_options=dict(out_indices=(0, 1)),
         wrong_fields=(*REDUCED_WRONG, dict(image_size=16)),
         record='',
-        parameters=dict(tiny=13.2, small=24.5, medium=44.2, large=61.4),
         forms={'in whole patches': dict(sizes='floor')},
     ),
     PVTV2: Row(
@@ -319,6 +320,8 @@ ROWS: dict[type[PyramidBackbone], Row] = {
             dict(mlp_ratio=0),
             dict(image_size=4),
             dict(group_blocks=(0,)),
+            dict(group_blocks=(4,)),
+            dict(group_blocks=(2, 2), num_groups=(5, 5)),
         ),
         record='gpvit',
         batch_norm=True,

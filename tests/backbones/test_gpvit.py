@@ -32,6 +32,16 @@ def test_a_group_block_sees_the_whole_map() -> None:
     assert behind > 0
 
 
+def test_recomputation_counts_a_batch_once() -> None:
+    models = [build(GPViT, with_cp=with_cp).train() for with_cp in (False, True)]
+    models[1].load_state_dict(models[0].state_dict())
+    images = torch.randn(2, 3, 40, 40)
+    for model in models:
+        sum(level.sum() for level in model(images)).backward()
+    for (name, buffer), other in zip(models[0].named_buffers(), models[1].buffers(), strict=True):
+        torch.testing.assert_close(buffer, other, msg=name)
+
+
 def test_unknown_arguments_are_named() -> None:
     with pytest.raises(InputError, match="pyramid='taps' must be one of"):
         GPViT('l1', pyramid='taps')

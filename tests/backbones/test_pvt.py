@@ -12,10 +12,12 @@ from mmdet.models.backbones import PyramidVisionTransformer, PyramidVisionTransf
 from mmdet.models.backbones.pvt import pvt_convert
 from torch import Tensor, nn
 
-from mmrest import PVT, PVTV2
+from mmrest import PVT, PVTV2, CSWin
+from mmrest.backbones.pvt import resize_table
 from mmrest.backbones.pvt_v2 import LinearSpatialReductionAttention
 from mmrest.checkpoints import load_pretrained
 from mmrest.errors import InputError
+from tests.backbones.families import build
 
 DIMS = (8, 16, 24, 32)
 HEADS = (1, 2, 3, 4)
@@ -125,6 +127,16 @@ def test_the_authors_eps_matter(family: type, tmp_path: Path) -> None:
         assert max(float((a - b).abs().max()) for a, b in pairs) > 1e-7
 
 
+def test_parameters_are_the_papers_of_pvt() -> None:
+    """Table 1, millions, with a norm, a class token and a classifier, to the digit given."""
+    for arch, millions in dict(tiny=13.2, small=24.5, medium=44.2, large=61.4).items():
+        with torch.device('meta'):
+            model = PVT(arch)
+        classifier = 3 * 512 + 2 * 512 + 513 * 1000
+        count = sum(p.numel() for p in model.parameters()) + classifier
+        assert round(count / 1e6, 1) == millions
+
+
 def test_rows_beyond_the_last_patch_count(tmp_path: Path) -> None:
     images = torch.zeros(1, 3, 65, 64)
     other = images.clone()
@@ -145,6 +157,43 @@ def test_what_floors_to_nothing_is_named() -> None:
             family(ARCH, sizes='round')
 
 
+@pytest.mark.parametrize('family', [PVT, PVTV2, CSWin], ids=lambda family: family.__name__)
+def test_no_images_and_padded_ones_have_maps_of_the_same_sizes(family: type) -> None:
+    model = build(family, sizes='floor').eval()
+    expected = [tuple(level.shape[1:]) for level in model(torch.zeros(1, 3, 65, 77))]
+    assert [tuple(level.shape[1:]) for level in model(torch.zeros(0, 3, 65, 77))] == expected
+    with model.valid_sizes([(65, 77)]):
+        assert [tuple(m.shape[1:]) for m in model(torch.zeros(1, 3, 65, 77))] == expected
+
+
+def test_the_authors_file_of_the_linear_model(tmp_path: Path) -> None:
+    """Its reduction has the name that the others' have."""
+    state = authors_state(PVTV2)
+    for stage, dim in enumerate(DIMS, 1):
+        for block in range(2 if stage == 2 else 1):
+            attn = f'block{stage}.{block}.attn'
+            state[f'{attn}.sr.weight'] = torch.rand(dim, dim, 1, 1)
+            state[f'{attn}.sr.bias'] = state[f'{attn}.norm.bias'] = torch.rand(dim)
+            state[f'{attn}.norm.weight'] = torch.rand(dim)
+    file = tmp_path / 'b2_li.pth'
+    torch.save(state, file)
+    model = PVTV2({**ARCH, 'linear': True})
+    load_pretrained(model, str(file))
+    assert torch.equal(model.stages[3].blocks[0].attn.sr.weight, state['block4.0.attn.sr.weight'])
+
+
+def test_tables_of_any_size_are_resized_once() -> None:
+    table = torch.rand(1, 49, 8)
+    own = torch.Size((1, 16, 8))
+    expected = resize_table(table, own)
+    assert expected.shape == own
+    with_token = torch.cat([torch.rand(1, 1, 8), table], dim=1)
+    assert torch.equal(resize_table(with_token, own), expected)
+    # a single cell is no class token
+    assert torch.equal(resize_table(table[:, :1], own), table[:, :1].expand(-1, 16, -1))
+    assert resize_table(table[:, :7], own).shape == (1, 7, 8)
+
+
 def test_linear_attention_is_of_a_pooled_map() -> None:
     """PVT v2, Section 3.1: pooled to 7x7, a 1x1 convolution, a norm and a GELU."""
     model = PVTV2(dict(embed_dims=(16,), depths=(1,), num_heads=(2,), sr_ratios=(1,),
@@ -154,7 +203,7 @@ def test_linear_attention_is_of_a_pooled_map() -> None:
     for size in ((14, 21), (3, 5)):
         x = torch.randn(2, *size, 16)
         pooled = F.adaptive_avg_pool2d(x.permute(0, 3, 1, 2), 7)
-        tokens = F.conv2d(pooled, attn.sr.conv.weight, attn.sr.conv.bias).flatten(2).mT
+        tokens = F.conv2d(pooled, attn.sr.weight, attn.sr.bias).flatten(2).mT
         k, v = attn.kv(F.gelu(F.layer_norm(tokens, (16,), attn.sr_norm.weight, attn.sr_norm.bias,
                                            1e-5))).chunk(2, dim=2)  # fmt: skip
         q, k, v = (t.view(2, -1, 2, 8).transpose(1, 2) for t in (attn.q(x).flatten(1, 2), k, v))

@@ -90,6 +90,14 @@ def subclass(model: nn.Module) -> None:
             module.__class__ = type(f'Louder{kind.__name__}', (kind,), louder)
 
 
+def remove_norms(model: nn.Module) -> None:
+    """Weights are smaller then: logits would grow until attention is an arg max."""
+    replace(model, nn.LayerNorm, lambda _: nn.Identity())
+    for module in model.modules():
+        if isinstance(module, LAYERS):
+            module.weight.data *= 0.2
+
+
 CHANGES: dict[str, Callable[[nn.Module], None]] = {
     'adapters': adapt,
     'pruning': prune_all,
@@ -101,7 +109,7 @@ CHANGES: dict[str, Callable[[nn.Module], None]] = {
     'other convolutions': lambda model: replace(model, nn.Conv2d, Louder),
     'other MLPs': lambda model: replace(model, MLPS, Louder),
     'other drop paths': lambda model: replace(model, DropPath, Louder),
-    'no LayerNorms': lambda model: replace(model, nn.LayerNorm, lambda _: nn.Identity()),
+    'no LayerNorms': remove_norms,
     'no MLPs': lambda model: replace(model, MLPS, lambda _: nn.Identity()),
 }
 
@@ -154,7 +162,7 @@ def test_it_counts_in_training_and_inference(family: type[PyramidBackbone], chan
             assert (gradient is None) == (expected_grads[name] is None), name
             if gradient is not None:
                 # without norms attention is nearly an arg max, whose gradients are ill-conditioned
-                tolerance = 5e-2 if change == 'no LayerNorms' else 1e-6
+                tolerance = 1e-4 if change == 'no LayerNorms' else 1e-6
                 assert_same(gradient, expected_grads[name], tolerance, scale=1e-3 * largest)
         other = plain.train(training)(images)
         if change != 'other drop paths':

@@ -10,7 +10,7 @@ from mmdet.models.backbones import SwinTransformer
 from mmdet.models.backbones.swin import swin_converter
 from torch import Tensor, nn
 
-from mmrest import Swin
+from mmrest import ResT, Swin
 from mmrest.checkpoints import CheckpointError, load_pretrained
 
 ARCH = dict(embed_dims=(8, 16, 32, 64), depths=(2, 2, 1, 2), num_heads=(1, 2, 2, 4), window_size=3)
@@ -66,6 +66,13 @@ def test_computes_what_mmdets_class_computes(layout: str, tmp_path: Path) -> Non
         with torch.no_grad():
             for actual, level in zip(model(images), expected(images), strict=True):
                 torch.testing.assert_close(actual, level, rtol=1e-11, atol=1e-11)
+
+
+def test_a_file_of_another_family_is_refused_and_not_reordered(tmp_path: Path) -> None:
+    file = tmp_path / 'convnext.pth'
+    torch.save({'stages.1.downsample.1.weight': torch.rand(4, 4, 2, 2)}, file)
+    with pytest.raises(CheckpointError, match='does not fit'):
+        load_pretrained(ResT('lite'), str(file))
 
 
 def test_parameters_are_the_published() -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from mmrest.backbones import BACKBONES
 from tests.conftest import ROOT
 
 
@@ -19,6 +20,18 @@ def test_the_benchmarks_are_written_from_their_files(tmp_path: Path) -> None:
         check=True,
     )
     assert out.read_text() == (ROOT / 'docs/benchmarks.md').read_text()
+
+
+def test_the_models_are_written_from_their_files_and_configs(tmp_path: Path) -> None:
+    out = tmp_path / 'models.md'
+    subprocess.run(
+        [sys.executable, 'docs/scripts/write_models.py', '--out', str(out)], cwd=ROOT, check=True
+    )
+    assert out.read_text() == (ROOT / 'docs/models.md').read_text()
+    rows = out.read_text()
+    for family in BACKBONES.values():
+        for name in family.variants:
+            assert f'| {family.__name__} {name} | ' in rows
 
 
 def test_every_table_says_what_it_was_measured_of() -> None:
