@@ -231,7 +231,11 @@ class ResFormer(PyramidBackbone):
                 'the local position embedding start fresh.',
             ),
         ),
-        signature=(r'patch_embed\.proj\.', r'pos_embed', r'blocks\.0\.attn\.qkv\.'),
+        signature=(
+            r'patch_embed\.proj\.|embed\.proj\.',
+            r'pos_embed|embed\.pos\.',
+            r'blocks\.0\.attn\.qkv\.',
+        ),
     )
     norm_eps = 1e-6
 

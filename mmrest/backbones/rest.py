@@ -146,7 +146,7 @@ class ResT(BatchNormBackbone):
         ),
         drop=(r'head\.',),
         fresh=(Fresh(r'(branch|trunk)_norms\.', unless=r'norm\d|(branch|trunk)_norms\.'),),
-        signature=(r'patch_embed_2\.', r'stem\.conv1\.'),
+        signature=(r'stem\.conv1\.|stages\.0\.embed\.conv1\.',),
     )
 
     def make_stage(

@@ -148,7 +148,10 @@ class ResTV2(BatchNormBackbone):
         ),
         drop=(r'head\.',),
         fresh=(Fresh(r'(branch|trunk)_norms\.', unless=r'norm_\d|(branch|trunk)_norms\.'),),
-        signature=(r'patch_2\.', r'stem\.proj\.'),
+        signature=(
+            r'stem\.proj\.|stages\.0\.embed\.proj\.6\.',
+            r'patch_2\.|stages\.0\.embed\.pos\.',
+        ),
     )
 
     def make_stage(

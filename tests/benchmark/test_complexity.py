@@ -12,7 +12,8 @@ from tests.backbones.families import build, families
 
 
 @families
-@pytest.mark.parametrize('training', [False, True])
+# a model in training is counted alike
+@pytest.mark.parametrize('training', [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_counts_what_mmengine_counts(family: type[PyramidBackbone], training: bool) -> None:
     """The count of ``tools/analysis_tools/get_flops.py`` in mmdet and mmseg, which traces."""
     model = family(arch=next(iter(family.variants)))

@@ -10,7 +10,7 @@ from torch import Tensor
 from mmrest import PVT, PVTV2, Swin, TwinsPCPVT, TwinsSVT
 from mmrest.backbones import BACKBONES
 from mmrest.checkpoints import Fresh, KeyMap, counted_from_one
-from tests.backbones.families import ROWS
+from tests.backbones.families import ROWS, build
 from tests.parity import recorded
 
 
@@ -69,6 +69,14 @@ def test_signatures_tell_the_published_files_apart() -> None:
             keys = [k.removeprefix('backbone.') for k in recorded.read(name)['checkpoint']]
             signed = {other for other in BACKBONES.values() if other.keys.may_be_of(keys)}
             assert signed == {family}
+
+
+def test_own_files_are_told_apart_too() -> None:
+    """Else every published variant of every family is built for an error's last line."""
+    for family in BACKBONES.values():
+        keys = build(family).state_dict()
+        signed = {other for other in BACKBONES.values() if other.keys.may_be_of(keys)}
+        assert signed == {family}
 
 
 def test_signatures_tell_the_layouts_apart_that_are_not_recorded() -> None:
