@@ -8,8 +8,7 @@ the authors' detection code.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,13 +32,13 @@ from mmrest.backbones.layers import (
     run_layers,
     stochastic_depth_rates,
 )
-from mmrest.backbones.plain_pyramid import quarters, rescale
-from mmrest.backbones.pyramid import PyramidBackbone, register_backbone
+from mmrest.backbones.plain_pyramid import PlainBackbone, quarters
+from mmrest.backbones.pyramid import register_backbone
 from mmrest.backbones.spatial_reduction import PatchConv
 from mmrest.backbones.stripes import CrossShapedAttention
 from mmrest.checkpoints import Fresh, KeyMap
 from mmrest.errors import InputError
-from mmrest.ops import attention, crop
+from mmrest.ops import attention
 
 STRIDE = 8
 
@@ -309,7 +308,7 @@ class GPViTArch(Arch):
 
 
 @register_backbone
-class GPViT(PyramidBackbone):
+class GPViT(PlainBackbone):
     """The plain backbone of GPViT: ``'l1'``, ``'l2'``, ``'l3'`` and ``'l4'``.
 
     Args:
@@ -412,7 +411,6 @@ class GPViT(PyramidBackbone):
             init_cfg=init_cfg,
         )
         self.depth = arch.depth
-        self.pyramid_kind = pyramid
         self.out_norm = out_norm
         # the block that each output level is made from
         self.level_blocks = tuple(level_blocks[i] for i in self.out_indices)
@@ -424,17 +422,12 @@ class GPViT(PyramidBackbone):
             self._make_block(i, arch, rates[i], norm_cfg) for i in range(self.level_blocks[-1] + 1)
         )
         if out_norm == 'branch':
-            norms = {str(i): nn.LayerNorm(channels, self.norm_eps) for i in set(self.level_blocks)}
-            self.branch_norms = nn.ModuleDict(norms)
-        self.out_strides = tuple(STRIDE if pyramid is None else 4 * 2**i for i in self.out_indices)
-        # the kind is part of the name: weights for one kind must not be loaded into the other
-        self.pyramid = nn.ModuleDict(
-            {
-                f'{pyramid}_{i}': rescale(stride, STRIDE, channels, learned=True)
-                for i, stride in zip(self.out_indices, self.out_strides, strict=True)
+            norms = {
+                str(i): nn.LayerNorm(channels, self.norm_eps)
+                for i in sorted(set(self.level_blocks))
             }
-        )
-        self.out_channels = (channels,) * len(self.out_strides)
+            self.branch_norms = nn.ModuleDict(norms)
+        self.make_pyramid(pyramid, STRIDE, channels)
         self.apply(initialize_linear)
         self._freeze_stages()
 
@@ -463,27 +456,4 @@ class GPViT(PyramidBackbone):
             if i in self.level_blocks:
                 normed = self.branch_norms[str(i)](x) if self.out_norm == 'branch' else x
                 maps[i] = as_map(normed).contiguous()
-        levels = []
-        for rescaled, block, stride in zip(
-            self.pyramid.values(), self.level_blocks, self.out_strides, strict=True
-        ):
-            size = tuple((side + stride - 1) // stride for side in images.shape[-2:])
-            # images are padded to whole patches, of which finer levels have a part
-            levels.append(crop(rescaled(maps[block]), size))
-        return tuple(levels)
-
-    def stage_modules(self, stage: int) -> Iterable[nn.Module]:
-        """See :meth:`PyramidBackbone.stage_modules`; the i-th stage is the i-th block."""
-        if stage == 0:
-            return [self.embed]
-        return [self.blocks[stage - 1]] if stage <= len(self.blocks) else []
-
-    def place_key(self, key: str, keys: Set[str]) -> str | None:
-        """See :meth:`PyramidBackbone.place_key`."""
-        key = key.replace('cls_norm.', f'branch_norms.{self.depth - 1}.')
-        if match := re.match(r'blocks\.(\d+)\.', key):
-            return None if len(self.blocks) <= int(match[1]) < self.depth else key
-        if match := re.match(r'branch_norms\.(\d+)\.', key):
-            used = self.out_norm == 'branch' and int(match[1]) in self.level_blocks
-            return None if not used and int(match[1]) < self.depth else key
-        return key
+        return self.make_levels(maps, images)

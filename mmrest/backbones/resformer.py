@@ -9,8 +9,7 @@ prediction, as ViTDet (arXiv 2203.16527) and the plain ViTs of UPerNet do.
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,11 +26,11 @@ from mmrest.backbones.layers import (
     run_layers,
     stochastic_depth_rates,
 )
-from mmrest.backbones.plain_pyramid import quarters, rescale
-from mmrest.backbones.pyramid import PyramidBackbone, register_backbone
+from mmrest.backbones.plain_pyramid import PlainBackbone, quarters
+from mmrest.backbones.pyramid import register_backbone
 from mmrest.checkpoints import Fresh, KeyMap, RenamedCheckpoint
 from mmrest.errors import InputError
-from mmrest.ops import attend_in_windows, attention, crop
+from mmrest.ops import attend_in_windows, attention
 
 PATCH = 16
 Grid = tuple[int, int]
@@ -178,7 +177,7 @@ class ResFormerArch(Arch):
 
 
 @register_backbone
-class ResFormer(PyramidBackbone):
+class ResFormer(PlainBackbone):
     """The backbone of ResFormer: ``'tiny'``, ``'small'`` and ``'base'``.
 
     Args:
@@ -275,7 +274,6 @@ class ResFormer(PyramidBackbone):
             raise InputError('ResFormer: global_blocks need a window_size for the other blocks')
         global_blocks = self._block_indices('global_blocks', global_blocks, depth)
         self.depth = depth
-        self.pyramid_kind = pyramid
         self.out_norm = out_norm
         # the block that each output level is made from
         self.level_blocks = tuple(level_blocks[i] for i in self.out_indices)
@@ -294,16 +292,7 @@ class ResFormer(PyramidBackbone):
                     for i in sorted(set(self.level_blocks))
                 }
             )
-        strides = [PATCH if pyramid is None else 4 * 2**i for i in self.out_indices]
-        # the kind is part of the name: weights for one kind must not be loaded into the other
-        self.pyramid = nn.ModuleDict(
-            {
-                f'{pyramid}_{i}': rescale(stride, PATCH, channels, learned=pyramid == 'simple')
-                for i, stride in zip(self.out_indices, strides, strict=True)
-            }
-        )
-        self.out_channels = (channels,) * len(strides)
-        self.out_strides = tuple(strides)
+        self.make_pyramid(pyramid, PATCH, channels)
         self.apply(initialize)
         for block in self.blocks:
             nn.init.zeros_(block.attn.pos.weight)
@@ -344,20 +333,7 @@ class ResFormer(PyramidBackbone):
             i: x[:, 1:].transpose(1, 2).reshape(x.shape[0], x.shape[2], *grid)
             for i, x in tokens.items()
         }
-        levels = []
-        for rescaled, block, stride in zip(
-            self.pyramid.values(), self.level_blocks, self.out_strides, strict=True
-        ):
-            size = tuple((side + stride - 1) // stride for side in images.shape[-2:])
-            # images are padded to whole patches, of which finer levels have a part
-            levels.append(crop(rescaled(maps[block]), size))
-        return tuple(levels)
-
-    def stage_modules(self, stage: int) -> Iterable[nn.Module]:
-        """See :meth:`PyramidBackbone.stage_modules`; the i-th stage is the i-th block."""
-        if stage == 0:
-            return [self.embed]
-        return [self.blocks[stage - 1]] if stage <= len(self.blocks) else []
+        return self.make_levels(maps, images)
 
     def rename_checkpoint(self, state: Mapping[str, Tensor]) -> RenamedCheckpoint:
         """See :meth:`PyramidBackbone.rename_checkpoint`.
@@ -370,19 +346,6 @@ class ResFormer(PyramidBackbone):
         last = f'branch_norms.{self.depth - 1}.'
         renamed.optional = {key for key in renamed.optional if not key.startswith(last)}
         return renamed
-
-    def place_key(self, key: str, keys: Set[str]) -> str | None:
-        """See :meth:`PyramidBackbone.place_key`."""
-        key = key.replace('cls_norm.', f'branch_norms.{self.depth - 1}.')
-        if match := re.match(r'blocks\.(\d+)\.', key):
-            return None if len(self.blocks) <= int(match[1]) < self.depth else key
-        if match := re.match(r'branch_norms\.(\d+)\.', key):
-            used = self.out_norm == 'branch' and int(match[1]) in self.level_blocks
-            return None if not used and int(match[1]) < self.depth else key
-        if match := re.match(r'pyramid\.(.+?)_(\d+)\.', key):
-            unused = int(match[2]) not in self.out_indices and match[1] == self.pyramid_kind
-            return None if unused or self.pyramid_kind is None else key
-        return key
 
     def _level_blocks(
         self, pyramid: str | None, taps: Sequence[int] | None, depth: int
