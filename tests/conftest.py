@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 import torch
 
 from mmrest.datasets import write_shapes
+from tests import forked
 
 ROOT = Path(__file__).parents[1]
 
@@ -48,16 +48,9 @@ def run_script() -> Callable[..., subprocess.CompletedProcess]:
 
 
 def _runner_of(folder: str) -> Callable[..., subprocess.CompletedProcess]:
-    def run(name: str, *args: object, **kwargs: object) -> subprocess.CompletedProcess:
-        command = [sys.executable, str(ROOT / folder / name), *map(str, args)]
+    def run(name: str, *args: object, cwd: str | os.PathLike = ROOT) -> subprocess.CompletedProcess:
+        command = [str(ROOT / folder / name), *map(str, args)]
         environment = {**os.environ, 'CUDA_VISIBLE_DEVICES': ''}
-        return subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            env=environment,
-            **{'cwd': ROOT, **kwargs},
-        )
+        return forked.run_script(command, cwd, environment, timeout=300)
 
     return run

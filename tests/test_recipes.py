@@ -5,7 +5,8 @@ released configs of wofmanaf/ResT; ResFormer (arXiv 2212.00776) Section 4.3, who
 ViTDet's (arXiv 2203.16527, appendix A.2) here; MViTv2 (arXiv 2112.01526) with
 detectron2's projects/MViTv2; PVT and PVTv2 (whai362/PVT), Twins (Meituan-AutoML/Twins) and P2T
 (yuhuan-wu/P2T) with their released configs; CSWin (arXiv 2107.00652), supplement, and its released
-UPerNet configs; Swin by mmdet's and mmseg's configs. What is ours says so in its config.
+UPerNet configs; GPViT (ChenhongyiYang/GPViT) with its released configs; Swin by mmdet's and mmseg's
+configs. What is ours says so in its config.
 """
 
 from __future__ import annotations
@@ -55,6 +56,8 @@ class Recipe:
         divisor: Of the sides that COCO's images are padded to.
         sizes: Of the backbone.
         crops: Half of the images are resized and cropped before, as in DETR.
+        last_crop: Of COCO's images, behind everything else.
+        norms_by_name: The only norms without decay are those in ``undecayed``.
     """
 
     lr: float
@@ -80,6 +83,8 @@ class Recipe:
     divisor: int = 1
     sizes: str = 'ceil'
     crops: bool = False
+    last_crop: tuple[int, int] | None = None
+    norms_by_name: bool = False
 
 
 REST = dict(lite=0.1, small=0.1, base=0.2, large=0.2)
@@ -144,6 +149,26 @@ GPVIT = dict(
     undecayed=('pos_embed', 'group_token'),
     one_dimensional_decay=False,
 )
+GPVIT_COCO = dict(
+    lr=2e-4,
+    weight_decay=0.05,
+    warm_up=(0.001, 500),
+    amp=True,
+    images=32,
+    divisor=32,
+    undecayed=('norm', 'bias', 'pos_embed', 'group_token', 'level_embed'),
+    norms_by_name=True,
+)
+GPVIT_1X = dict(**GPVIT_COCO, length=12, steps=(8, 11), short_sides=(800,))
+GPVIT_3X = dict(
+    **GPVIT_COCO,
+    length=36,
+    steps=(27, 33),
+    short_sides=RESTV2_SIDES,
+    crops=True,
+    last_crop=(1024, 1024),
+)
+GPVIT_L = dict(l1=0.1, l2=0.1, l3=0.1, l4=0.1)
 # PVT, PVTv2 and P2T, by their variants
 TENTHS = {
     **dict.fromkeys(('tiny', 'small', 'medium', 'large'), 0.1),
@@ -237,6 +262,16 @@ RECIPES = {
         **SWIN_3X, crops=True, drop_path=SWIN, undecayed=TABLES
     ),
     r'upernet_swin_\w+_ade20k': Recipe(**ADE, length=160000, drop_path=SWIN_ADE, undecayed=TABLES),
+    r'mask_rcnn_gpvitadapter_l\d_coco': Recipe(
+        **GPVIT_1X, clip=None, drop_path=dict(GPVIT_L, l4=0.2)
+    ),
+    r'mask_rcnn_gpvitadapter_l\d_3x_coco': Recipe(
+        **GPVIT_3X, clip=None, drop_path=dict(GPVIT_L, l3=0.2, l4=0.2)
+    ),
+    r'retinanet_gpvitadapter_l\d_coco': Recipe(**GPVIT_1X, clip=35.0, drop_path=GPVIT_L),
+    r'retinanet_gpvitadapter_l\d_3x_coco': Recipe(
+        **GPVIT_3X, clip=35.0, drop_path=dict(GPVIT_L, l3=0.2, l4=0.2)
+    ),
     r'upernet_gpvit_\w+_ade20k': Recipe(**GPVIT),
     r'segformer_gpvit_\w+_ade20k': Recipe(**GPVIT, lr_factors={'decode_head': 10.0}),
     r'fpn_(pvt|pvtv2)_\w+_ade20k': Recipe(
@@ -334,7 +369,9 @@ def test_images(name: str) -> None:
             assert steps['RandomCrop'].crop_type == 'relative'
             assert tuple(steps['RandomCrop'].crop_size) == (0.9, 0.9)
         else:
-            assert 'RandomCrop' not in steps
+            crop = steps.get('RandomCrop')
+            assert (crop and tuple(crop.crop_size)) == recipe.last_crop
+            assert not crop or crop.crop_type == 'absolute_range'
     else:
         assert tuple(steps['RandomCrop'].crop_size) == recipe.short_sides
         assert steps['RandomCrop'].cat_max_ratio == 0.75
@@ -388,7 +425,10 @@ def test_optimizer(name: str) -> None:
         factor *= next((f for part, f in recipe.lr_factors.items() if part in key), 1.0)
         assert group['lr'] == pytest.approx(recipe.lr * factor), key
         free = (
-            id(parameter) in norms or '.pos.' in key or 'cls_token' in key or '.positions.' in key
+            (id(parameter) in norms and not recipe.norms_by_name)
+            or '.pos.' in key
+            or 'cls_token' in key
+            or '.positions.' in key
         )
         free = free or (parameter.ndim == 1 and not recipe.one_dimensional_decay)
         free = free or any(part in key for part in recipe.undecayed)

@@ -1,7 +1,8 @@
 """Parameters and multiply-adds of backbones, and parameters of whole models.
 
-Without arguments every published variant, as the table in the README; with ``--configs`` the models
-of configs, as the table in docs/parameters.md. mmrest/benchmark/complexity.py says what is counted.
+Without arguments every published variant of every family, or of those that are named, as the table
+in the README; with ``--configs`` the models of configs, as the table in docs/parameters.md.
+mmrest/benchmark/complexity.py says what is counted.
 """
 
 import argparse
@@ -14,11 +15,17 @@ from mmrest.backbones import BACKBONES
 from mmrest.benchmark.complexity import count_macs, count_parameters
 from mmrest.commands import load_config
 from mmrest.commands.cli import parse_shape
-from mmrest.errors import clear_errors
+from mmrest.errors import InputError, clear_errors
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        'families',
+        nargs='*',
+        metavar='FAMILY',
+        help=f'all if none is named: {", ".join(BACKBONES)}',
+    )
     parser.add_argument(
         '--shapes', nargs='+', default=['224x224', '800x1344'], metavar='HxW', help='image sizes'
     )
@@ -31,10 +38,13 @@ def main() -> None:
             for row in rows:
                 print_row(row)
             return
+        if unknown := set(args.families) - set(BACKBONES):
+            raise InputError(f'unknown {sorted(unknown)}; known families: {", ".join(BACKBONES)}')
+        families = [BACKBONES[name] for name in args.families or BACKBONES]
         shapes = [parse_shape(shape) for shape in args.shapes]
         columns = ['backbone', 'parameters (M)', *(f'GMACs at {h}x{w}' for h, w in shapes)]
         print_row(columns, header=True)
-        for family in BACKBONES.values():
+        for family in families:
             for name in family.variants:
                 with torch.device('meta'):
                     model = family(arch=name).eval()
@@ -54,7 +64,7 @@ def print_row(cells: Iterable[str], header: bool = False) -> None:
 def describe_config(path: str) -> list[str]:
     """The config, its model's parameters, the backbone's, and those of neck and heads."""
     cfg = load_config(path)
-    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+    with DefaultScope.overwrite_default_scope(cfg.default_scope), torch.device('meta'):
         model = MODELS.build(cfg.model)
     whole, backbone = count_parameters(model), count_parameters(model.backbone)
     return [path, f'{whole:.2f}', f'{backbone:.2f}', f'{whole - backbone:.2f}']

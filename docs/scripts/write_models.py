@@ -77,6 +77,12 @@ SOURCES = {
     'GPViT': Source(
         '2212.06795', 'ChenhongyiYang/GPViT', 'Apache-2.0', 'releases of the code, v0.0.1'
     ),
+    'GPViTAdapter': Source(
+        '2212.06795 and 2205.08534',
+        'ChenhongyiYang/GPViT',
+        'Apache-2.0',
+        'releases of the code, v0.0.1 (ImageNet, COCO)',
+    ),
     'Swin': Source(
         '2103.14030',
         'microsoft/Swin-Transformer; SwinTransformer/Swin-Transformer-Object-Detection',

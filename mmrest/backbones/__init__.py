@@ -2,6 +2,7 @@
 
 from mmrest.backbones.cswin import CSWin
 from mmrest.backbones.gpvit import GPViT
+from mmrest.backbones.gpvit_adapter import GPViTAdapter
 from mmrest.backbones.mvit_v2 import MViTV2
 from mmrest.backbones.p2t import P2T
 from mmrest.backbones.pvt import PVT
@@ -20,6 +21,7 @@ __all__ = [
     'PVTV2',
     'CSWin',
     'GPViT',
+    'GPViTAdapter',
     'MViTV2',
     'PyramidBackbone',
     'ResFormer',

@@ -2,8 +2,8 @@
 
 Yang et al., ICLR 2023, arXiv 2212.06795; the authors' code is ChenhongyiYang/GPViT (Apache-2.0).
 Written anew from the paper and a description of their code, which takes only grids with even sides;
-here the last stripe of another grid is narrower. The plain backbone alone, not the ViT-Adapter of
-the authors' detection code.
+here the last stripe of another grid is narrower. For the ViT-Adapter of their detection code see
+:mod:`mmrest.backbones.gpvit_adapter`.
 """
 
 from __future__ import annotations
@@ -307,8 +307,81 @@ class GPViTArch(Arch):
             )
 
 
+class GPViTTrunk(PlainBackbone):
+    """Embeddings and blocks, for GPViT with and without an adapter.
+
+    Arguments are those of :class:`GPViT`, and ``level_blocks``: the block that each of the four
+    levels is made from.
+    """
+
+    Arch = GPViTArch
+    variants = {
+        'l1': GPViTArch(216, num_convs=1),
+        'l2': GPViTArch(348, num_convs=2),
+        'l3': GPViTArch(432, num_convs=2),
+        'l4': GPViTArch(624, num_convs=3),
+    }
+    out_norms = ('branch', 'none')
+    norm_eps = 1e-6
+
+    def __init__(
+        self,
+        arch: GPViTArch,
+        *,
+        level_blocks: Sequence[int],
+        out_indices: Sequence[int],
+        out_norm: str,
+        norm_cfg: dict | None,
+        drop_path_rate: float,
+        **options: Any,
+    ) -> None:
+        if out_norm not in self.out_norms:
+            raise InputError(
+                f'{type(self).__name__}: out_norm={out_norm!r} must be one of {self.out_norms}'
+            )
+        super().__init__(
+            out_indices=out_indices,
+            num_levels=len(level_blocks),
+            num_stages=arch.depth,
+            drop_path_rate=drop_path_rate,
+            **options,
+        )
+        self.depth = arch.depth
+        self.out_norm = out_norm
+        self.level_blocks = tuple(level_blocks[i] for i in self.out_indices)
+        channels, norm_cfg = arch.embed_dims, norm_cfg or dict(type='BN')
+        side = arch.image_size // STRIDE
+        self.embed = PatchEmbed(self.in_channels, channels, arch.num_convs, side, norm_cfg)
+        rates = stochastic_depth_rates(drop_path_rate, (arch.depth,))[0]
+        self.blocks = nn.ModuleList(
+            self._make_block(i, arch, rates[i], norm_cfg) for i in range(self.level_blocks[-1] + 1)
+        )
+
+    def _make_block(
+        self, index: int, arch: GPViTArch, drop_path_rate: float, norm_cfg: dict
+    ) -> nn.Module:
+        channels, ratio = arch.embed_dims, arch.mlp_ratio
+        if index not in arch.group_blocks:
+            return LocalBlock(channels, arch.num_heads, arch.stripe_width, ratio, drop_path_rate)
+        groups = arch.num_groups[arch.group_blocks.index(index)]
+        block = GroupPropagationBlock(
+            channels, arch.group_heads, groups, ratio, drop_path_rate, norm_cfg
+        )
+        block.with_cp = self.with_cp
+        return block
+
+    def run_blocks(self, x: Tensor, start: int, stop: int) -> Tensor:
+        """(B, h, w, channels) through the blocks from ``start`` to before ``stop``."""
+        for block in self.blocks[start:stop]:
+            if isinstance(block, GroupPropagationBlock):
+                x = block(x)
+            else:
+                x = run_layers([block], x, with_cp=self.with_cp)
+        return x
+
+
 @register_backbone
-class GPViT(PlainBackbone):
+class GPViT(GPViTTrunk):
     """The plain backbone of GPViT: ``'l1'``, ``'l2'``, ``'l3'`` and ``'l4'``.
 
     Args:
@@ -332,15 +405,6 @@ class GPViT(PlainBackbone):
         InputError: An argument is out of its range; the message names it.
     """
 
-    Arch = GPViTArch
-    variants = {
-        'l1': GPViTArch(216, num_convs=1),
-        'l2': GPViTArch(348, num_convs=2),
-        'l3': GPViTArch(432, num_convs=2),
-        'l4': GPViTArch(624, num_convs=3),
-    }
-    out_norms = ('branch', 'none')
-    norm_eps = 1e-6
     keys = KeyMap(
         rules=(
             (r'pos_embed$', 'embed.pos_embed'),
@@ -391,69 +455,37 @@ class GPViT(PlainBackbone):
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         arch = self.Arch.resolve(arch, self.variants)
-        taps = quarters(arch.depth)
-        for name, value, known in (
-            ('pyramid', pyramid, (None, 'simple')),
-            ('out_norm', out_norm, self.out_norms),
-        ):
-            if value not in known:
-                raise InputError(f'GPViT: {name}={value!r} must be one of {known}')
-        level_blocks = taps if pyramid is None else (arch.depth - 1,) * 4
+        if pyramid not in (None, 'simple'):
+            raise InputError(f"GPViT: pyramid={pyramid!r} must be one of (None, 'simple')")
         super().__init__(
+            arch,
+            level_blocks=quarters(arch.depth) if pyramid is None else (arch.depth - 1,) * 4,
             in_channels=in_channels,
             out_indices=out_indices,
-            num_levels=len(level_blocks),
-            num_stages=arch.depth,
+            out_norm=out_norm,
             frozen_stages=frozen_stages,
             norm_eval=norm_eval,
+            norm_cfg=norm_cfg,
             drop_path_rate=drop_path_rate,
             with_cp=with_cp,
             init_cfg=init_cfg,
         )
-        self.depth = arch.depth
-        self.out_norm = out_norm
-        # the block that each output level is made from
-        self.level_blocks = tuple(level_blocks[i] for i in self.out_indices)
-        channels, norm_cfg = arch.embed_dims, norm_cfg or dict(type='BN')
-        side = arch.image_size // STRIDE
-        self.embed = PatchEmbed(in_channels, channels, arch.num_convs, side, norm_cfg)
-        rates = stochastic_depth_rates(drop_path_rate, (arch.depth,))[0]
-        self.blocks = nn.ModuleList(
-            self._make_block(i, arch, rates[i], norm_cfg) for i in range(self.level_blocks[-1] + 1)
-        )
         if out_norm == 'branch':
             norms = {
-                str(i): nn.LayerNorm(channels, self.norm_eps)
+                str(i): nn.LayerNorm(arch.embed_dims, self.norm_eps)
                 for i in sorted(set(self.level_blocks))
             }
             self.branch_norms = nn.ModuleDict(norms)
-        self.make_pyramid(pyramid, STRIDE, channels)
+        self.make_pyramid(pyramid, STRIDE, arch.embed_dims)
         self.apply(initialize_linear)
         self._freeze_stages()
 
-    def _make_block(
-        self, index: int, arch: GPViTArch, drop_path_rate: float, norm_cfg: dict
-    ) -> nn.Module:
-        channels, ratio = arch.embed_dims, arch.mlp_ratio
-        if index not in arch.group_blocks:
-            return LocalBlock(channels, arch.num_heads, arch.stripe_width, ratio, drop_path_rate)
-        groups = arch.num_groups[arch.group_blocks.index(index)]
-        block = GroupPropagationBlock(
-            channels, arch.group_heads, groups, ratio, drop_path_rate, norm_cfg
-        )
-        block.with_cp = self.with_cp
-        return block
-
     def compute_maps(self, images: Tensor) -> tuple[Tensor, ...]:
         """See :meth:`PyramidBackbone.compute_maps`."""
-        x = self.embed(images)
-        maps = {}
-        for i, block in enumerate(self.blocks):
-            if isinstance(block, GroupPropagationBlock):
-                x = block(x)
-            else:
-                x = run_layers([block], x, with_cp=self.with_cp)
-            if i in self.level_blocks:
-                normed = self.branch_norms[str(i)](x) if self.out_norm == 'branch' else x
-                maps[i] = as_map(normed).contiguous()
+        x, start, maps = self.embed(images), 0, {}
+        for block in sorted(set(self.level_blocks)):
+            x = self.run_blocks(x, start, block + 1)
+            start = block + 1
+            normed = self.branch_norms[str(block)](x) if self.out_norm == 'branch' else x
+            maps[block] = as_map(normed).contiguous()
         return self.make_levels(maps, images)

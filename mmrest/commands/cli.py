@@ -62,7 +62,7 @@ def add_fuse_argument(parser: argparse.ArgumentParser) -> None:
         '--no-fuse',
         dest='fuse',
         action='store_false',
-        help='infer with the model as it was trained: BatchNorms apart, large maps as a whole',
+        help='infer with the model as it was trained: BatchNorms apart',
     )
 
 

@@ -10,6 +10,7 @@ file                   what it holds
 ``relative.py``        what tables of relative positions add to the logits
 ``windows.py``         windows of a map
 ``maps.py``            padding and cropping of maps
+``deformable.py``      attention to a few places of maps
 ``convolution.py``     convolutions of token maps, for a compiler
 ``cpu/``               what is for processors alone: oneDNN's matmuls, the fused MLP
 ``triton/``            ResT's attention as kernels for GPUs, on request
@@ -19,6 +20,7 @@ This package knows torch, Triton if it is there, and the errors of mmrest.
 """
 
 from mmrest.ops.convolution import conv_tokens
+from mmrest.ops.deformable import deformable_attention
 from mmrest.ops.dispatch import use_implementation
 from mmrest.ops.functional import attention, attention_with_positions, emsa, linear, mlp, pool_heads
 from mmrest.ops.maps import crop, pad_map
@@ -42,6 +44,7 @@ __all__ = [
     'conv_tokens',
     'crop',
     'cut_windows',
+    'deformable_attention',
     'emsa',
     'hide_filling',
     'join_windows',

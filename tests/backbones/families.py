@@ -21,6 +21,7 @@ from mmrest import (
     PVTV2,
     CSWin,
     GPViT,
+    GPViTAdapter,
     MViTV2,
     ResFormer,
     ResT,
@@ -105,6 +106,38 @@ MULTISCALE = dict(
 )
 MULTISCALE_TINY = dict(
     embed_dims=(8, 16), depths=(1, 2), num_heads=(1, 2), mlp_ratios=(4, 4), window_sizes=(8, 4)
+)
+
+GROUPED = dict(
+    embed_dims=24,
+    num_convs=2,
+    depth=4,
+    num_heads=4,
+    group_blocks=(1,),
+    num_groups=(5,),
+    group_heads=2,
+    image_size=32,
+)
+GROUPED_TINY = dict(
+    embed_dims=16,
+    num_convs=1,
+    depth=2,
+    num_heads=4,
+    group_blocks=(1,),
+    num_groups=(3,),
+    group_heads=2,
+    image_size=32,
+)
+GROUPED_WRONG = (
+    dict(embed_dims=22),
+    dict(num_heads=3),
+    dict(num_groups=(5, 5)),
+    dict(stripe_width=0),
+    dict(mlp_ratio=0),
+    dict(image_size=4),
+    dict(group_blocks=(0,)),
+    dict(group_blocks=(4,)),
+    dict(group_blocks=(2, 2), num_groups=(5, 5)),
 )
 
 ROWS: dict[type[PyramidBackbone], Row] = {
@@ -291,41 +324,20 @@ ROWS: dict[type[PyramidBackbone], Row] = {
         record='',
     ),
     GPViT: Row(
-        arch=dict(
-            embed_dims=24,
-            num_convs=2,
-            depth=4,
-            num_heads=4,
-            group_blocks=(1,),
-            num_groups=(5,),
-            group_heads=2,
-            image_size=32,
-        ),
-        tiny=dict(
-            embed_dims=16,
-            num_convs=1,
-            depth=2,
-            num_heads=4,
-            group_blocks=(1,),
-            num_groups=(3,),
-            group_heads=2,
-            image_size=32,
-        ),
+        arch=GROUPED,
+        tiny=GROUPED_TINY,
         tiny_options=dict(out_indices=(0, 1)),
-        wrong_fields=(
-            dict(embed_dims=22),
-            dict(num_heads=3),
-            dict(num_groups=(5, 5)),
-            dict(stripe_width=0),
-            dict(mlp_ratio=0),
-            dict(image_size=4),
-            dict(group_blocks=(0,)),
-            dict(group_blocks=(4,)),
-            dict(group_blocks=(2, 2), num_groups=(5, 5)),
-        ),
+        wrong_fields=GROUPED_WRONG,
         record='gpvit',
         batch_norm=True,
         forms={'at four strides': dict(pyramid='simple', out_indices=(0, 1, 2, 3))},
+    ),
+    GPViTAdapter: Row(
+        arch=GROUPED,
+        tiny=GROUPED_TINY,
+        wrong_fields=GROUPED_WRONG,
+        record='gpvit_adapter',
+        batch_norm=True,
     ),
 }
 

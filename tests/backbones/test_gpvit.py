@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from mmrest import GPViT
+from mmrest import GPViT, GPViTAdapter
+from mmrest.backbones.layers import as_map
+from mmrest.checkpoints import CheckpointError, load_pretrained
 from mmrest.errors import InputError
 from tests.backbones.families import build
 
@@ -47,3 +51,45 @@ def test_unknown_arguments_are_named() -> None:
         GPViT('l1', pyramid='taps')
     with pytest.raises(InputError, match="out_norm='trunk' must be one of"):
         GPViT('l1', out_norm='trunk')
+
+
+def test_an_adapter_gives_the_blocks_nothing_at_first() -> None:
+    """Its scale begins at 0, so that the tokens are those of the ImageNet model."""
+    images = torch.randn(1, 3, 48, 70)
+    model = build(GPViTAdapter).eval()
+    plain = build(GPViT, out_indices=(3,), out_norm='none').eval()
+    plain.load_state_dict({k: model.state_dict()[k] for k in plain.state_dict()})
+    tokens = model.run_blocks(model.embed(images), 0, model.depth)
+    torch.testing.assert_close(as_map(tokens), plain(images)[0])
+    assert all((injector.gamma == 0).all() for injector in model.injectors)
+
+
+def test_an_adapter_takes_an_imagenet_file_and_not_the_other_way_round(tmp_path: Path) -> None:
+    options = dict(out_indices=(3,), out_norm='branch')
+    imagenet = build(GPViT, **options)
+    file = tmp_path / 'plain.pth'
+    torch.save({'state_dict': imagenet.state_dict()}, file)
+    adapted = build(GPViTAdapter)
+    load_pretrained(adapted, str(file))
+    torch.testing.assert_close(adapted.embed.pos_embed, imagenet.embed.pos_embed)
+    torch.save({'state_dict': adapted.state_dict()}, file)
+    with pytest.raises(CheckpointError, match='left over: extractors'):
+        load_pretrained(imagenet, str(file))
+
+
+def test_half_an_adapter_is_refused(tmp_path: Path) -> None:
+    model = build(GPViTAdapter)
+    state = {k: v for k, v in model.state_dict().items() if not k.startswith('injectors.1.')}
+    file = tmp_path / 'half.pth'
+    torch.save({'state_dict': state}, file)
+    with pytest.raises(CheckpointError, match=r'missing: injectors\.1'):
+        load_pretrained(build(GPViTAdapter), str(file))
+
+
+@pytest.mark.parametrize('arch', [*GPViTAdapter.variants])
+def test_parameters_of_the_authors_backbones_with_adapters(arch: str) -> None:
+    """Counted in the authors' code; their README has whole models only."""
+    counted = dict(l1=12.08, l2=28.73, l3=43.21, l4=87.73)
+    with torch.device('meta'):
+        model = GPViTAdapter(arch)
+    assert round(sum(p.numel() for p in model.parameters()) / 1e6, 2) == counted[arch]

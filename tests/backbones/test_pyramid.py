@@ -386,7 +386,10 @@ def test_a_wrong_field_of_arch_is_named(
 
 @families
 @pytest.mark.parametrize('way', ['mean', 'repeat'])
-@pytest.mark.parametrize('in_channels', [1, 2, 4, 6])
+@pytest.mark.parametrize(
+    'in_channels',
+    [1, 6, *(pytest.param(channels, marks=pytest.mark.slow) for channels in (2, 4))],
+)
 def test_weights_of_colour_images_for_other_channels(
     family: type[PyramidBackbone], way: str, in_channels: int, tmp_path: Path
 ) -> None:

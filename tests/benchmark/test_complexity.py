@@ -6,12 +6,23 @@ import pytest
 import torch
 from mmengine.analysis import get_model_complexity_info
 
+from mmrest import MViTV2, ResT, Swin
 from mmrest.backbones import PyramidBackbone
 from mmrest.benchmark.complexity import count_macs, count_parameters
-from tests.backbones.families import build, families
+from tests.backbones.families import ROWS, build, families
+
+# tracing is slow: the others in ``make test-all``
+COUNTED_IN_EVERY_RUN = ResT, MViTV2, Swin
 
 
-@families
+@pytest.mark.parametrize(
+    'family',
+    [
+        pytest.param(family, marks=[] if family in COUNTED_IN_EVERY_RUN else pytest.mark.slow)
+        for family in ROWS
+    ],
+    ids=lambda family: family.__name__,
+)
 # a model in training is counted alike
 @pytest.mark.parametrize('training', [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_counts_what_mmengine_counts(family: type[PyramidBackbone], training: bool) -> None:

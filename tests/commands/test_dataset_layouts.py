@@ -162,7 +162,7 @@ def test_every_class_that_reads_xml(kind: str, tmp_path: Path) -> None:
         check('mmdet', layout)
 
 
-@pytest.mark.parametrize('by_list', [False, True])
+@pytest.mark.parametrize('by_list', [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize('kind', SEG_LIKE)
 def test_every_class_of_mmseg(kind: str, by_list: bool, tmp_path: Path) -> None:
     layout = dict(

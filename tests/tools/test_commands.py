@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
@@ -55,8 +56,21 @@ def wait_for(path: Path, process: subprocess.Popen, seconds: float = 240) -> Non
 
 @pytest.fixture(scope='module')
 def trained(shapes_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Work directory of a detector whose training was killed after an epoch and resumed."""
-    work_dir = tmp_path_factory.mktemp('work')
+    """Work directory of a detector whose training was killed after an epoch and resumed.
+
+    The processes of a parallel run share it.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    if 'PYTEST_XDIST_WORKER' in os.environ:
+        folder = folder.parent
+    work_dir = folder / 'trained_detector'
+    with FileLock(f'{work_dir}.lock'):
+        if not (work_dir / 'epoch_4.pth').exists():
+            train_and_resume(work_dir, shapes_root)
+    return work_dir
+
+
+def train_and_resume(work_dir: Path, shapes_root: Path) -> None:
     arguments = [DETECTOR, '--data-root', str(shapes_root), '--work-dir', str(work_dir)]
     options = ['--cfg-options', *SMALL_DATA, 'train_cfg.max_epochs=4', 'train_cfg.val_interval=4']
     process = start_training(*arguments, *options)
@@ -80,7 +94,6 @@ def trained(shapes_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     assert 'Epoch(train)  [1]' not in output
     assert 'coco/bbox_mAP_50' in output
     assert 'weights_only=False' not in output
-    return work_dir
 
 
 @pytest.fixture

@@ -6,6 +6,8 @@ import re
 import subprocess
 from collections.abc import Callable
 
+import pytest
+
 from tests.conftest import ROOT
 
 Run = Callable[..., subprocess.CompletedProcess]
@@ -17,12 +19,25 @@ def rows(text: str) -> list[list[str]]:
     return [[cell.strip(' `') for cell in line.strip('|').split('|')] for line in lines]
 
 
-def test_the_variants_of_the_readme(run_tool: Run) -> None:
-    computed = rows(run_tool('model_complexity.py').stdout)
+@pytest.mark.parametrize(
+    ('families', 'count'),
+    [
+        (['ResT'], 5),
+        pytest.param(['ResTV2', 'ResFormer', 'MViTV2'], 15, marks=pytest.mark.slow),
+    ],
+)
+def test_the_variants_of_the_readme(families: list[str], count: int, run_tool: Run) -> None:
+    computed = rows(run_tool('model_complexity.py', *families).stdout)
     written = rows((ROOT / 'README.md').read_text())
-    assert len(computed) == 19
+    assert len(computed) == count
     for row in computed:
         assert row in [other[: len(row)] for other in written]
+
+
+def test_an_unknown_family_is_named(run_tool: Run) -> None:
+    result = run_tool('model_complexity.py', 'ResNet')
+    assert result.returncode == 1
+    assert "unknown ['ResNet']; known families: CSWin" in result.stderr
 
 
 def test_the_whole_models_of_the_docs(run_tool: Run) -> None:
