@@ -438,6 +438,8 @@ class GPViT(GPViTTrunk):
             Fresh(r'branch_norms\.', unless=r'norm\d|branch_norms\.'),
         ),
         signature=(r'(layers|blocks)\.1\.group_token$',),
+        # an adapter's
+        not_of=r'(spm|prior)\.',
     )
 
     def __init__(

@@ -42,6 +42,8 @@ STRIDES = 4, 8, 16, 32
 class SpatialPrior(nn.Module):
     """Maps at four strides by convolutions, with the channels of the tokens (Section 3.3).
 
+    All but the finest are told apart by an embedding of their own.
+
     Args:
         in_channels: Channels of the images.
         channels: Of every map.
@@ -68,6 +70,7 @@ class SpatialPrior(nn.Module):
         self.projs = nn.ModuleDict(
             {str(level): nn.Conv2d(self.hidden[level], channels, 1) for level in levels}
         )
+        self.level_embed = nn.Parameter(torch.randn(len(self.convs), channels))
 
     @staticmethod
     def _make_layer(in_channels: int, channels: int, stride: int, norm_cfg: dict) -> nn.Module:
@@ -79,7 +82,10 @@ class SpatialPrior(nn.Module):
         maps = [self.pool(self.stem(images.contiguous(memory_format=torch.channels_last)))]
         for conv in self.convs:
             maps.append(conv(maps[-1]))
-        return {int(level): as_tokens(proj(maps[int(level)])) for level, proj in self.projs.items()}
+        levels = {int(name): as_tokens(proj(maps[int(name)])) for name, proj in self.projs.items()}
+        return {
+            level: x + self.level_embed[level - 1] if level else x for level, x in levels.items()
+        }
 
 
 class DeformableAttention(nn.Module):
@@ -197,12 +203,12 @@ class Injector(nn.Module):
         super().__init__()
         self.query_norm = nn.LayerNorm(channels, 1e-6)
         self.feat_norm = nn.LayerNorm(channels, 1e-6)
-        self.attn = DeformableAttention(channels, num_heads, num_maps)
+        self.deform_attn = DeformableAttention(channels, num_heads, num_maps)
         self.gamma = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor, maps: Sequence[Tensor]) -> Tensor:
         """(B, h, w, channels) and the maps of the pyramid -> (B, h, w, channels)."""
-        (taken,) = self.attn([self.query_norm(x)], [self.feat_norm(m) for m in maps])
+        (taken,) = self.deform_attn([self.query_norm(x)], [self.feat_norm(m) for m in maps])
         return x + self.gamma * taken
 
 
@@ -219,14 +225,14 @@ class Extractor(nn.Module):
         super().__init__()
         self.query_norm = nn.LayerNorm(channels, 1e-6)
         self.feat_norm = nn.LayerNorm(channels, 1e-6)
-        self.attn = DeformableAttention(channels, num_heads, num_maps=1)
+        self.deform_attn = DeformableAttention(channels, num_heads, num_maps=1)
         self.ffn_norm = nn.LayerNorm(channels, 1e-6)
         self.mlp = ConvMLP(channels, channels // 4, nn.Identity(), nn.GELU())
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, maps: Sequence[Tensor], x: Tensor) -> list[Tensor]:
         """The maps of the pyramid and (B, h, w, channels) -> the maps."""
-        taken = self.attn([self.query_norm(m) for m in maps], [self.feat_norm(x)])
+        taken = self.deform_attn([self.query_norm(m) for m in maps], [self.feat_norm(x)])
         maps = [m + t for m, t in zip(maps, taken, strict=True)]
         return [m + self.drop_path(self.mlp(self.ffn_norm(m))) for m in maps]
 
@@ -264,23 +270,26 @@ class GPViTAdapter(GPViTTrunk):
             ),
             (r'spm\.conv(\d)\.', lambda m: f'prior.convs.{int(m[1]) - 2}.'),
             (r'spm\.fc(\d)\.', counted_from_one('prior.projs.{}.')),
+            (r'level_embed$', 'prior.level_embed'),
             (r'interactions\.(\d+)\.injector\.', r'injectors.\1.'),
             (r'interactions\.(\d+)\.extractor\.', r'extractors.\1.0.'),
             (
                 r'interactions\.(\d+)\.extra_extractors\.(\d+)\.',
                 lambda m: f'extractors.{m[1]}.{int(m[2]) + 1}.',
             ),
+            (r'(injectors\.\d+|extractors\.\d+\.\d+)\.attn\.', r'\1.deform_attn.'),
             (r'(extractors\.\d+\.\d+)\.ffn\.dwconv\.dwconv\.', r'\1.mlp.conv.'),
             (r'(extractors\.\d+\.\d+)\.ffn\.', r'\1.mlp.'),
             (r'ad_norm(\d)\.', counted_from_one('level_norms.{}.')),
         ),
         fresh=(
             Fresh(
-                r'(prior|level_embed|injectors|extractors|up|level_norms)\b',
+                r'(prior|injectors|extractors|up|level_norms)\b',
                 unless=r'(spm|prior)\.',
             ),
         ),
         signature=(*GPViT.keys.signature, r'(spm|prior)\.'),
+        not_of=None,
     )
 
     def __init__(
@@ -325,7 +334,6 @@ class GPViTAdapter(GPViTTrunk):
         # the three coarser levels are what tokens and pyramid exchange
         levels = sorted({*self.out_indices, 1, 2, 3})
         self.prior = SpatialPrior(self.in_channels, channels, levels, norm_cfg)
-        self.level_embed = nn.Parameter(torch.randn(3, channels))
         # what each interaction runs: its blocks, one extractor, two more the last time
         self.ends = quarters(self.depth)
         self.injectors = nn.ModuleList(Injector(channels, num_heads, 3) for _ in self.ends)
@@ -358,7 +366,7 @@ class GPViTAdapter(GPViTTrunk):
         """See :meth:`PyramidBackbone.compute_maps`."""
         pyramid = self.prior(images)
         finest = pyramid.pop(0, None)
-        maps = [m + embed for m, embed in zip(pyramid.values(), self.level_embed, strict=True)]
+        maps = list(pyramid.values())
         x, start = self.embed(images), 0
         for injector, end, extractors in zip(
             self.injectors, self.ends, self.extractors, strict=True

@@ -53,6 +53,8 @@ class KeyMap:
         fresh: Own keys that some files do not have.
         signature: Patterns that each match a key of the family's published files, and that
             together no other family's do.
+        not_of: A pattern that no key of its files matches, for a family whose files another one's
+            contain.
     """
 
     rules: tuple[tuple[str, Replacement | tuple[Replacement, ...]], ...] = ()
@@ -60,6 +62,7 @@ class KeyMap:
     adapt: Mapping[str, Adapt] = field(default_factory=dict)
     fresh: tuple[Fresh, ...] = ()
     signature: tuple[str, ...] = ()
+    not_of: str | None = None
 
     def rename(self, key: str) -> list[str]:
         """The names that a file's key becomes; none if it is dropped."""
@@ -89,6 +92,8 @@ class KeyMap:
     def may_be_of(self, state: Iterable[str]) -> bool:
         """True if a file with these keys has the family's signature."""
         keys = list(state)
+        if self.not_of is not None and _matches(self.not_of, keys):
+            return False
         return bool(self.signature) and all(_matches(pattern, keys) for pattern in self.signature)
 
 

@@ -45,6 +45,7 @@ class Row:
         parameters: Published variant -> its million parameters with a norm and a 1000-class head;
             none where the paper states those of whole detectors alone.
         batch_norm: It has BatchNorms.
+        forward_mode: All operators of torch in it have derivatives in forward mode.
         record: What the names of its recorded outputs begin with; empty where another library's
             class is what it is compared with.
         forms: Name -> arguments of further forms of ``tiny`` that must be computed alike by all
@@ -58,6 +59,7 @@ class Row:
     tiny_options: Mapping[str, Any] = field(default_factory=dict)
     parameters: Mapping[str, float] = field(default_factory=dict)
     batch_norm: bool = False
+    forward_mode: bool = True
     forms: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
@@ -338,6 +340,8 @@ ROWS: dict[type[PyramidBackbone], Row] = {
         wrong_fields=GROUPED_WRONG,
         record='gpvit_adapter',
         batch_norm=True,
+        # grid_sample has none
+        forward_mode=False,
     ),
 }
 

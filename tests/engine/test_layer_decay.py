@@ -55,7 +55,7 @@ RATES = {
 }
 # staged families are alike
 RATES = {family.__name__: RATES['ResT'] for family in ROWS} | RATES
-RATES['GPViT'] = RATES['ResFormer']
+RATES['GPViT'] = RATES['GPViTAdapter'] = RATES['ResFormer']
 
 
 @pytest.mark.parametrize('scope', ['mmdet', 'mmseg'])
