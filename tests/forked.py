@@ -1,7 +1,6 @@
 """Scripts in processes that begin with the libraries loaded, which takes most of a short run.
 
-A server process loads them once and is forked for every script. The package itself is loaded anew,
-as in a process that a user starts.
+A server process loads them once, and the package, and is forked for every script.
 """
 
 from __future__ import annotations
@@ -17,7 +16,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 _FORKS = multiprocessing.get_context('forkserver')
-_FORKS.set_forkserver_preload(['torch', 'mmcv.ops', 'mmdet.apis', 'mmseg.apis', 'mmengine.runner'])
+_FORKS.set_forkserver_preload(
+    ['mmcv.ops', 'mmdet.apis', 'mmseg.apis', 'mmengine.runner', 'mmrest.multires.commands']
+)
+# read when the package is loaded
+_READ_ONCE = ('MMREST_ATTENTION',)
 
 
 def run_script(
@@ -28,6 +31,15 @@ def run_script(
     Raises:
         TimeoutExpired: It took longer than ``timeout`` seconds; it is killed then.
     """
+    if any(env.get(name) for name in _READ_ONCE):
+        return subprocess.run(
+            [sys.executable, *command],
+            cwd=cwd,
+            env=env,
+            timeout=timeout,
+            capture_output=True,
+            text=True,
+        )
     with tempfile.TemporaryDirectory() as folder:
         outputs = [Path(folder, name) for name in ('stdout', 'stderr')]
         process = _FORKS.Process(target=_run, args=(list(command), str(cwd), dict(env), outputs))

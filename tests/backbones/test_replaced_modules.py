@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
+from mmrest import MViTV2, ResT
 from mmrest.backbones import PyramidBackbone
 from mmrest.backbones.layers import MLP, ConvMLP, DropPath
 from mmrest.ops import use_implementation
@@ -114,6 +115,26 @@ CHANGES: dict[str, Callable[[nn.Module], None]] = {
 }
 
 
+# these families between them have every kind of module; of the others some changes in every run
+CHANGED_IN_EVERY_RUN = ResT, MViTV2
+MADE_IN_EVERY_RUN = 'adapters', 'subclasses', 'other LayerNorms', 'other MLPs'
+changes = pytest.mark.parametrize(
+    ('family', 'change'),
+    [
+        pytest.param(
+            family,
+            change,
+            marks=[]
+            if family in CHANGED_IN_EVERY_RUN or change in MADE_IN_EVERY_RUN
+            else pytest.mark.slow,
+            id=f'{family.__name__}-{change}',
+        )
+        for family in ROWS
+        for change in CHANGES
+    ],
+)
+
+
 def changed(family: type[PyramidBackbone], change: str) -> tuple[nn.Module, nn.Module]:
     plain = randomize(build(family)).double()
     model = copy.deepcopy(plain)
@@ -144,8 +165,7 @@ def assert_same(actual: Tensor, expected: Tensor, tolerance: float, scale: float
     torch.testing.assert_close(actual / scale, expected / scale, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize('change', CHANGES)
-@families
+@changes
 def test_it_counts_in_training_and_inference(family: type[PyramidBackbone], change: str) -> None:
     if not ROWS[family].batch_norm and change == 'other BatchNorms':
         return  # it has none
@@ -173,8 +193,7 @@ def test_it_counts_in_training_and_inference(family: type[PyramidBackbone], chan
             assert_same(a, b, 1e-8)
 
 
-@pytest.mark.parametrize('change', CHANGES)
-@families
+@changes
 def test_it_counts_in_float32_as_users_run_it(family: type[PyramidBackbone], change: str) -> None:
     """The fast paths are those of float32."""
     _, model = changed(family, change)

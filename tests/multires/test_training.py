@@ -264,8 +264,15 @@ def test_class_tokens_and_valid_sizes_exclude_each_other() -> None:
         model(**preprocess(model, 'segmentation'), mode='loss')
 
 
-@tasks
-@pytest.mark.parametrize('accumulate', [False, True], ids=['at once', 'in turn'])
+@pytest.mark.parametrize(
+    ('task', 'accumulate'),
+    [
+        ('detection', False),
+        ('segmentation', True),
+        pytest.param('detection', True, marks=pytest.mark.slow),
+        pytest.param('segmentation', False, marks=pytest.mark.slow),
+    ],
+)
 def test_two_processes_are_one_with_the_whole_batch(
     task: str, accumulate: bool, tmp_path: Path
 ) -> None:

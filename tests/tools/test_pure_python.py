@@ -32,12 +32,16 @@ def folder(tmp_path: Path, shapes_root: Path) -> Path:
 
 
 @pytest.mark.parametrize('kind', CONFIGS)
-def test_every_command(kind: str, folder: Path, run_tool: Run, shapes_root: Path) -> None:
+@pytest.mark.parametrize('processes', [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_every_command(
+    kind: str, processes: int, folder: Path, run_tool: Run, shapes_root: Path
+) -> None:
     name, metric = CONFIGS[kind]
     config, checkpoint = f'pure_{kind}.py', f'work/{name}'
-    # two processes, of which each builds a model wrapper
-    launch = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
+    # several build a model wrapper each
+    launch = ['-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={processes}']
     command = [*launch, str(ROOT / 'tools/train.py'), config, '--launcher', 'pytorch']
+    command = command if processes > 1 else [str(ROOT / 'tools/train.py'), config]
     environment = {**os.environ, 'CUDA_VISIBLE_DEVICES': '', 'OMP_NUM_THREADS': '1'}
     environment['PYTHONPATH'] = str(ROOT)
     trained = subprocess.run(
