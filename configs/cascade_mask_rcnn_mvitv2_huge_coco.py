@@ -20,6 +20,10 @@ model = dict(
             )
         ]
     ),
-    backbone=dict(arch='huge_cls', drop_path_rate=0.6),
+    backbone=dict(
+        arch='huge_cls',
+        init_cfg=dict(type='Pretrained', checkpoint='mmrest://mvitv2_huge_cls_imagenet22k'),
+        drop_path_rate=0.6,
+    ),
     neck=dict(in_channels=[192, 384, 768, 1536]),
 )

@@ -2,6 +2,10 @@
 # here).
 _base_ = ['./cascade_mask_rcnn_swin_tiny_3x_coco.py']
 model = dict(
-    backbone=dict(arch='base', drop_path_rate=0.3),
+    backbone=dict(
+        arch='base',
+        init_cfg=dict(type='Pretrained', checkpoint='mmrest://swin_base'),
+        drop_path_rate=0.3,
+    ),
     neck=dict(in_channels=[128, 256, 512, 1024]),
 )

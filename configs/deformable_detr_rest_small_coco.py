@@ -18,7 +18,12 @@ model = dict(
         pad_size_divisor=1,
     ),
     backbone=dict(
-        type='mmrest.ResT', arch='small', out_indices=(1, 2, 3), frozen_stages=1, drop_path_rate=0.1
+        type='mmrest.ResT',
+        arch='small',
+        init_cfg=dict(type='Pretrained', checkpoint='mmrest://rest_small'),
+        out_indices=(1, 2, 3),
+        frozen_stages=1,
+        drop_path_rate=0.1,
     ),
     neck=dict(
         type='ChannelMapper',

@@ -5,13 +5,12 @@ _base_ = [
     './_base_/schedules/sem_fpn_80k.py',
     './_base_/seg_runtime.py',
 ]
-# To start from the authors' ImageNet weights:
-#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
 model = dict(
     backbone=dict(
         _delete_=True,
         type='mmrest.CSWin',
         arch='tiny',
+        init_cfg=dict(type='Pretrained', checkpoint='mmrest://cswin_tiny'),
         out_norm='branch',
         drop_path_rate=0.1,
     ),

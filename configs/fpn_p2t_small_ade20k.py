@@ -5,14 +5,13 @@ _base_ = [
     './_base_/schedules/p2t_ade20k_80k.py',
     './_base_/seg_runtime.py',
 ]
-# To start from the authors' ImageNet weights:
-#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
 # The authors' weights are for non-commercial use alone (CC BY-NC-SA 4.0).
 model = dict(
     backbone=dict(
         _delete_=True,
         type='mmrest.P2T',
         arch='small',
+        init_cfg=dict(type='Pretrained', checkpoint='mmrest://p2t_small'),
         drop_path_rate=0.1,
     ),
     neck=dict(in_channels=[64, 128, 320, 512]),

@@ -5,13 +5,12 @@ _base_ = [
     './_base_/schedules/pvt_ade20k_40k.py',
     './_base_/seg_runtime.py',
 ]
-# To start from the authors' ImageNet weights:
-#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
 model = dict(
     backbone=dict(
         _delete_=True,
         type='mmrest.PVTV2',
         arch='b2',
+        init_cfg=dict(type='Pretrained', checkpoint='mmrest://pvtv2_b2'),
         drop_path_rate=0.1,
     ),
     neck=dict(in_channels=[64, 128, 320, 512]),

@@ -1,3 +1,5 @@
 # Semantic FPN, PVTv2-b3, ADE20K 40k: the recipe of PVT's, no result quoted.
 _base_ = ['./fpn_pvtv2_b2_ade20k.py']
-model = dict(backbone=dict(arch='b3'))
+model = dict(
+    backbone=dict(arch='b3', init_cfg=dict(type='Pretrained', checkpoint='mmrest://pvtv2_b3'))
+)

@@ -1,3 +1,9 @@
 # Mask R-CNN, CSWin-small, COCO 3x: 50.0 box AP, 44.5 mask AP (authors' result, not measured here).
 _base_ = ['./mask_rcnn_cswin_tiny_3x_coco.py']
-model = dict(backbone=dict(arch='small', drop_path_rate=0.3))
+model = dict(
+    backbone=dict(
+        arch='small',
+        init_cfg=dict(type='Pretrained', checkpoint='mmrest://cswin_small'),
+        drop_path_rate=0.3,
+    )
+)

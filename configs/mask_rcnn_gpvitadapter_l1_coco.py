@@ -6,5 +6,4 @@ _base_ = [
     './_base_/schedules/gpvit_coco_1x.py',
     './_base_/det_runtime.py',
 ]
-# To start from the authors' ImageNet weights:
-#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
+model = dict(backbone=dict(init_cfg=dict(type='Pretrained', checkpoint='mmrest://gpvit_l1')))

@@ -2,6 +2,6 @@
 # measured here).
 _base_ = ['./mask_rcnn_gpvitadapter_l1_3x_coco.py']
 model = dict(
-    backbone=dict(arch='l2'),
+    backbone=dict(arch='l2', init_cfg=dict(type='Pretrained', checkpoint='mmrest://gpvit_l2')),
     neck=dict(in_channels=[348, 348, 348, 348]),
 )

@@ -2,6 +2,6 @@
 # measured here).
 _base_ = ['./mask_rcnn_gpvitadapter_l1_coco.py']
 model = dict(
-    backbone=dict(arch='l3'),
+    backbone=dict(arch='l3', init_cfg=dict(type='Pretrained', checkpoint='mmrest://gpvit_l3')),
     neck=dict(in_channels=[432, 432, 432, 432]),
 )

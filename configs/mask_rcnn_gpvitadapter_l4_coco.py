@@ -2,6 +2,10 @@
 # measured here).
 _base_ = ['./mask_rcnn_gpvitadapter_l1_coco.py']
 model = dict(
-    backbone=dict(arch='l4', drop_path_rate=0.2),
+    backbone=dict(
+        arch='l4',
+        init_cfg=dict(type='Pretrained', checkpoint='mmrest://gpvit_l4'),
+        drop_path_rate=0.2,
+    ),
     neck=dict(in_channels=[624, 624, 624, 624]),
 )

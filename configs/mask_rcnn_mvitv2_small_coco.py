@@ -1,3 +1,9 @@
 # Mask R-CNN, MViTv2-small, COCO 3x: 49.9 box AP, 45.1 mask AP (authors' result, not measured here).
 _base_ = ['./mask_rcnn_mvitv2_tiny_coco.py']
-model = dict(backbone=dict(arch='small', drop_path_rate=0.3))
+model = dict(
+    backbone=dict(
+        arch='small',
+        init_cfg=dict(type='Pretrained', checkpoint='mmrest://mvitv2_small'),
+        drop_path_rate=0.3,
+    )
+)

@@ -1,3 +1,5 @@
 # Mask R-CNN, PVT-medium, COCO 1x: 42.0 box AP, 39.0 mask AP (authors' result, not measured here).
 _base_ = ['./mask_rcnn_pvt_small_coco.py']
-model = dict(backbone=dict(arch='medium'))
+model = dict(
+    backbone=dict(arch='medium', init_cfg=dict(type='Pretrained', checkpoint='mmrest://pvt_medium'))
+)

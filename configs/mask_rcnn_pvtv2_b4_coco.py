@@ -1,6 +1,8 @@
 # Mask R-CNN, PVTv2-b4, COCO 1x: 47.5 box AP, 42.7 mask AP (authors' result, not measured here).
 _base_ = ['./mask_rcnn_pvtv2_b2_coco.py']
-model = dict(backbone=dict(arch='b4'))
+model = dict(
+    backbone=dict(arch='b4', init_cfg=dict(type='Pretrained', checkpoint='mmrest://pvtv2_b4'))
+)
 optim_wrapper = dict(optimizer=dict(lr=2e-4 / 1.4))
 # one image on each of 8 GPUs
 train_dataloader = dict(batch_size=1)

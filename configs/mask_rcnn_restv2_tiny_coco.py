@@ -6,10 +6,13 @@ _base_ = [
     './_base_/schedules/coco_3x.py',
     './_base_/det_runtime.py',
 ]
-# To start from the authors' ImageNet weights:
-#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
 model = dict(
-    backbone=dict(type='mmrest.ResTV2', arch='tiny', frozen_stages=-1),
+    backbone=dict(
+        type='mmrest.ResTV2',
+        arch='tiny',
+        init_cfg=dict(type='Pretrained', checkpoint='mmrest://restv2_tiny'),
+        frozen_stages=-1,
+    ),
     neck=dict(in_channels=[96, 192, 384, 768]),
 )
 optim_wrapper = dict(type='AmpOptimWrapper', clip_grad=dict(max_norm=0.01))

@@ -5,8 +5,6 @@ _base_ = [
     './_base_/schedules/swin_coco_1x.py',
     './_base_/det_runtime.py',
 ]
-# To start from the authors' ImageNet weights:
-#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
 # Drop path is as in mmdet's configs.
 model = dict(
     # as the authors
@@ -15,6 +13,7 @@ model = dict(
         _delete_=True,
         type='mmrest.Swin',
         arch='tiny',
+        init_cfg=dict(type='Pretrained', checkpoint='mmrest://swin_tiny'),
         out_norm='branch',
         drop_path_rate=0.2,
     ),

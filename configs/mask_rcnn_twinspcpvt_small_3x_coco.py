@@ -6,8 +6,6 @@ _base_ = [
     './_base_/schedules/twins_coco_3x.py',
     './_base_/det_runtime.py',
 ]
-# To start from the authors' ImageNet weights:
-#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
 model = dict(
     # as the authors
     data_preprocessor=dict(pad_size_divisor=32),
@@ -15,6 +13,7 @@ model = dict(
         _delete_=True,
         type='mmrest.TwinsPCPVT',
         arch='small',
+        init_cfg=dict(type='Pretrained', checkpoint='mmrest://twinspcpvt_small'),
         drop_path_rate=0.2,
     ),
     neck=dict(in_channels=[64, 128, 320, 512]),

@@ -2,6 +2,8 @@
 # here).
 _base_ = ['./mask_rcnn_twinssvt_small_coco.py']
 model = dict(
-    backbone=dict(arch='base'),
+    backbone=dict(
+        arch='base', init_cfg=dict(type='Pretrained', checkpoint='mmrest://twinssvt_base')
+    ),
     neck=dict(in_channels=[96, 192, 384, 768]),
 )

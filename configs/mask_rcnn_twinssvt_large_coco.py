@@ -2,6 +2,8 @@
 # here).
 _base_ = ['./mask_rcnn_twinssvt_small_coco.py']
 model = dict(
-    backbone=dict(arch='large'),
+    backbone=dict(
+        arch='large', init_cfg=dict(type='Pretrained', checkpoint='mmrest://twinssvt_large')
+    ),
     neck=dict(in_channels=[128, 256, 512, 1024]),
 )

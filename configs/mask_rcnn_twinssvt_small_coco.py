@@ -6,8 +6,6 @@ _base_ = [
     './_base_/schedules/pvt_coco_1x.py',
     './_base_/det_runtime.py',
 ]
-# To start from the authors' ImageNet weights:
-#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
 model = dict(
     # as the authors
     data_preprocessor=dict(pad_size_divisor=32),
@@ -15,6 +13,7 @@ model = dict(
         _delete_=True,
         type='mmrest.TwinsSVT',
         arch='small',
+        init_cfg=dict(type='Pretrained', checkpoint='mmrest://twinssvt_small'),
         windows='padded',
         drop_path_rate=0.2,
     ),

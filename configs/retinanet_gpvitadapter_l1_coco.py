@@ -5,6 +5,5 @@ _base_ = [
     './_base_/schedules/gpvit_coco_1x.py',
     './_base_/det_runtime.py',
 ]
-# To start from the authors' ImageNet weights:
-#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
+model = dict(backbone=dict(init_cfg=dict(type='Pretrained', checkpoint='mmrest://gpvit_l1')))
 optim_wrapper = dict(clip_grad=dict(max_norm=35, norm_type=2))

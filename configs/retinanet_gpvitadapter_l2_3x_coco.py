@@ -1,6 +1,6 @@
 # RetinaNet, GPViT-L2 with a ViT-Adapter, COCO 3x: 49.0 AP (authors' result, not measured here).
 _base_ = ['./retinanet_gpvitadapter_l1_3x_coco.py']
 model = dict(
-    backbone=dict(arch='l2'),
+    backbone=dict(arch='l2', init_cfg=dict(type='Pretrained', checkpoint='mmrest://gpvit_l2')),
     neck=dict(in_channels=[348, 348, 348]),
 )

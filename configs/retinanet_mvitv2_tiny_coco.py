@@ -6,13 +6,12 @@ _base_ = [
     './_base_/schedules/mvitv2_coco_3x.py',
     './_base_/det_runtime.py',
 ]
-# To start from the authors' ImageNet weights:
-#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
 model = dict(
     backbone=dict(
         _delete_=True,
         type='mmrest.MViTV2',
         arch='tiny',
+        init_cfg=dict(type='Pretrained', checkpoint='mmrest://mvitv2_tiny'),
         attention='hwin',
         out_indices=(1, 2, 3),
         out_norm='branch',

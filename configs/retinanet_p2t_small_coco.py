@@ -5,8 +5,6 @@ _base_ = [
     './_base_/schedules/pvt_coco_1x.py',
     './_base_/det_runtime.py',
 ]
-# To start from the authors' ImageNet weights:
-#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
 # The authors' weights are for non-commercial use alone (CC BY-NC-SA 4.0).
 model = dict(
     # as the authors
@@ -15,6 +13,7 @@ model = dict(
         _delete_=True,
         type='mmrest.P2T',
         arch='small',
+        init_cfg=dict(type='Pretrained', checkpoint='mmrest://p2t_small'),
         out_indices=(1, 2, 3),
         drop_path_rate=0.1,
     ),

@@ -1,6 +1,8 @@
 # RetinaNet, PVT-large, COCO 1x: 42.6 AP (authors' result, not measured here).
 _base_ = ['./retinanet_pvt_small_coco.py']
-model = dict(backbone=dict(arch='large'))
+model = dict(
+    backbone=dict(arch='large', init_cfg=dict(type='Pretrained', checkpoint='mmrest://pvt_large'))
+)
 optim_wrapper = dict(optimizer=dict(lr=1e-4 / 1.4))
 # one image on each of 8 GPUs
 train_dataloader = dict(batch_size=1)

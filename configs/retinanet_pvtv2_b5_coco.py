@@ -1,6 +1,8 @@
 # RetinaNet, PVTv2-b5, COCO 1x: 46.2 AP (authors' result, not measured here).
 _base_ = ['./retinanet_pvtv2_b2_coco.py']
-model = dict(backbone=dict(arch='b5'))
+model = dict(
+    backbone=dict(arch='b5', init_cfg=dict(type='Pretrained', checkpoint='mmrest://pvtv2_b5'))
+)
 optim_wrapper = dict(optimizer=dict(lr=1e-4 / 1.4))
 # one image on each of 8 GPUs
 train_dataloader = dict(batch_size=1)

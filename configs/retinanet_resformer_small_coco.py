@@ -5,13 +5,12 @@ _base_ = [
     './_base_/schedules/vit_coco_3x.py',
     './_base_/det_runtime.py',
 ]
-# To start from the authors' ImageNet weights:
-#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
 model = dict(
     backbone=dict(
         _delete_=True,
         type='mmrest.ResFormer',
         arch='small',
+        init_cfg=dict(type='Pretrained', checkpoint='mmrest://resformer_small'),
         pyramid='simple',
         out_indices=(1, 2, 3),
         window_size=14,

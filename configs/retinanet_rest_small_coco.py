@@ -5,7 +5,9 @@ _base_ = [
     './_base_/schedules/coco_1x.py',
     './_base_/det_runtime.py',
 ]
-# To start from the authors' ImageNet weights:
-#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
 # The authors' detection code normalises outputs in the trunk; their result is that network's.
-model = dict(backbone=dict(out_norm='trunk'))
+model = dict(
+    backbone=dict(
+        init_cfg=dict(type='Pretrained', checkpoint='mmrest://rest_small'), out_norm='trunk'
+    )
+)

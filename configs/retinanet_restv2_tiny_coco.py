@@ -7,7 +7,12 @@ _base_ = [
     './_base_/det_runtime.py',
 ]
 model = dict(
-    backbone=dict(type='mmrest.ResTV2', arch='tiny', frozen_stages=-1),
+    backbone=dict(
+        type='mmrest.ResTV2',
+        arch='tiny',
+        init_cfg=dict(type='Pretrained', checkpoint='mmrest://restv2_tiny'),
+        frozen_stages=-1,
+    ),
     neck=dict(in_channels=[192, 384, 768]),
 )
 train_pipeline = [

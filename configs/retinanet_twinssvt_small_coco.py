@@ -5,8 +5,6 @@ _base_ = [
     './_base_/schedules/pvt_coco_1x.py',
     './_base_/det_runtime.py',
 ]
-# To start from the authors' ImageNet weights:
-#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
 model = dict(
     # as the authors
     data_preprocessor=dict(pad_size_divisor=32),
@@ -14,6 +12,7 @@ model = dict(
         _delete_=True,
         type='mmrest.TwinsSVT',
         arch='small',
+        init_cfg=dict(type='Pretrained', checkpoint='mmrest://twinssvt_small'),
         out_indices=(1, 2, 3),
         windows='padded',
         drop_path_rate=0.2,

@@ -5,14 +5,13 @@ _base_ = [
     './_base_/schedules/gpvit_ade20k_160k.py',
     './_base_/seg_runtime.py',
 ]
-# To start from the authors' ImageNet weights:
-#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
 # All maps are at stride 8.
 model = dict(
     backbone=dict(
         _delete_=True,
         type='mmrest.GPViT',
         arch='l1',
+        init_cfg=dict(type='Pretrained', checkpoint='mmrest://gpvit_l1'),
         out_norm='branch',
         drop_path_rate=0.1,
     ),

@@ -1,7 +1,9 @@
 # UPerNet, ResFormer-base, ADE20K 160k: 48.30 mIoU (authors' result, not measured here).
 _base_ = ['./upernet_resformer_small_ade20k.py']
 model = dict(
-    backbone=dict(arch='base'),
+    backbone=dict(
+        arch='base', init_cfg=dict(type='Pretrained', checkpoint='mmrest://resformer_base')
+    ),
     decode_head=dict(in_channels=[768, 768, 768, 768]),
     auxiliary_head=dict(in_channels=768),
 )

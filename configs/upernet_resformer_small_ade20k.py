@@ -7,11 +7,14 @@ _base_ = [
     './_base_/schedules/ade20k_160k.py',
     './_base_/seg_runtime.py',
 ]
-# To start from the authors' ImageNet weights:
-#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
 model = dict(
     backbone=dict(
-        _delete_=True, type='mmrest.ResFormer', arch='small', pyramid='taps', drop_path_rate=0.1
+        _delete_=True,
+        type='mmrest.ResFormer',
+        arch='small',
+        init_cfg=dict(type='Pretrained', checkpoint='mmrest://resformer_small'),
+        pyramid='taps',
+        drop_path_rate=0.1,
     ),
     decode_head=dict(in_channels=[384, 384, 384, 384]),
     auxiliary_head=dict(in_channels=384),

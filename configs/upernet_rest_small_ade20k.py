@@ -5,5 +5,4 @@ _base_ = [
     './_base_/schedules/ade20k_160k.py',
     './_base_/seg_runtime.py',
 ]
-# To start from the authors' ImageNet weights:
-#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
+model = dict(backbone=dict(init_cfg=dict(type='Pretrained', checkpoint='mmrest://rest_small')))

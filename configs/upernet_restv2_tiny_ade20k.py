@@ -5,10 +5,12 @@ _base_ = [
     './_base_/schedules/ade20k_160k.py',
     './_base_/seg_runtime.py',
 ]
-# To start from the authors' ImageNet weights:
-#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
 model = dict(
-    backbone=dict(type='mmrest.ResTV2', arch='tiny'),
+    backbone=dict(
+        type='mmrest.ResTV2',
+        arch='tiny',
+        init_cfg=dict(type='Pretrained', checkpoint='mmrest://restv2_tiny'),
+    ),
     decode_head=dict(in_channels=[96, 192, 384, 768]),
     auxiliary_head=dict(in_channels=384),
 )

@@ -1,7 +1,7 @@
 # UPerNet, Swin-base, ADE20K 160k: the authors' recipe, no result quoted.
 _base_ = ['./upernet_swin_tiny_ade20k.py']
 model = dict(
-    backbone=dict(arch='base'),
+    backbone=dict(arch='base', init_cfg=dict(type='Pretrained', checkpoint='mmrest://swin_base')),
     decode_head=dict(in_channels=[128, 256, 512, 1024]),
     auxiliary_head=dict(in_channels=512),
 )

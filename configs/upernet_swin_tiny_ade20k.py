@@ -5,14 +5,13 @@ _base_ = [
     './_base_/schedules/swin_ade20k_160k.py',
     './_base_/seg_runtime.py',
 ]
-# To start from the authors' ImageNet weights:
-#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
 # Drop path is as in mmseg's configs.
 model = dict(
     backbone=dict(
         _delete_=True,
         type='mmrest.Swin',
         arch='tiny',
+        init_cfg=dict(type='Pretrained', checkpoint='mmrest://swin_tiny'),
         out_norm='branch',
         drop_path_rate=0.3,
     ),

@@ -1,3 +1,7 @@
 # UPerNet, Twins-PCPVT-base, ADE20K 160k: 47.1 mIoU (authors' result, not measured here).
 _base_ = ['./upernet_twinspcpvt_small_ade20k.py']
-model = dict(backbone=dict(arch='base'))
+model = dict(
+    backbone=dict(
+        arch='base', init_cfg=dict(type='Pretrained', checkpoint='mmrest://twinspcpvt_base')
+    )
+)

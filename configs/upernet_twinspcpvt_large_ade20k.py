@@ -1,3 +1,7 @@
 # UPerNet, Twins-PCPVT-large, ADE20K 160k: 48.6 mIoU (authors' result, not measured here).
 _base_ = ['./upernet_twinspcpvt_small_ade20k.py']
-model = dict(backbone=dict(arch='large'))
+model = dict(
+    backbone=dict(
+        arch='large', init_cfg=dict(type='Pretrained', checkpoint='mmrest://twinspcpvt_large')
+    )
+)

@@ -5,13 +5,12 @@ _base_ = [
     './_base_/schedules/twins_ade20k_160k.py',
     './_base_/seg_runtime.py',
 ]
-# To start from the authors' ImageNet weights:
-#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
 model = dict(
     backbone=dict(
         _delete_=True,
         type='mmrest.TwinsSVT',
         arch='small',
+        init_cfg=dict(type='Pretrained', checkpoint='mmrest://twinssvt_small'),
         # as the authors' segmentation code, which tests images of any size
         sizes='floor',
         windows='masked',

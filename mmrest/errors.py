@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -16,8 +17,12 @@ def clear_errors() -> Iterator[None]:
     """Show an :class:`InputError` as one text, without a traceback, and exit with status 1."""
     try:
         yield
+        sys.stdout.flush()
     except InputError as error:
         sys.exit(f'error: {error}')
+    except BrokenPipeError:  # nobody reads on, `... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
 
 
 def list_some(names: Iterable[object], most: int = 12) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
 from importlib.metadata import PackageNotFoundError, version
 
 # The two distributions with the same import names: (onedl's, the original).
@@ -14,6 +15,12 @@ _DISTRIBUTIONS = {
     'mmseg': ('onedl-mmsegmentation', 'mmsegmentation'),
 }
 _MIN_TORCH = (2, 6)
+
+
+def is_asked_by_doctor() -> bool:
+    """True in ``python -m mmrest doctor``."""
+    given = sys.orig_argv
+    return any(given[i : i + 3] == ['-m', 'mmrest', 'doctor'] for i in range(len(given)))
 
 
 class BrokenStackError(ImportError):

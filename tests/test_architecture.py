@@ -16,9 +16,15 @@ from tests.conftest import ROOT
 
 # Room -> rooms that it may import. Each may only name rooms below it, so that there is no circle.
 MAY_IMPORT = {
-    '__init__': 'multires engine necks backbones stack version',
+    '__main__': 'tools',
+    'tools': (
+        'multires commands benchmark engine inference backbones checkpoints ops config_nodes '
+        'lookup stack errors'
+    ),
+    '__init__': 'api lookup stack version',
+    'api': 'multires engine necks backbones lookup',
     'multires': 'commands benchmark config_nodes errors',
-    'commands': 'engine inference datasets backbones checkpoints ops config_nodes errors',
+    'commands': ('engine inference datasets backbones checkpoints ops config_nodes lookup errors'),
     'benchmark': 'engine inference ops config_nodes errors',
     'engine': 'inference backbones checkpoints wrappers errors',
     'inference': 'backbones errors',
@@ -28,6 +34,7 @@ MAY_IMPORT = {
     'checkpoints': 'wrappers errors',
     'ops': 'errors',
     'config_nodes': '',
+    'lookup': 'errors',
     'wrappers': '',
     'stack': '',
     'errors': '',
@@ -39,15 +46,16 @@ LIBRARIES = {
     # the last one lazily, where mmcv has operators
     'backbones': ('torch', 'mmengine', 'mmcv.cnn', 'mmcv.ops.multi_scale_deform_attn'),
     'necks': ('torch', 'mmengine', 'mmcv.cnn'),
-    'checkpoints': ('torch', 'mmengine', 'numpy', 'safetensors', 'filelock', 'pavi'),
+    'checkpoints': ('torch', 'mmengine', 'numpy', 'safetensors', 'filelock', 'pavi', 'gdown'),
     'ops': ('torch', 'triton'),
     'config_nodes': ('mmengine',),
+    'lookup': ('mmengine',),
     'wrappers': ('torch', 'mmengine'),
     'stack': (),
     'errors': (),
     'version': (),
 }
-USE_OPENMMLAB = {'multires', 'benchmark', 'commands', 'engine', 'datasets'}
+USE_OPENMMLAB = {'tools', 'multires', 'benchmark', 'commands', 'engine', 'datasets'}
 # Their classes derive from one of mmdet's; a config of mmdet names them, no module imports them.
 DERIVED = 'mmrest.engine.mask_tta', 'mmrest.engine.one_mask_head'
 # The names that outside scripts import from mmrest.engine are looked up when they are asked for.

@@ -18,6 +18,7 @@ from torch import nn
 
 from mmrest.backbones import BACKBONES
 from mmrest.commands import load_config, move_data_root
+from mmrest.commands.pretraining import train_from_scratch
 from mmrest.config_nodes import task_model
 from mmrest.datasets import CLASSES
 from tests.conftest import ROOT
@@ -138,6 +139,7 @@ def test_config_builds(path: Path) -> None:
 def test_config_trains_and_predicts(path: Path, shapes_root: Path) -> None:
     cfg = load_config(str(path))
     move_data_root(cfg, str(shapes_root))
+    train_from_scratch(cfg)
     take_steps(cfg)
 
 

@@ -1,48 +1,6 @@
-"""Draw predictions: ``python tools/predict.py CONFIG CHECKPOINT IMAGE... --out-dir DIR``."""
+"""The same as ``python -m mmrest predict``; see mmrest/tools/predict.py."""
 
-import argparse
-
-from mmrest.commands.cli import (
-    add_config_arguments,
-    add_fuse_argument,
-    config_from_arguments,
-    require_files,
-)
-from mmrest.commands.predict import plan_pictures, predict
-from mmrest.errors import InputError, clear_errors
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description='Draw the predictions of a detector or segmentor into pictures.'
-    )
-    parser.add_argument('config', help='a config of mmdet or mmseg')
-    parser.add_argument('checkpoint', help='of the whole model')
-    parser.add_argument('images', nargs='+', metavar='IMAGE', help='image files or folders of them')
-    parser.add_argument('--out-dir', required=True, metavar='DIR', help='where the pictures go')
-    parser.add_argument('--device', help='cpu, cuda:0, ...; by default a GPU if there is one')
-    parser.add_argument(
-        '--score-thr', type=float, default=0.3, help='detections below it are not drawn'
-    )
-    add_fuse_argument(parser)
-    parser.add_argument('--force', action='store_true', help='replace pictures in --out-dir')
-    add_config_arguments(parser)
-    return parser.parse_args()
-
-
-def main() -> None:
-    args = parse_args()
-    with clear_errors():
-        cfg = config_from_arguments(args)
-        require_files(cfg, args.checkpoint)
-        plan = plan_pictures(args.images, args.out_dir, args.force)
-        problems = []
-        for result in predict(cfg, args.checkpoint, plan, args.device, args.score_thr, args.fuse):
-            problems += [result] if isinstance(result, InputError) else []
-            print(result, flush=True)
-        if problems:
-            raise InputError('\n'.join(map(str, problems)))
-
+from mmrest.tools.predict import main
 
 if __name__ == '__main__':
     main()

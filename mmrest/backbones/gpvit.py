@@ -164,7 +164,8 @@ class Mixer(nn.Module):
 
     def forward(self, groups: Tensor) -> Tensor:
         """(B, G, channels) -> (B, G, channels)."""
-        groups = groups + self.patch_mlp(self.norm1(groups).mT.contiguous()).mT
+        turned = self.patch_mlp(self.norm1(groups).transpose(1, 2).contiguous())
+        groups = groups + turned.transpose(1, 2)
         return groups + self.channel_mlp(self.norm2(groups))
 
 

@@ -290,7 +290,7 @@ def resize_positions(table: Tensor, grid: tuple[int, int], mode: str) -> Tensor:
     side = math.isqrt(table.shape[1])
     first, cells = table[:, : table.shape[1] - side**2], table[:, table.shape[1] - side**2 :]
     maps = cells.unflatten(1, (side, side)).permute(0, 3, 1, 2)
-    return torch.cat([first, resize(maps, grid, mode).flatten(2).mT], dim=1)
+    return torch.cat([first, resize(maps, grid, mode).flatten(2).transpose(1, 2)], dim=1)
 
 
 def fit_positions(table: Tensor, shape: torch.Size, mode: str) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import pathlib
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from mmrest.checkpoints.addresses import fetch, is_local, resolve_address
+from mmrest.checkpoints.download import sha256_of
 from mmrest.checkpoints.errors import CheckpointError, CheckpointNotFoundError
 from mmrest.checkpoints.plain_pickle import (
     is_plain_pickle,
@@ -24,6 +24,7 @@ from mmrest.checkpoints.plain_pickle import (
     read_plain_pickle,
     settle,
 )
+from mmrest.checkpoints.published import SCHEME, obtain
 from mmrest.errors import list_some
 
 
@@ -36,8 +37,9 @@ def read_checkpoint(
 
     Args:
         source: A local path, or a URI that one of mmengine's file backends reads (``http://``,
-            ``s3://``, ...), or a name like ``torchvision://resnet50``; remote files are kept in
-            torch.hub's folder of checkpoints.
+            ``s3://``, ...), or a name like ``torchvision://resnet50`` or ``mmrest://rest_small``;
+            remote files are kept in torch.hub's folder of checkpoints, the last in one of their
+            own (see :mod:`.published`).
         sha256: Expected SHA-256 of the file in hexadecimal digits.
         map_location: As :func:`torch.load`.
 
@@ -120,9 +122,13 @@ def _local_path(source: str, sha256: str | None) -> str:
     """Path of a verified local copy of ``source``."""
 
     def verify(path: str) -> None:
-        if sha256 and (found := _sha256(path)) != sha256.lower():
+        if sha256 and (found := sha256_of(path)) != sha256.lower():
             raise CheckpointError(f'{source} has SHA-256 {found}, expected {sha256.lower()}')
 
+    if source.startswith(SCHEME):
+        path = obtain(source)
+        verify(path)
+        return path
     address = resolve_address(source).removeprefix('file://')
     if not is_local(address):
         return fetch(address, verify)
@@ -134,14 +140,6 @@ def _local_path(source: str, sha256: str | None) -> str:
         )
     verify(path)
     return path
-
-
-def _sha256(path: str) -> str:
-    digest = hashlib.sha256()
-    with open(path, 'rb') as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _unsafe_globals(path: str) -> list[str]:

@@ -13,7 +13,8 @@ from mmengine.device import get_device
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from mmrest.checkpoints import use_safe_reader
+from mmrest.checkpoints import CheckpointNotFoundError, use_safe_reader
+from mmrest.checkpoints.published import SCHEME, obtain
 from mmrest.commands.config import load_config, require_model
 from mmrest.commands.config_errors import explain_config_errors
 from mmrest.commands.output_files import require_writable
@@ -198,20 +199,34 @@ def choose_model_wrapper(cfg: Config) -> None:
         }
 
 
-def require_files(cfg: Config, checkpoint: str | None = None) -> None:
+def require_files(cfg: Config, checkpoint: str | None = None, trains: bool = False) -> None:
     """Check that the checkpoints that a run will read are there, before anything is built.
+
+    The authors' files (``mmrest://``) are fetched now.
+
+    Args:
+        cfg: Of mmdet or mmseg.
+        checkpoint: Of the whole model, where ``load_from`` does not name it.
+        trains: Weights that a training would start from are read, too.
 
     Raises:
         InputError: One is missing; the message names it.
     """
+    entries = iterate_dicts(cfg.get('model')) if trains else ()
     wanted = [
-        entry['checkpoint']
-        for entry in iterate_dicts(cfg.get('model'))
-        if is_pretrained(entry) and entry.get('checkpoint')
+        entry['checkpoint'] for entry in entries if is_pretrained(entry) and entry.get('checkpoint')
     ]
     wanted += [path for path in (cfg.get('load_from'), checkpoint) if path]
     for path in wanted:
-        if '://' not in path and not os.path.isfile(os.path.expanduser(path)):
+        if path.startswith(SCHEME):
+            try:
+                obtain(path)
+            except CheckpointNotFoundError as error:
+                raise InputError(
+                    f'{error}\nOr train from random weights, with nothing frozen (and expect to '
+                    'need a longer schedule): --from-scratch'
+                ) from error
+        elif '://' not in path and not os.path.isfile(os.path.expanduser(path)):
             what = 'is a folder' if os.path.isdir(path) else 'does not exist'
             raise InputError(f'checkpoint {path} {what} (looked in {os.path.abspath(path)})')
 

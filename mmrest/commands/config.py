@@ -13,6 +13,7 @@ from mmengine.registry import TRANSFORMS
 from mmrest.commands.data_root import move_data_root
 from mmrest.config_nodes import iterate_dicts, scope_of
 from mmrest.errors import InputError
+from mmrest.lookup import config_names, config_path
 
 
 def load_config(
@@ -25,7 +26,7 @@ def load_config(
     """Read a config of mmdet or mmseg as their command lines do.
 
     Args:
-        path: The config's file.
+        path: The config's file, or the name of one of the package.
         options: ``--cfg-options``: dotted key -> value, merged first.
         data_root: Folder that every data set and evaluator of the config is moved to.
         work_dir: Where logs and checkpoints go; by default ``work_dirs/`` + the config's name.
@@ -34,15 +35,9 @@ def load_config(
     Raises:
         InputError: There is no such config, or it cannot be changed as asked.
     """
-    file = Path(path)
-    if not file.is_file():
-        names = [str(f) for f in file.parent.glob('*.py')] if file.parent.is_dir() else []
-        close = difflib.get_close_matches(str(file), names)
-        hint = f'; did you mean {" or ".join(close)}?' if close else ''
-        found = 'is a folder, not a config' if file.is_dir() else 'is not there'
-        raise InputError(f'config {path} {found}{hint}')
+    file = find_config(path)
     try:
-        cfg = Config.fromfile(path)
+        cfg = Config.fromfile(file)
     except UnicodeDecodeError as error:
         raise InputError(
             f'{path} or a base of it is not written in UTF-8 ({error}); save it as UTF-8'
@@ -58,6 +53,29 @@ def load_config(
         move_data_root(cfg, data_root)
     cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs', file.stem))
     return cfg
+
+
+def find_config(path: str) -> Path:
+    """The file of a config.
+
+    Args:
+        path: A file, or the name of a config that comes with the package.
+
+    Raises:
+        InputError: There is neither; the message names what is like it.
+    """
+    file = Path(path)
+    if file.is_file():
+        return file
+    is_name = file.parent == Path() and not file.suffix
+    if is_name and file.name.removeprefix('mmrest::') in config_names():
+        return Path(config_path(file.name))
+    names = [str(f) for f in file.parent.glob('*.py')] if file.parent.is_dir() else []
+    names += config_names() if is_name else []
+    close = difflib.get_close_matches(str(file), names)
+    hint = f'; did you mean {" or ".join(close)}?' if close else ''
+    found = 'is a folder, not a config' if file.is_dir() else 'is not there'
+    raise InputError(f'config {path} {found}{hint}')
 
 
 def require_model(cfg: Config, option: str | None = None) -> None:

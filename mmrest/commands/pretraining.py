@@ -62,15 +62,24 @@ def train_from_scratch(cfg: Config) -> None:
     if cfg.get('load_from') and not cfg.get('resume'):
         raise InputError(f'--from-scratch and load_from={cfg.load_from} exclude each other')
     cfg.fine_tuning = False
+    forget_weights(cfg)
+    model = task_model(cfg)
+    if 'frozen_stages' in (model.get('backbone') or {}):
+        model.backbone.frozen_stages = -1
+
+
+def forget_weights(cfg: Config) -> None:
+    """Load no pretrained weights: a resumed training, for one, has its own."""
     model = task_model(cfg)
     for node in (model, model.get('backbone') or ConfigDict()):
         entries = node.get('init_cfg') or []
         entries = [entries] if isinstance(entries, Mapping) else entries
-        node.init_cfg = [entry for entry in entries if not is_pretrained(entry)] or None
+        if others := [entry for entry in entries if not is_pretrained(entry)]:
+            node.init_cfg = others
+        else:
+            node.pop('init_cfg', None)
         if node.get('pretrained'):
             node.pretrained = None
-    if 'frozen_stages' in (model.get('backbone') or {}):
-        model.backbone.frozen_stages = -1
 
 
 def _has_weights(cfg: Config, model: Mapping, backbone: Mapping) -> bool:

@@ -85,4 +85,4 @@ def mlp(
 
 
 def _logits(q: Tensor, k: Tensor) -> Tensor:
-    return (q @ k.mT) * q.shape[-1] ** -0.5
+    return (q @ k.transpose(-2, -1)) * q.shape[-1] ** -0.5

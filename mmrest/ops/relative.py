@@ -31,8 +31,8 @@ def position_logits(
     """
     of_rows = relative_vectors(row_table, q.shape[1], key_grid[0]).to(q.dtype)
     of_columns = relative_vectors(column_table, q.shape[2], key_grid[1]).to(q.dtype)
-    rows = q.flatten(2, 3) @ of_rows.mT  # a matrix for each row of queries
-    columns = q.transpose(1, 2).flatten(2, 3) @ of_columns.mT
+    rows = q.flatten(2, 3) @ of_rows.T  # a matrix for each row of queries
+    columns = q.transpose(1, 2).flatten(2, 3) @ of_columns.T
     heads = q.shape[3]
     return (
         rows.unflatten(2, (-1, heads)),
@@ -81,7 +81,7 @@ def relative_vectors(table: Tensor, queries: int, keys: int) -> Tensor:
     # that has all distances is resized to itself
     needed = 2 * max(queries, keys) - 1
     if torch.compiler.is_compiling() or len(table) != needed:
-        table = resize(table.mT[None], [needed], 'linear')[0].mT
+        table = resize(table.T[None], [needed], 'linear')[0].T
     return table[relative_index(queries, keys, table.device)]
 
 

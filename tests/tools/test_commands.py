@@ -307,7 +307,10 @@ LITTLE_DATA = ['--data-root', '{shapes}', '--resume', '{trained}', '--cfg-option
             ['train.py', COCO, '--from-scratch', '--data-root', '{tmp}/empty'],
             ['PROBLEM: missing', 'cocodataset.org'],
         ),
-        (['train.py', COCO, '--data-root', '{tmp}/empty'], ['random weights', '--from-scratch']),
+        (
+            ['train.py', COCO, '--data-root', '{tmp}/empty'],
+            ['rest_small is not here', '--from-scratch'],
+        ),
         (['train.py', COCO, '--data-root', '{tmp}/nowhere'], ['is no folder']),
         (['train.py', 'configs/retinanet_rest_small_coc.py'], ['did you mean']),
         (['train.py', COCO, '--amp'], ['needs a GPU']),

@@ -1,0 +1,40 @@
+"""``python -m mmrest COMMAND ...``."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+# Name -> what it does; the module of that name in mmrest/tools does it.
+COMMANDS = {
+    'train': 'train a detector or segmentor',
+    'test': 'test one',
+    'sweep': 'test one at several resolutions',
+    'predict': 'draw predictions into pictures',
+    'list': 'families, variants and configs',
+    'info': 'what a config describes: levels, parameters, multiply-adds, memory',
+    'weights': 'the published weights: which are here, and where the others are',
+    'convert': 'write a checkpoint as safetensors',
+    'export': 'write a model as ONNX or as a program of torch.export',
+    'benchmark': 'measure time and memory',
+    'complexity': 'count parameters and multiply-adds',
+    'doctor': 'is everything installed, and does it fit together?',
+}
+
+
+def main() -> None:
+    """Run a command, or list them."""
+    name = sys.argv[1] if len(sys.argv) > 1 else '--help'
+    if name in ('-h', '--help'):
+        print('usage: python -m mmrest COMMAND ...\n')
+        print('\n'.join(f'  {command:12} {does}' for command, does in COMMANDS.items()))
+        print('\npython -m mmrest COMMAND --help tells more.')
+        return
+    if name not in COMMANDS:
+        sys.exit(f'error: mmrest has no command {name}; it has {", ".join(COMMANDS)}')
+    sys.argv[:2] = [f'mmrest {name}']
+    importlib.import_module(f'mmrest.tools.{name}').main()
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,156 @@
+"""Export a model: ``mmrest export CONFIG CHECKPOINT OUT.onnx`` (or ``OUT.pt2``).
+
+An ONNX file, or a program of torch.export, of dynamic batch, height and width. Its input is a batch
+of images that is normalised as the config's data preprocessor does; outputs are a segmentor's
+logits, or the dense head's scores and box deltas of a detector, and with ``--part features`` or
+``--part backbone`` maps. The file is run at sizes that were not traced and compared with the model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from mmengine.registry import MODELS, DefaultScope
+from torch import Tensor, nn
+
+from mmrest.checkpoints import read_checkpoint, require_fit
+from mmrest.commands.cli import (
+    add_config_arguments,
+    add_fuse_argument,
+    config_from_arguments,
+    parse_shape,
+    require_files,
+)
+from mmrest.commands.config import require_model
+from mmrest.commands.config_errors import explain_config_errors
+from mmrest.commands.output_files import require_new_file
+from mmrest.commands.pretraining import forget_weights
+from mmrest.config_nodes import scope_of, task_model
+from mmrest.engine.exporting import PARTS, Exported, exported_part
+from mmrest.errors import InputError, clear_errors
+from mmrest.inference import fuse
+
+TOLERANCE = 1e-4
+OTHER_SIZES = (1, 97, 161), (2, 160, 96), (1, 65, 230)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('config', help='a config of mmdet or mmseg, or the name of one of mmrest')
+    parser.add_argument('checkpoint', help='of the whole model')
+    parser.add_argument('out', help='FILE.onnx, or FILE.pt2 for a program of torch.export')
+    parser.add_argument('--part', choices=PARTS, default='model')
+    parser.add_argument('--shape', default='128x192', metavar='HxW', help='that is traced')
+    parser.add_argument('--force', action='store_true', help='replace OUT')
+    add_fuse_argument(parser)
+    add_config_arguments(parser)
+    args = parser.parse_args()
+    with clear_errors():
+        if Path(args.out).suffix not in ('.onnx', '.pt2'):
+            raise InputError(f'{args.out} should end with .onnx or .pt2')
+        if args.out.endswith('.onnx'):
+            require_onnx()
+        require_new_file('OUT', args.out, args.force, '--force replaces it')
+        shape = parse_shape(args.shape)
+        cfg = config_from_arguments(args)
+        require_model(cfg)
+        require_files(cfg, args.checkpoint)
+        forget_weights(cfg)
+        with explain_config_errors(), DefaultScope.overwrite_default_scope(scope_of(cfg)):
+            model = MODELS.build(task_model(cfg)).eval()
+        require_fit(model, read_checkpoint(args.checkpoint), args.checkpoint)
+        part = exported_part(fuse(model, inplace=True) if args.fuse else model, args.part)
+        export(part, args.out, shape)
+        error = compare(part, args.out)
+        print(f'{args.out}: {", ".join(part.output_names)}')
+        print(f'equal to torch within {error:.1e} at {len(OTHER_SIZES)} sizes that were not traced')
+
+
+def require_onnx() -> None:
+    """Check that ONNX files can be written and run.
+
+    Raises:
+        InputError: A package is missing; the message names the command that installs it.
+    """
+    missing = []
+    for name in ('onnx', 'onnxscript', 'onnxruntime'):
+        try:
+            __import__(name)
+        except ImportError:
+            missing.append(name)
+    if missing:
+        raise InputError(f'ONNX needs {" and ".join(missing)}: pip install {" ".join(missing)}')
+
+
+def export(part: Exported, path: str, shape: tuple[int, int]) -> None:
+    """Write a part of a model with dynamic batch, height and width.
+
+    Args:
+        part: In eval mode.
+        path: ``.onnx`` or ``.pt2``.
+        shape: (height, width) of the images that are traced.
+
+    Raises:
+        InputError: torch cannot export it.
+    """
+    images = torch.randn(2, 3, *shape)
+    sizes = {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            if path.endswith('.pt2'):
+                program = torch.export.export(part, (images,), dynamic_shapes=(sizes,))
+                torch.export.save(program, path)
+            else:
+                torch.onnx.export(
+                    part,
+                    (images,),
+                    path,
+                    input_names=['images'],
+                    output_names=list(part.output_names),
+                    dynamic_shapes=(sizes,),
+                    dynamo=True,
+                    verbose=False,
+                )
+    except (RuntimeError, torch.onnx.OnnxExporterError) as error:
+        lines = [line for line in str(error).strip().splitlines() if line]
+        raise InputError(f'torch cannot export this model: {lines[-1]}') from error
+
+
+def compare(part: nn.Module, path: str) -> float:
+    """Largest difference from torch, relative to each output's largest number, at other sizes.
+
+    Raises:
+        InputError: It is more than rounding.
+    """
+    run = _runner(path)
+    largest = 0.0
+    for batch, height, width in OTHER_SIZES:
+        images = torch.randn(batch, 3, height, width)
+        with torch.no_grad():
+            expected = part(images)
+        for actual, wanted in zip(run(images), expected, strict=True):
+            error = (actual - wanted).abs().max() / wanted.abs().max().clamp(min=1e-6)
+            largest = max(largest, error.item())
+    if not largest < TOLERANCE:
+        raise InputError(f'{path} differs from torch by {largest:.1e} and is not to be used')
+    return largest
+
+
+def _runner(path: str) -> Callable[[Tensor], list[Tensor]]:
+    if path.endswith('.pt2'):
+        return torch.export.load(path).module()
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+    return lambda images: [
+        torch.from_numpy(output) for output in session.run(None, {'images': images.numpy()})
+    ]
+
+
+if __name__ == '__main__':
+    main()

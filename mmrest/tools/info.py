@@ -1,0 +1,109 @@
+"""What a config describes: ``mmrest info CONFIG``.
+
+Levels of the backbone, parameters, multiply-adds of the backbone at an image size; with
+``--measure`` also time and memory of a training step and of a prediction on this machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import torch
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS, DefaultScope
+from torch import nn
+
+from mmrest.benchmark.complexity import count_macs, count_parameters
+from mmrest.benchmark.measuring import Case, measure_in_turn
+from mmrest.commands.cli import add_config_arguments, config_from_arguments, parse_shape
+from mmrest.commands.config import find_config, require_model
+from mmrest.commands.config_errors import explain_config_errors
+from mmrest.config_nodes import iterate_dicts, scope_of, task_model
+from mmrest.errors import InputError, clear_errors
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('config', help='a config of mmdet or mmseg, or the name of one of mmrest')
+    parser.add_argument('--shape', default='800x1344', metavar='HxW', help='image size')
+    parser.add_argument(
+        '--measure', action='store_true', help='also time and memory of a step, on a processor'
+    )
+    add_config_arguments(parser)
+    args = parser.parse_args()
+    with clear_errors():
+        shape = parse_shape(args.shape)
+        cfg = config_from_arguments(args)
+        require_model(cfg)
+        for key, value in describe(cfg, shape).items():
+            print(f'{key}: {value}')
+        if args.measure:
+            if args.cfg_options:
+                raise InputError('--measure takes a config as it is; leave --cfg-options out')
+            print('\n'.join(measure(str(find_config(args.config)), shape)))
+
+
+def describe(cfg: Any, shape: tuple[int, int]) -> dict[str, str]:
+    """Name -> value of what a config comes to.
+
+    Args:
+        cfg: Of mmdet or mmseg; weights that it names are not read.
+        shape: (height, width) that multiply-adds are counted at.
+    """
+    scope = scope_of(cfg)
+    with DefaultScope.overwrite_default_scope(scope), torch.device('meta'):
+        with explain_config_errors():
+            model = revert_sync_batchnorm(MODELS.build(cfg.model)).eval()
+        backbone = getattr(model, 'backbone', None)
+    whole = count_parameters(model)
+    facts = {
+        'model': f'{task_model(cfg).type} ({scope})',
+        'parameters': f'{whole:.2f} M',
+    }
+    if isinstance(backbone, nn.Module):
+        facts |= _describe_backbone(backbone, shape, whole)
+    weights = [node['checkpoint'] for node in iterate_dicts(cfg.model) if node.get('checkpoint')]
+    facts['starts from'] = ', '.join(weights) or 'random weights'
+    if 'train_dataloader' in cfg:
+        loader = cfg.train_dataloader
+        facts['images a step and GPU'] = str(loader.get('batch_size', 1))
+    return facts
+
+
+def _describe_backbone(backbone: nn.Module, shape: tuple[int, int], whole: float) -> dict[str, str]:
+    parameters = count_parameters(backbone)
+    facts = {
+        'backbone': f'{type(backbone).__name__}, {parameters:.2f} M parameters; neck and heads '
+        f'have {whole - parameters:.2f} M',
+    }
+    if hasattr(backbone, 'out_channels') and hasattr(backbone, 'out_strides'):
+        sizes = backbone.map_sizes(shape)
+        levels = zip(backbone.out_strides, backbone.out_channels, sizes, strict=True)
+        facts['levels'] = '; '.join(
+            f'stride {stride}, {channels} channels, {height}x{width}'
+            for stride, channels, (height, width) in levels
+        )
+    images = torch.empty(1, 3, *shape, device='meta')
+    facts[f'multiply-adds of the backbone at {shape[0]}x{shape[1]}'] = (
+        f'{count_macs(backbone, images):.2f} G (convolutions, matrix products, attention)'
+    )
+    return facts
+
+
+def measure(path: str, shape: tuple[int, int]) -> list[str]:
+    """Lines about time and memory of the whole model, one image, on this machine's processor."""
+    lines = []
+    for mode, name in (('infer', 'prediction'), ('train', 'training step without optimizer')):
+        (result,) = measure_in_turn([Case(path, shape, mode, fused=True)], steps=2)
+        if result.error:
+            raise InputError(f'{name}: {result.error}')
+        lines.append(
+            f'{name}, measured here on one image: {result.median_seconds:.2f} s, '
+            f'{result.peak_bytes / 1e6:.0f} MB at most'
+        )
+    return lines
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,29 @@
+"""Test a model at several resolutions: ``mmrest sweep CONFIG CHECKPOINT``.
+
+The same as ``mmrest test CONFIG CHECKPOINT --resolutions ...``, which by default are here half,
+0.7, 1.4 and 2 times the resolution of the config's test pipeline.
+"""
+
+import sys
+
+from mmrest.commands.config import load_config
+from mmrest.errors import clear_errors
+from mmrest.multires.sweep import find_resize
+from mmrest.tools import test
+
+RATIOS = 0.5, 0.7, 1.4, 2.0
+
+
+def main() -> None:
+    """Run the command line."""
+    args = test.parse_args()
+    if args.config and args.checkpoint and not args.resolutions:
+        with clear_errors():
+            cfg = load_config(args.config, args.cfg_options)
+            usual = min(find_resize(cfg).scale)
+        sys.argv += ['--resolutions', *(str(round(ratio * usual)) for ratio in RATIOS)]
+    test.main()
+
+
+if __name__ == '__main__':
+    main()
