@@ -129,7 +129,8 @@ class PyramidBackbone(BaseModule, metaclass=ABCMeta):
 
     def map_sizes(self, size: Size) -> list[Size]:
         """(height, width) of each returned map of images of this size."""
-        return [tuple(-(-side // stride) for side in size) for stride in self.out_strides]
+        # not -(-side // stride): ONNX divides negative numbers another way
+        return [tuple((side + s - 1) // s for side in size) for s in self.out_strides]
 
     @abstractmethod
     def compute_maps(self, images: Tensor) -> tuple[Tensor, ...]:

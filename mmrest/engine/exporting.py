@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -31,15 +32,17 @@ class ExportedFeatures(Exported):
     Args:
         model: A detector or segmentor, in eval mode.
         part: ``'features'``, or ``'backbone'`` without the neck.
-        levels: How many maps come out.
     """
 
-    def __init__(self, model: nn.Module, part: str, levels: int) -> None:
+    def __init__(self, model: nn.Module, part: str) -> None:
         super().__init__()
         self.backbone = model.backbone
         neck = getattr(model, 'neck', None)
         self.neck = nn.Identity() if neck is None or part == 'backbone' else neck
-        self.output_names = tuple(f'level_{i}' for i in range(levels))
+        like = next(self.parameters())
+        with torch.no_grad():
+            maps = self(like.new_zeros(1, getattr(model.backbone, 'in_channels', 3), 64, 64))
+        self.output_names = tuple(f'level_{i}' for i in range(len(maps)))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """(B, 3, H, W), normalised -> a map (B, C, h, w) for each level."""
@@ -103,12 +106,8 @@ def exported_part(model: Any, part: str) -> Exported:
     """
     if part not in PARTS:
         raise InputError(f'part={part!r} must be one of {PARTS}')
-    if part == 'backbone':
-        return ExportedFeatures(model, part, len(model.backbone.out_indices))
-    if part == 'features':
-        neck = getattr(model, 'neck', None)
-        outputs = getattr(neck, 'num_outs', None) or len(model.backbone.out_indices)
-        return ExportedFeatures(model, part, outputs)
+    if part != 'model':
+        return ExportedFeatures(model, part)
     if hasattr(model, 'decode_head'):
         return ExportedSegmentor(model)
     head = getattr(model, 'rpn_head', None) or getattr(model, 'bbox_head', None)

@@ -31,8 +31,8 @@ def position_logits(
     """
     of_rows = relative_vectors(row_table, q.shape[1], key_grid[0]).to(q.dtype)
     of_columns = relative_vectors(column_table, q.shape[2], key_grid[1]).to(q.dtype)
-    rows = q.flatten(2, 3) @ of_rows.T  # a matrix for each row of queries
-    columns = q.transpose(1, 2).flatten(2, 3) @ of_columns.T
+    rows = q.flatten(2, 3) @ of_rows.transpose(-2, -1)  # a matrix for each row of queries
+    columns = q.transpose(1, 2).flatten(2, 3) @ of_columns.transpose(-2, -1)
     heads = q.shape[3]
     return (
         rows.unflatten(2, (-1, heads)),

@@ -1,0 +1,98 @@
+"""``python -m mmrest``, from an empty folder."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mmrest.__main__ import COMMANDS
+from mmrest.tools.list import configs_of, title_of
+from tests import forked
+from tests.conftest import ROOT
+
+RUN = ROOT / 'mmrest/__main__.py'
+Run = Callable[..., subprocess.CompletedProcess]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    import os
+
+    monkeypatch.setenv('MMREST_WEIGHTS', str(tmp_path / 'weights'))
+
+    def start(*arguments: object) -> subprocess.CompletedProcess:
+        return forked.run_script([str(RUN), *map(str, arguments)], tmp_path, dict(os.environ), 300)
+
+    return start
+
+
+def test_it_is_a_module_and_lists_its_commands(tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, '-m', 'mmrest'],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**__import__('os').environ, 'PYTHONPATH': str(ROOT)},
+        check=True,
+    )
+    for name, does in COMMANDS.items():
+        assert f'  {name} ' in result.stdout
+        assert does in result.stdout
+        assert (ROOT / f'mmrest/tools/{name}.py').exists()
+
+
+def test_an_unknown_command_is_named(run: Run) -> None:
+    result = run('trian')
+    assert result.returncode == 1
+    assert 'mmrest has no command trian; it has train, test' in result.stderr
+
+
+@pytest.mark.parametrize('command', COMMANDS)
+def test_every_command_has_help_under_its_name(command: str, run: Run) -> None:
+    result = run(command, '--help')
+    assert result.returncode == 0, result.stderr
+    assert f'usage: mmrest {command} ' in result.stdout
+
+
+def test_list_names_the_configs_of_a_family(run: Run) -> None:
+    result = run('list', 'PVTV2')
+    names = [line.split()[0] for line in result.stdout.splitlines()]
+    assert names == configs_of('PVTV2')
+    assert title_of('fpn_pvt_tiny_ade20k').startswith('Semantic FPN, PVT-tiny, ADE20K')
+    result = run('list', 'yolo')
+    assert result.returncode == 1
+    assert 'no config has yolo in its name' in result.stderr
+
+
+def test_info_tells_what_a_config_comes_to(run: Run) -> None:
+    result = run('info', 'mask_rcnn_gpvitadapter_l1_coco', '--shape', '64x96')
+    assert result.returncode == 0, result.stderr
+    facts = dict(line.split(': ', 1) for line in result.stdout.splitlines())
+    assert facts['model'] == 'MaskRCNN (mmdet)'
+    # the authors' README says 33 M
+    assert facts['parameters'] == '33.52 M'
+    assert facts['backbone'].startswith('GPViTAdapter, 12.08 M')
+    assert facts['levels'].split('; ')[2] == 'stride 16, 216 channels, 4x6'
+    assert facts['starts from'] == 'mmrest://gpvit_l1'
+
+
+def test_weights_tells_what_is_here(run: Run, tmp_path: Path) -> None:
+    (tmp_path / 'weights').mkdir()
+    (tmp_path / 'weights/rest_base.pth').write_bytes(b'x')
+    listed = {line.split()[0]: line for line in run('weights').stdout.splitlines()}
+    assert ' yes ' in listed['rest_base']
+    assert ' by hand ' in listed['rest_small']
+    assert 'CC BY-NC-SA' in listed['p2t_tiny']
+    told = run('weights', 'rest_small', 'rest_base').stdout
+    assert 'access code rest' in told
+    assert f'here: {tmp_path / "weights/rest_base.pth"}' in told
+    entries = json.loads(run('weights', '--json').stdout)
+    assert len(entries) == len(listed) - 3
+    result = run('weights', '--download')
+    assert result.returncode == 1
+    assert 'name what to fetch' in result.stderr
