@@ -89,4 +89,5 @@ def test_a_wheel_has_all_that_a_clone_has(tmp_path: Path) -> None:
     assert {f'mmrest/.mim/{name}' for name in configs} <= names
     modules = {str(path.relative_to(ROOT)) for path in ROOT.glob('mmrest/**/*.py')}
     assert modules <= names
-    assert 'mmrest/checkpoints/published.csv' in names
+    data = 'checkpoints/published.csv', '.mim/model-index.yml', '.mim/configs/metafile.yml'
+    assert {f'mmrest/{name}' for name in data} <= names

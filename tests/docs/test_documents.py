@@ -8,8 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import yaml
+
+import mmrest
 from mmrest.backbones import BACKBONES
 from tests.conftest import ROOT
+from tests.published_results import PAPER
 
 
 def test_the_benchmarks_are_written_from_their_files(tmp_path: Path) -> None:
@@ -45,3 +49,14 @@ def test_every_table_says_what_it_was_measured_of() -> None:
                 assert row['device'], path.name
                 if 'ms range' in row:
                     assert int(row['steps']) >= 5, path.name
+
+
+def test_the_model_index_is_written_from_the_configs(tmp_path: Path) -> None:
+    script = 'docs/scripts/write_model_index.py'
+    subprocess.run([sys.executable, script, '--out-dir', str(tmp_path)], cwd=ROOT, check=True)
+    for name, folder in (('model-index.yml', 'mmrest/.mim'), ('metafile.yml', 'configs')):
+        assert (tmp_path / name).read_text() == (ROOT / folder / name).read_text()
+    models = yaml.safe_load((ROOT / 'configs/metafile.yml').read_text())['Models']
+    assert [entry['Name'] for entry in models] == mmrest.config_names()
+    quoted = {entry['Name'] for entry in models if 'Results' in entry}
+    assert quoted == set(PAPER)
