@@ -11,6 +11,7 @@ COMMANDS = {
     'test': 'test one',
     'sweep': 'test one at several resolutions',
     'predict': 'draw predictions into pictures',
+    'report': 'a page about a run, or about several',
     'list': 'families, variants and configs',
     'info': 'what a config describes: levels, parameters, multiply-adds, memory',
     'weights': 'the published weights: which are here, and where the others are',

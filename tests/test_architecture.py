@@ -18,14 +18,15 @@ from tests.conftest import ROOT
 MAY_IMPORT = {
     '__main__': 'tools',
     'tools': (
-        'multires commands benchmark engine inference backbones checkpoints ops config_nodes '
-        'lookup stack errors'
+        'report multires commands benchmark engine inference backbones checkpoints ops '
+        'config_nodes lookup stack errors'
     ),
     '__init__': 'api lookup stack version',
     'api': 'multires engine necks backbones lookup',
     'multires': 'commands benchmark config_nodes errors',
     'commands': ('engine inference datasets backbones checkpoints ops config_nodes lookup errors'),
-    'benchmark': 'engine inference ops config_nodes errors',
+    'report': 'engine errors version',
+    'benchmark': 'engine inference ops config_nodes lookup errors',
     'engine': 'inference backbones checkpoints wrappers errors',
     'inference': 'backbones errors',
     'datasets': 'errors',

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mmrest.config_nodes import iterate_dicts
 from mmrest.errors import InputError
+from mmrest.lookup import config_names, config_path
 
 # Of an image, in training.
 _INSTANCES = 8
@@ -25,13 +26,18 @@ Step = Callable[[nn.Module, Tensor], Any]
 
 
 def parse_model(text: str) -> dict | str:
-    """A registry's config from ``TYPE:key=value,key=value``; the path of a config as it is.
+    """A registry's config from ``TYPE:key=value,key=value``, or the path of a config.
+
+    Args:
+        text: Also the name of a config that comes with the package.
 
     Raises:
-        InputError: It is neither.
+        InputError: It is none of these.
     """
     if text.endswith('.py'):
         return text
+    if text in config_names():
+        return config_path(text)
     kind, _, arguments = text.partition(':')
     cfg = dict(type=kind)
     try:
@@ -45,7 +51,7 @@ def parse_model(text: str) -> dict | str:
     except (ValueError, SyntaxError) as error:
         raise InputError(
             f"{text}: write TYPE:key=value,key=value, for example 'ResFormer:arch=base,"
-            "window_size=14,global_blocks=(2,5)', or the path of a config"
+            "window_size=14,global_blocks=(2,5)', or a config"
         ) from error
     return cfg
 

@@ -11,6 +11,7 @@ from mmengine.runner import Runner, find_latest_checkpoint
 
 from mmrest.checkpoints import require_fit, require_training_state
 from mmrest.engine.head_outputs import require_enough_outputs
+from mmrest.engine.run_record import RecordRunHook
 from mmrest.errors import InputError
 
 # A scaler of mixed precision skips a step now and then whose loss or gradients overflow.
@@ -153,14 +154,14 @@ def saved_last(work_dir: str) -> str:
 
 
 def watch_run(runner: Runner, purpose: str) -> None:
-    """Register the hooks of this module.
+    """Register the hooks of this module, and the one that records how the run began.
 
     Args:
         runner: Of mmengine, also a ``FlexibleRunner``.
         purpose: ``'test'``, ``'resume'`` or ``'start'``, as of :class:`CheckpointFitHook`.
     """
     split = 'test' if purpose == 'test' else 'train'
-    hooks = [CheckpointFitHook(purpose), HeadSizeHook(split), EmptyResultsHook()]
+    hooks = [RecordRunHook(), CheckpointFitHook(purpose), HeadSizeHook(split), EmptyResultsHook()]
     if split == 'train':
         hooks.append(FiniteLossHook())
     for hook in hooks:

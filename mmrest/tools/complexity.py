@@ -1,7 +1,7 @@
 """Parameters and multiply-adds of backbones, and parameters of whole models.
 
 Without arguments every published variant of every family, or of those that are named, as the table
-in the README; with ``--configs`` the models of configs, as the table in docs/parameters.md.
+in docs/parameters.md; with ``--configs`` the models of configs, as the table in docs/parameters.md.
 mmrest/benchmark/complexity.py says what is counted.
 """
 

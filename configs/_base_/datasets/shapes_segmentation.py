@@ -17,7 +17,7 @@ metainfo = dict(
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', reduce_zero_label=True),
+    dict(type='LoadAnnotations'),
     dict(
         type='RandomChoiceResize',
         scales=[(192, short) for short in (56, 64, 72, 80)],

@@ -1,0 +1,32 @@
+"""What a run's log does not say: the command, and the config as its author wrote it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+
+from mmengine.dist import master_only
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+FILE = 'run.json'
+
+
+class RecordRunHook(Hook):
+    """Writes the command and the config's own text beside the run's log.
+
+    mmengine dumps configs without their bases, from which nobody sees what was changed.
+    """
+
+    @master_only
+    def before_run(self, runner: Runner) -> None:
+        """Called by the runner before the first epoch."""
+        config = Path(runner.cfg.filename or '')
+        record = dict(
+            command=shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]]),
+            config=str(config),
+            source=config.read_text(encoding='utf-8') if config.is_file() else '',
+        )
+        Path(runner.log_dir, FILE).write_text(json.dumps(record, indent=1))

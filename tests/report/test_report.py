@@ -1,0 +1,190 @@
+"""Pages about work directories that are written by hand, looked at in a browser if there is one."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from mmrest.errors import InputError
+from mmrest.report import read_run, write_page
+from mmrest.report.charts import draw_chart
+from mmrest.tools.report import unique_names
+
+BROWSER = shutil.which('chromium') or shutil.which('google-chrome') or shutil.which('chrome')
+VOID = {'meta', 'link', 'img', 'br', 'hr', 'input', 'path', 'use', 'rect'}
+
+
+def training(folder: Path, name: str, steps: range, loss: float = 1.0, epochs: int = 0) -> Path:
+    """What mmengine leaves of a training that began at a time."""
+    log = folder / name / 'vis_data' / 'scalars.json'
+    log.parent.mkdir(parents=True)
+    lines = [
+        dict(lr=0.1, base_lr=0.1, loss=loss / step, loss_cls=loss / 2 / step, time=0.5, memory=900,
+             epoch=1, iter=step, step=step)
+        for step in steps
+    ]  # fmt: skip
+    for epoch in range(1, epochs + 1):
+        lines.append({'coco/bbox_mAP': 0.1 * epoch, 'coco/bbox_mAP_l': -1.0, 'time': 0.2,
+                      'data_time': 0.1, 'step': epoch})  # fmt: skip
+    log.write_text('\n'.join(map(json.dumps, lines)) + '\n')
+    return log
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A work directory with everything in it."""
+    folder = tmp_path / 'run <a> & "b"'  # as ugly as a name can be
+    training(folder, '20260101_000000', range(1, 5), epochs=3)
+    (folder / '20260101_000000/run.json').write_text(
+        json.dumps(dict(command='python train.py', config='mine.py', source="a = '<b>'"))
+    )
+    (folder / '20260101_000000/20260101_000000.log').write_text(
+        f'x\n{"-" * 60}\nSystem environment:\n    PyTorch: 2.13.0\n{"-" * 60}\nlater'
+    )
+    (folder / 'mine.py').write_text("model = dict(type='A', depth=[1, 2])\ntrain_cfg = dict()\n")
+    test = folder / 'test/20260102_000000/20260102_000000.json'
+    test.parent.mkdir(parents=True)
+    test.write_text(json.dumps({'coco/bbox_mAP': 0.42, 'time': 1.0}))
+    (folder / 'sweep').mkdir()
+    (folder / 'sweep/resolutions.csv').write_text(
+        'model,resolution,short side,aspect ratio,coco/bbox_mAP,metric,images/s,peak MB,retention\n'
+        'mine,48,48,,0.2,coco/bbox_mAP,9,100,0.5\nmine,96,96,,0.4,coco/bbox_mAP,5,120,1.0\n'
+    )
+    (folder / 'sweep/resolutions.png').write_bytes(b'a chart of the sweep')
+    (folder / 'bench.csv').write_text('model,mode,ms,peak MB\nResT,infer,12.5,300\n')
+    picture = np.full((40, 1800, 3), 200, np.uint8)
+    assert cv2.imwrite(str(folder / 'street.jpg'), picture)
+    return folder
+
+
+def page_of(*folders: Path) -> str:
+    out = folders[0] / 'report.html'
+    runs = [read_run(str(folder)) for folder in folders]
+    for run, name in zip(runs, unique_names(list(map(str, folders))), strict=True):
+        run.name = name
+    write_page(runs, out)
+    return out.read_text()
+
+
+class Balanced(HTMLParser):
+    """Counts what is open, and collects what would be fetched."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.fetched: list[str] = []
+        self.ids: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.fetched += [values[key] for key in ('src', 'href') if values.get(key)]
+        self.ids += [values['id']] if values.get('id') else []
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        pass
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+
+def test_a_page_shows_everything_that_is_there_and_fetches_nothing(folder: Path) -> None:
+    page = page_of(folder)
+    for shown in (
+        '0.3 (0.3, epoch 3)', '0.42', 'aria-label="loss by iteration"',
+        'aria-label="coco/bbox_mAP by epoch"', 'aria-label="coco/bbox_mAP by resolution (pixels)"',
+        'sweep/resolutions.csv', '12.5', 'predictions for street.jpg', 'a = &#39;&lt;b&gt;&#39;',
+        'python train.py', 'PyTorch: 2.13.0', 'depth=[', 'run &lt;a&gt; &amp;',
+    ):  # fmt: skip
+        assert shown in page, shown
+    assert 'bbox_mAP_l' not in page.split('The whole config')[0]  # -1: no such objects
+    assert 'aria-label="base_lr' not in page
+    assert '<script' not in page
+    parser = Balanced()
+    parser.feed(page)
+    assert not parser.open
+    assert all(url.startswith(('data:', '#')) for url in parser.fetched)
+    assert len(re.findall(r'src="data:image/jpeg', page)) == 1  # not the chart of the sweep
+
+
+def test_what_a_resumed_run_does_again_counts_once(tmp_path: Path) -> None:
+    training(tmp_path, '20260101_000000', range(1, 9))
+    log = training(tmp_path, '20260101_010000', range(5, 7), loss=8.0)
+    log.write_text(log.read_text() + '{"loss": 1, "st')  # killed while it wrote
+    run = read_run(str(tmp_path))
+    assert [step for step, _ in run.training['loss']] == [1, 2, 3, 4, 5, 6]
+    assert run.training['loss'][4:] == [(5, 8.0 / 5), (6, 8.0 / 6)]
+    assert run.training['memory'] == [(step, 900) for step in range(1, 7)]
+
+
+def test_runs_are_compared(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / 'other'
+    training(other, '20260103_000000', range(1, 4), loss=2.0, epochs=2)
+    (other / 'mine.py').write_text("model = dict(type='B', depth=[1, 2])\ntrain_cfg = dict()\n")
+    page = page_of(folder, other)
+    assert '<td>coco/bbox_mAP</td><td>0.3 (0.3, epoch 3)</td><td>0.2 (0.2, epoch 2)</td>' in page
+    table = page.split('Differences between the configs')[1].split('</table>')[0]
+    assert 'model.type' in table
+    assert 'depth' not in table
+
+
+def test_names_tell_folders_apart() -> None:
+    assert unique_names(['work_dirs/a', 'work_dirs/b']) == ['a', 'b']
+    assert unique_names(['x/a', 'y/a']) == ['x/a', 'y/a']
+    assert len(set(unique_names(['x/a', 'x/a']))) == 2
+
+
+@pytest.mark.parametrize(
+    ('made', 'message'),
+    [(None, 'does not exist'), ('file', 'is a file'), ('empty', 'holds nothing')],
+)
+def test_what_is_no_work_directory_is_named(made: str | None, message: str, tmp_path: Path) -> None:
+    path = tmp_path / 'there'
+    if made == 'file':
+        path.write_text('')
+    elif made:
+        path.mkdir()
+    with pytest.raises(InputError, match=message):
+        read_run(str(path))
+
+
+def test_a_long_curve_keeps_its_last_point() -> None:
+    svg = draw_chart({'a': ('#0072b2', [(i, i) for i in range(5001)])}, 'x', 'y')
+    assert len(svg) < 40_000
+    assert 'currentColor' in svg
+    assert '#010203' not in svg
+    assert '5000' in svg
+
+
+@pytest.mark.skipif(BROWSER is None, reason='no browser of the Chromium kind is installed')
+@pytest.mark.parametrize('width', [360, 1280])
+def test_a_browser_shows_it_without_errors_or_sideways_scrolling(
+    folder: Path, width: int, tmp_path: Path
+) -> None:
+    page = page_of(folder)
+    probe = tmp_path / 'probe.html'
+    # the page has no script of its own: what it measures is added to a copy
+    probe.write_text(
+        page.replace('</body>', '<script>document.title = "wide " + document.body.scrollWidth + '
+                     '" of " + innerWidth</script></body>')
+    )  # fmt: skip
+    result = subprocess.run(
+        [BROWSER, '--headless', '--no-sandbox', '--disable-gpu', f'--window-size={width},900',
+         '--enable-logging=stderr', f'--user-data-dir={tmp_path / "profile"}', '--dump-dom',
+         f'file://{probe}'],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    found = re.search(r'<title>wide (\d+) of (\d+)', result.stdout)
+    assert found, result.stderr
+    assert int(found[1]) <= int(found[2])
+    assert 'CONSOLE' not in result.stderr
