@@ -2,7 +2,8 @@
 #   make demo     train, test and predict on the built-in data set
 #   make test     the tests of every change, in under 12 minutes on two cores
 #   make test-all also every published variant, every config's step, and the compiler
-#   make lint     ruff: lint and format
+#   make lint     ruff: lint and format; and the site, warnings are errors
+#   make docs     the site, into docs/_build/html
 #   make install  only the set-up
 # STACK=onedl (default) or STACK=openmmlab chooses the distribution of the OpenMMLab packages.
 
@@ -27,11 +28,11 @@ PYTEST := $(RUN) -m pytest -n auto --maxprocesses 4 --dist worksteal
 DEMO := configs/retinanet_rest_lite_shapes.py
 DEMO_DIR := work_dirs/retinanet_rest_lite_shapes
 
-.PHONY: help install demo test test-all lint
+.PHONY: help install demo test test-all lint docs docs-links
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n '2,7s/^# \{0,1\}//p' Makefile
+	@sed -n '2,8s/^# \{0,1\}//p' Makefile
 
 install: $(VENV)/.mmrest
 
@@ -47,9 +48,16 @@ test: install
 test-all: install
 	$(PYTEST)
 
-lint: $(VENV)/.lint
+lint: $(VENV)/.lint docs
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+
+docs: $(VENV)/.docs
+	$(RUN) -m sphinx --quiet --fail-on-warning --keep-going docs docs/_build/html
+
+# asks every link of the pages, so it needs the internet
+docs-links: $(VENV)/.docs
+	$(RUN) -m sphinx --quiet -b linkcheck docs docs/_build/links
 
 $(VENV)/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
@@ -60,6 +68,10 @@ $(VENV)/.python:
 
 $(VENV)/.lint: $(VENV)/.python $(CONSTRAINTS)
 	$(PIP) ruff
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.mmrest
+	$(PIP) --config-settings editable_mode=compat --editable '.[docs]'
 	@touch $@
 
 $(VENV)/.torch: $(VENV)/.python $(CONSTRAINTS)

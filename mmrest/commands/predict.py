@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import warnings
 from collections.abc import Iterable, Iterator
@@ -15,6 +16,7 @@ from mmengine.config import Config
 
 from mmrest.checkpoints import read_checkpoint, require_fit, use_safe_reader
 from mmrest.commands.config import name_transforms
+from mmrest.commands.features import FeatureRecorder, draw_features
 from mmrest.commands.output_files import make_folder
 from mmrest.config_nodes import scope_of
 from mmrest.engine.file_plan import IMAGE_SUFFIXES, plan_files
@@ -65,6 +67,7 @@ def predict(
     device: str | None = None,
     score_threshold: float = 0.3,
     fused: bool = True,
+    features_at: tuple[float, float] | None = None,
 ) -> Iterator[Path | InputError]:
     """Predict and draw one image after the other.
 
@@ -75,6 +78,8 @@ def predict(
         device: As ``torch.device``; by default a GPU if there is one.
         score_threshold: Detections below it are not drawn.
         fused: Fuse the model for inference, see :func:`mmrest.inference.fuse`.
+        features_at: Also draw what the backbone computes (:mod:`.features`), with the attention of
+            the token at this (x, y), each from 0 to 1; into a folder beside each picture.
 
     Yields:
         The path of each picture when it is written, or what was wrong with its image.
@@ -91,8 +96,22 @@ def predict(
             raise InputError(f'--device {device} is not there: {error}') from error
     inferencer, options = _build_inferencer(cfg, checkpoint, device, score_threshold)
     require_fit(inferencer.model, read_checkpoint(checkpoint), checkpoint)
-    if fused:
+    if fused and features_at is None:
         fuse(inferencer.model, inplace=True)
+    with contextlib.ExitStack() as stack:
+        recorder = None
+        if features_at is not None:
+            recorder = FeatureRecorder(inferencer.model.backbone, features_at)
+            stack.enter_context(recorder)
+        yield from _predict(inferencer, plan, options, recorder)
+
+
+def _predict(
+    inferencer: Any,
+    plan: dict[Path, Path],
+    options: dict[str, Any],
+    recorder: FeatureRecorder | None,
+) -> Iterator[Path | InputError]:
     for image, picture in plan.items():
         if not image.stat().st_size or mmcv.imread(str(image)) is None:
             yield InputError(f'{image} cannot be decoded; it is empty or damaged')
@@ -106,6 +125,14 @@ def predict(
         drawn = drawn[0] if isinstance(drawn, list) else drawn
         mmcv.imwrite(drawn[..., ::-1], str(picture))
         yield picture
+        if recorder is not None:
+            rgb = mmcv.imread(str(image), channel_order='rgb')
+            yield from draw_features(recorder, rgb, features_folder(picture))
+
+
+def features_folder(picture: Path) -> Path:
+    """Where pictures of features go, beside a picture of predictions."""
+    return picture.with_name(f'{picture.stem}_features')
 
 
 def _build_inferencer(
@@ -128,3 +155,14 @@ def _build_inferencer(
 
             return MMSegInferencer(**arguments), {}
     raise InputError(f"the config's library is {scope!r}; predicting knows mmdet and mmseg")
+
+
+def require_no_features(pictures: Iterable[Path], replace: bool) -> None:
+    """Check that no pictures of features would be overwritten.
+
+    Raises:
+        InputError: A folder of such pictures is there.
+    """
+    there = [folder for folder in map(features_folder, pictures) if folder.exists()]
+    if there and not replace:
+        raise InputError(f'{there[0]} exists; --force replaces pictures in it')

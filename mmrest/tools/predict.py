@@ -8,7 +8,8 @@ from mmrest.commands.cli import (
     config_from_arguments,
     require_files,
 )
-from mmrest.commands.predict import plan_pictures, predict
+from mmrest.commands.features import parse_point
+from mmrest.commands.predict import plan_pictures, predict, require_no_features
 from mmrest.errors import InputError, clear_errors
 
 
@@ -25,6 +26,17 @@ def parse_args() -> argparse.Namespace:
         '--score-thr', type=float, default=0.3, help='detections below it are not drawn'
     )
     add_fuse_argument(parser)
+    parser.add_argument(
+        '--features',
+        action='store_true',
+        help="also draw the backbone's levels, position encodings, and the attention of one token",
+    )
+    parser.add_argument(
+        '--point',
+        default='0.5,0.5',
+        metavar='X,Y',
+        help='where that token is: 0,0 is the top left corner, 1,1 the bottom right one',
+    )
     parser.add_argument('--force', action='store_true', help='replace pictures in --out-dir')
     add_config_arguments(parser)
     return parser.parse_args()
@@ -35,9 +47,20 @@ def main() -> None:
     with clear_errors():
         cfg = config_from_arguments(args)
         require_files(cfg, args.checkpoint)
+        point = parse_point(args.point)
         plan = plan_pictures(args.images, args.out_dir, args.force)
+        if args.features:
+            require_no_features(plan.values(), args.force)
         problems = []
-        for result in predict(cfg, args.checkpoint, plan, args.device, args.score_thr, args.fuse):
+        for result in predict(
+            cfg,
+            args.checkpoint,
+            plan,
+            args.device,
+            args.score_thr,
+            args.fuse,
+            point if args.features else None,
+        ):
             problems += [result] if isinstance(result, InputError) else []
             print(result, flush=True)
         if problems:
