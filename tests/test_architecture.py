@@ -19,17 +19,19 @@ MAY_IMPORT = {
     '__main__': 'tools',
     'tools': (
         'report multires commands benchmark engine inference backbones checkpoints ops '
-        'config_nodes lookup stack errors'
+        'config_nodes lookup stack progress errors'
     ),
     '__init__': 'api lookup stack version',
     'api': 'multires engine necks backbones lookup',
-    'multires': 'commands benchmark config_nodes errors',
-    'commands': ('engine inference datasets backbones checkpoints ops config_nodes lookup errors'),
+    'multires': 'commands benchmark config_nodes progress errors',
+    'commands': (
+        'engine inference datasets backbones checkpoints ops config_nodes lookup progress errors'
+    ),
     'report': 'engine errors version',
-    'benchmark': 'engine inference ops config_nodes lookup errors',
+    'benchmark': 'engine inference ops config_nodes lookup progress errors',
     'engine': 'inference backbones checkpoints wrappers errors',
     'inference': 'backbones errors',
-    'datasets': 'errors',
+    'datasets': 'progress errors',
     'necks': 'errors',
     'backbones': 'checkpoints ops errors',
     'checkpoints': 'wrappers errors',
@@ -39,6 +41,7 @@ MAY_IMPORT = {
     'wrappers': '',
     'stack': '',
     'errors': '',
+    'progress': '',
     'version': '',
 }
 # The rooms that must work without mmdet and mmseg import nothing but this.
@@ -54,6 +57,7 @@ LIBRARIES = {
     'wrappers': ('torch', 'mmengine'),
     'stack': (),
     'errors': (),
+    'progress': (),
     'version': (),
 }
 USE_OPENMMLAB = {'tools', 'multires', 'benchmark', 'commands', 'engine', 'datasets'}

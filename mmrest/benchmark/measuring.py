@@ -28,6 +28,7 @@ from mmrest.benchmark.models import Step, build_step
 from mmrest.engine.compiling import compile_backbone
 from mmrest.inference import fuse
 from mmrest.ops.dispatch import VARIABLE
+from mmrest.progress import with_time_left
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def measure_in_turn(cases: Sequence[Case], steps: int) -> list[Result]:
     results = [Result(case) for case in cases]
     with ExitStack() as stack:
         workers = [stack.enter_context(_worker(case)) for case in cases]
-        for step in range(steps + 1):
+        for step in with_time_left(range(steps + 1), 'steps of each'):
             for (worker, errors), result in zip(workers, results, strict=True):
                 if result.error is None:
                     _take_step(worker, errors, result, counts=step > 0)

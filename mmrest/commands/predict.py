@@ -22,6 +22,7 @@ from mmrest.config_nodes import scope_of
 from mmrest.engine.file_plan import IMAGE_SUFFIXES, plan_files
 from mmrest.errors import InputError
 from mmrest.inference import fuse
+from mmrest.progress import with_time_left
 
 
 def plan_pictures(images: Iterable[str], out_dir: str, replace: bool = False) -> dict[Path, Path]:
@@ -112,7 +113,7 @@ def _predict(
     options: dict[str, Any],
     recorder: FeatureRecorder | None,
 ) -> Iterator[Path | InputError]:
-    for image, picture in plan.items():
+    for image, picture in with_time_left(plan.items(), 'images'):
         if not image.stat().st_size or mmcv.imread(str(image)) is None:
             yield InputError(f'{image} cannot be decoded; it is empty or damaged')
             continue

@@ -30,6 +30,7 @@ import numpy as np
 from filelock import FileLock
 
 from mmrest.errors import InputError
+from mmrest.progress import with_time_left
 
 CLASSES = ('disc', 'ring', 'triangle', 'bar', 'star')
 
@@ -194,7 +195,7 @@ def _write(root: Path, spec: ShapesSpec) -> None:
             (root / folder).mkdir(parents=True)
         images, annotations = [], []
         count = spec.num_train if split == 'train' else spec.num_val
-        for number in range(1, count + 1):
+        for number in with_time_left(range(1, count + 1), 'pictures'):
             # Each picture has a seed of its own: it does not depend on how many there are.
             rng = np.random.default_rng([spec.seed, part, number])
             scene = make_scene(rng, spec)

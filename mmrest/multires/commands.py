@@ -17,6 +17,7 @@ from mmrest.multires.sweep import (
     find_resize,
     measure_in_process,
 )
+from mmrest.progress import with_time_left
 
 
 def sweep_resolutions(
@@ -67,7 +68,7 @@ def sweep_resolutions(
 
 def _measure(cfg: Config, report: Report, wanted: Sequence[Resolution]) -> Iterator[Measurement]:
     known = {m.resolution: m for m in report.measurements}
-    for resolution in wanted:
+    for resolution in with_time_left(wanted, 'resolutions'):
         measurement = known.get(resolution)
         # what failed is tried again
         if measurement is None or measurement.error:

@@ -1,0 +1,148 @@
+"""What works with mmdet's and mmseg's models works with ours: docs/other-tools.md."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import mmdet
+import mmseg
+import pytest
+import torch
+from mmcv.cnn.utils import fuse_conv_bn
+from mmengine.model import convert_sync_batchnorm, revert_sync_batchnorm
+from mmengine.registry import MODELS, DefaultScope
+from torch import nn
+
+import mmrest
+from mmrest.backbones import PyramidBackbone
+from tests import forked
+from tests.backbones.families import ROWS, build_tiny, randomize
+from tests.conftest import ROOT
+
+DETECTOR, SEGMENTOR = 'retinanet_rest_lite_shapes', 'upernet_rest_lite_shapes'
+WITH_BATCH_NORM = [family for family, row in ROWS.items() if row.batch_norm]
+
+
+@pytest.fixture(scope='module')
+def place(shapes_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the data and checkpoints that the page names, of random weights."""
+    folder = tmp_path_factory.mktemp('other')
+    shutil.copytree(shapes_root, folder / 'data/shapes')
+    for name in (DETECTOR, SEGMENTOR):
+        cfg = mmrest.get_config(name)
+        with DefaultScope.overwrite_default_scope(cfg.default_scope):
+            model = revert_sync_batchnorm(MODELS.build(cfg.model))
+        file = folder / f'work_dirs/{name}/epoch_10.pth'
+        file.parent.mkdir(parents=True)
+        torch.save({'state_dict': model.state_dict(), 'meta': {}}, file)
+    return folder
+
+
+@pytest.fixture
+def inside(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    import matplotlib
+
+    matplotlib.use('Agg')
+    monkeypatch.chdir(place)
+    with DefaultScope.overwrite_default_scope('mmengine'):
+        yield place
+
+
+@pytest.mark.parametrize('number', [0, 1], ids=['mmdet', 'mmseg'])
+def test_the_code_of_the_page_runs(number: int, inside: Path) -> None:
+    page = (ROOT / 'docs/other-tools.md').read_text()
+    exec(re.findall(r'^```python\n(.*?)^```', page, re.S | re.M)[number], {})
+    assert list((inside / 'outputs').rglob('*.jpg'))
+
+
+def test_the_notebook_runs(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    notebook = json.loads((ROOT / 'docs/notebooks/slicing.ipynb').read_text())
+    names: dict = {}
+    for cell in notebook['cells']:
+        assert not cell.get('outputs')  # committed without
+        if cell['cell_type'] == 'code':
+            exec(''.join(cell['source']), names)
+    assert re.search(r'\d+ objects in the whole image, \d+ in its slices', capsys.readouterr().out)
+    assert names['image'].shape == (640, 640, 3)
+
+
+def script_of(package: object, name: str) -> Path:
+    return Path(package.__file__).parent / '.mim/tools/analysis_tools' / name
+
+
+@pytest.mark.parametrize(
+    ('package', 'config', 'name', 'arguments', 'shown'),
+    [
+        (mmdet, DETECTOR, 'get_flops.py', ['--num-images', '1'], 'Flops'),
+        (mmseg, SEGMENTOR, 'get_flops.py', ['--shape', '64', '96'], 'Flops'),
+        (mmdet, DETECTOR, 'browse_dataset.py', ['--not-show', '--output-dir', 'browsed'], ''),
+        (mmseg, SEGMENTOR, 'browse_dataset.py', ['--not-show', '--output-dir', 'browsed'], ''),
+    ],
+    ids=['mmdet get_flops', 'mmseg get_flops', 'mmdet browse', 'mmseg browse'],
+)
+def test_a_script_of_theirs_takes_our_config(
+    package: object, config: str, name: str, arguments: list[str], shown: str, place: Path
+) -> None:
+    command = [str(script_of(package, name)), mmrest.config_path(config), *arguments]
+    result = forked.run_script(command, place, {**os.environ, 'PYTHONPATH': str(ROOT)}, 300)
+    assert result.returncode == 0, result.stderr
+    assert shown in result.stdout
+    if name == 'browse_dataset.py':
+        assert list((place / 'browsed').rglob('*.jpg'))
+
+
+@pytest.mark.parametrize('family', WITH_BATCH_NORM)
+def test_norms_are_converted_for_several_processes_and_back(
+    family: type[PyramidBackbone],
+) -> None:
+    backbone, images = randomize(build_tiny(family)).eval(), torch.randn(1, 3, 64, 96)
+    expected, keys = backbone(images), list(backbone.state_dict())
+    converted = convert_sync_batchnorm(backbone)
+    assert not any(type(module) is nn.BatchNorm2d for module in converted.modules())
+    assert list(converted.state_dict()) == keys
+    for actual, wanted in zip(revert_sync_batchnorm(converted)(images), expected, strict=True):
+        assert torch.equal(actual, wanted)
+
+
+@pytest.mark.parametrize('family', WITH_BATCH_NORM)
+def test_mmcvs_folding_of_batch_norms_changes_no_output(family: type[PyramidBackbone]) -> None:
+    backbone, images = randomize(build_tiny(family)).eval().double(), torch.randn(1, 3, 64, 96)
+    images = images.double()
+    with torch.no_grad():
+        expected = backbone(images)
+        actual = fuse_conv_bn(backbone)(images)
+    for mine, wanted in zip(actual, expected, strict=True):
+        torch.testing.assert_close(mine, wanted)
+
+
+@pytest.mark.parametrize('family', ROWS)
+def test_sharded_parameters_compute_the_same(family: type[PyramidBackbone]) -> None:
+    """mmengine's FSDP, of one process on a processor: that it wraps, runs and learns."""
+    from mmengine.model.wrappers import MMFullyShardedDataParallel
+
+    backbone, images = randomize(build_tiny(family)).train(), torch.randn(2, 3, 64, 96)
+    for module in backbone.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+    expected = [level.detach() for level in backbone(images)]
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    torch.distributed.init_process_group(
+        'gloo', init_method=f'tcp://127.0.0.1:{port}', rank=0, world_size=1
+    )
+    try:
+        sharded = MMFullyShardedDataParallel(backbone, use_orig_params=True)
+        outputs = sharded(images)
+        for actual, wanted in zip(outputs, expected, strict=True):
+            torch.testing.assert_close(actual, wanted)
+        sum(level.square().mean() for level in outputs).backward()
+        assert all(p.grad is not None for p in sharded.parameters() if p.requires_grad)
+    finally:
+        torch.distributed.destroy_process_group()
