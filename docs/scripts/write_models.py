@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / 'docs/models'
 DOCUMENT = ROOT / 'docs/models.md'
 SHAPES = (512, 512), (800, 1344)
-STEPS = 5
+STEPS = 3
 COUNTED = 'backbone', 'parameters (M)', *(f'GMACs at {h}x{w}' for h, w in SHAPES)
 MEASURED = 'infer ms', 'infer peak MB', 'train ms', 'train peak MB'
 TABLE = (*COUNTED, *MEASURED, "the authors' results")
@@ -97,6 +97,7 @@ def main() -> None:
     parser.add_argument(
         '--measure', nargs='*', metavar='FAMILY:VARIANT', help='all variants if none is named'
     )
+    parser.add_argument('--threads', type=int, default=0, help='of the processor; 0: all')
     parser.add_argument('--out', type=Path, default=DOCUMENT)
     args = parser.parse_args()
     with clear_errors():
@@ -108,7 +109,7 @@ def main() -> None:
         if args.count:
             write_rows('complexity', map(count, variants()))
         if args.measure is not None:
-            measure_missing(wanted or list(variants()))
+            measure_missing(wanted or list(variants()), args.threads)
         if replace:
             draw()
         args.out.write_text(write())
@@ -134,14 +135,16 @@ def count(variant: tuple[str, str]) -> dict[str, str]:
     return row
 
 
-def measure_missing(wanted: Iterable[tuple[str, str]]) -> None:
+def measure_missing(wanted: Iterable[tuple[str, str]], threads: int) -> None:
     """Measure one variant after the other, and keep each row at once."""
     rows = read_rows('speed')
     for family, name in wanted:
         if f'{family} {name}' in rows:
             continue
         cfg = dict(type=family, arch=name)
-        cases = [Case(cfg, (800, 1344), mode, fused=True) for mode in ('infer', 'train')]
+        cases = [
+            Case(cfg, (800, 1344), mode, threads=threads, fused=True) for mode in ('infer', 'train')
+        ]
         row = {'backbone': f'{family} {name}'}
         for case in cases:  # not together: the large ones need all memory
             (result,) = measure_in_turn([case], STEPS)
@@ -149,7 +152,7 @@ def measure_missing(wanted: Iterable[tuple[str, str]]) -> None:
                 raise InputError(f'{family} {name} could not be measured: {result.error}')
             row[f'{case.mode} ms'] = f'{1e3 * result.median_seconds:.0f}'
             row[f'{case.mode} peak MB'] = f'{result.peak_bytes / 1e6:.0f}'
-        rows[row['backbone']] = {**row, 'steps': str(STEPS), **describe_machine('cpu', 0)}
+        rows[row['backbone']] = {**row, 'steps': str(STEPS), **describe_machine('cpu', threads)}
         write_rows('speed', rows.values())
         print({key: row[key] for key in ('backbone', *MEASURED)}, flush=True)
 
