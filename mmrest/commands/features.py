@@ -23,6 +23,8 @@ from mmrest.errors import InputError
 from mmrest.ops import use_implementation
 
 Grid = tuple[int, int]
+# Of queries and keys; keys are reduced by up to 16.
+_STRIDES = 4, 8, 16, 32, 64, 128
 
 
 class FeatureRecorder(ExitStack):
@@ -116,9 +118,8 @@ class FeatureRecorder(ExitStack):
 
     def _grid_of(self, tokens: int) -> tuple[int, Grid, int] | None:
         """Stride and grid of a map of so many cells, and whether a class token is before it."""
-        strides = range(4, min(self.image_size) + 1)
         for first in (0, 1):
-            for stride in strides:
+            for stride in _STRIDES:
                 grid = self.grid(stride)
                 if grid[0] * grid[1] == tokens - first and min(grid) > 1:
                     return stride, grid, first

@@ -15,9 +15,11 @@ from mmrest.errors import InputError
 from tests.backbones.families import ROWS
 
 HEIGHT, WIDTH = 96, 160
-# attention to the whole map, or to one that a stride makes of it; windows, stripes and pools of
-# several sizes have no picture
-WHOLE = {'ResT', 'ResTV2', 'ResFormer', 'PVT', 'PVTV2', 'TwinsPCPVT', 'TwinsSVT', 'MViTV2'}
+# attention to the whole map, or to one that a stride makes of it (the last stage's stripes of CSWin
+# are as wide as this image's map); windows, tokens of groups and pools of several sizes have none
+WHOLE = {
+    'ResT', 'ResTV2', 'ResFormer', 'PVT', 'PVTV2', 'TwinsPCPVT', 'TwinsSVT', 'MViTV2', 'CSWin',
+}  # fmt: skip
 
 
 def record(
