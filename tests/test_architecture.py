@@ -29,7 +29,7 @@ MAY_IMPORT = {
     ),
     'report': 'engine errors version',
     'benchmark': 'engine inference ops config_nodes lookup progress errors',
-    'engine': 'inference backbones checkpoints wrappers errors',
+    'engine': 'inference backbones checkpoints ops wrappers errors',
     'inference': 'backbones errors',
     'datasets': 'progress errors',
     'necks': 'errors',

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmrest.backbones.arch import TransformerArch
@@ -36,6 +35,7 @@ from mmrest.backbones.spatial_reduction import (
     overlapping_patches,
 )
 from mmrest.checkpoints import Fresh, KeyMap, as_linear, counted_from_one
+from mmrest.ops import adaptive_average
 
 
 def pooled_side(side: int, ratio: int) -> int:
@@ -67,7 +67,7 @@ class PyramidPooling(nn.Module):
         levels = []
         for ratio, conv in zip(self.ratios, self.convs, strict=True):
             size = tuple(pooled_side(side, ratio) for side in x.shape[1:3])
-            pooled = as_tokens(F.adaptive_avg_pool2d(as_map(x), size))
+            pooled = as_tokens(adaptive_average(as_map(x), size))
             levels.append((pooled + conv(pooled)).flatten(1, 2))
         return torch.cat(levels, dim=1)
 

@@ -36,15 +36,15 @@ class StripeAttention(nn.Module):
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Three of (B, H, W, channels) -> (B, H, W, channels)."""
         height, width = q.shape[1:3]
-        size, top, left = (height, width), 0, 0
+        size, top, left = (None, None), 0, 0
         if self.width:
-            size = (height, self.width) if self.is_vertical else (self.width, width)
+            size = (None, self.width) if self.is_vertical else (self.width, None)
         if self.width and self.fills:
             lacking = -(width if self.is_vertical else height) % self.width
             top, left = (0, lacking // 2) if self.is_vertical else (lacking // 2, 0)
             rows, columns = (0, lacking - left) if self.is_vertical else (lacking - top, 0)
             q, k, v = (pad_map(t, rows, columns, top, left) for t in (q, k, v))
-        local = join_windows(self.conv(cut_windows(v, size)), v.shape[1:3])
+        local = join_windows(self.conv(cut_windows(v, size)), v.shape[1:3], size)
         by_heads = (t.unflatten(3, (self.num_heads, -1)) for t in (q, k, v))
         attended = window_attention(*by_heads, size).flatten(3) + local
         return crop(attended[:, top:, left:], (height, width), dims=(1, 2))

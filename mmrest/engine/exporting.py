@@ -5,6 +5,7 @@ Decoding of boxes is left to the runtime, since it differs in what it knows of i
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmrest.errors import InputError
+from mmrest.ops import adaptive_average
 
 PARTS = 'model', 'features', 'backbone'
 
@@ -49,6 +51,22 @@ class ExportedFeatures(Exported):
         return tuple(self.neck(self.backbone(images)))
 
 
+class AveragePool(nn.Module):
+    """``nn.AdaptiveAvgPool2d`` in a form that is exported for all sizes.
+
+    Args:
+        size: Of the output, a number or (height, width).
+    """
+
+    def __init__(self, size: int | tuple[int, int]) -> None:
+        super().__init__()
+        self.size = (size, size) if isinstance(size, int) else tuple(size)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, *size)."""
+        return adaptive_average(maps, self.size)
+
+
 class ExportedSegmentor(Exported):
     """A segmentor's logits at the images' size, for test mode ``whole``.
 
@@ -60,7 +78,11 @@ class ExportedSegmentor(Exported):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model = model
+        self.model = copy.deepcopy(model)
+        for module in list(self.model.modules()):
+            for name, child in module.named_children():
+                if type(child) is nn.AdaptiveAvgPool2d:
+                    setattr(module, name, AveragePool(child.output_size))
 
     def forward(self, images: Tensor) -> tuple[Tensor]:
         """(B, 3, H, W), normalised -> (B, classes, H, W)."""

@@ -9,7 +9,7 @@ file                   what it holds
 ``blockwise.py``       exact attention without its map, on any device
 ``relative.py``        what tables of relative positions add to the logits
 ``windows.py``         windows of a map
-``maps.py``            padding and cropping of maps
+``maps.py``            padding, cropping and averaging of maps
 ``deformable.py``      attention to a few places of maps
 ``convolution.py``     convolutions of token maps, for a compiler
 ``cpu/``               what is for processors alone: oneDNN's matmuls, the fused MLP
@@ -23,7 +23,7 @@ from mmrest.ops.convolution import conv_tokens
 from mmrest.ops.deformable import deformable_attention
 from mmrest.ops.dispatch import use_implementation
 from mmrest.ops.functional import attention, attention_with_positions, emsa, linear, mlp, pool_heads
-from mmrest.ops.maps import crop, pad_map
+from mmrest.ops.maps import adaptive_average, crop, pad_map
 from mmrest.ops.relative import joint_logits, position_logits
 from mmrest.ops.windows import (
     attend_in_windows,
@@ -37,6 +37,7 @@ from mmrest.ops.windows import (
 attention_way = use_implementation
 
 __all__ = [
+    'adaptive_average',
     'attend_in_windows',
     'attention',
     'attention_way',

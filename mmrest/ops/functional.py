@@ -193,7 +193,9 @@ def _one_hot_places(rows: int, columns: int, like: Tensor) -> Tensor:
     in_rows, in_columns = (
         torch.eye(length, dtype=like.dtype, device=like.device) for length in (rows, columns)
     )
-    return torch.cat([in_rows.repeat_interleave(columns, dim=0), in_columns.repeat(rows, 1)], dim=1)
+    # not repeat_interleave, which ONNX does not get right for sizes that vary
+    of_rows = in_rows[:, None].expand(-1, columns, -1).flatten(0, 1)
+    return torch.cat([of_rows, in_columns.repeat(rows, 1)], dim=1)
 
 
 def _check_shapes(q: Tensor, k: Tensor, v: Tensor) -> None:

@@ -30,3 +30,26 @@ def crop(maps: Tensor, size: tuple[int, int], dims: tuple[int, int] = (2, 3)) ->
         # a graph in which nothing is copied would hold for maps of which nothing is cut off alone
         return maps.clone(memory_format=torch.contiguous_format)
     return maps.contiguous()
+
+
+def adaptive_average(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """``F.adaptive_avg_pool2d``: (B, C, H, W) -> (B, C, *size).
+
+    What torch exports of it holds for the sizes alone that it saw.
+    """
+    if not torch.compiler.is_exporting():
+        return F.adaptive_avg_pool2d(maps, size)
+    rows, columns = (
+        _averages(side, count, maps) for side, count in zip(maps.shape[2:], size, strict=True)
+    )
+    return rows @ maps @ columns.mT
+
+
+def _averages(side: int, count: int, like: Tensor) -> Tensor:
+    """The matrix that averages ``side`` cells in ``count`` areas, which may overlap."""
+    areas = torch.arange(count, device=like.device)[:, None]
+    cells = torch.arange(side, device=like.device)
+    start = areas * side // count
+    end = ((areas + 1) * side + count - 1) // count
+    inside = ((cells >= start) & (cells < end)).to(like.dtype)
+    return inside / inside.sum(1, keepdim=True)

@@ -11,6 +11,9 @@ from mmrest.ops.functional import attention
 from mmrest.ops.maps import crop, pad_map
 
 Grid = tuple[int, int]
+# None is the whole side of the map: a program that holds for all sizes cannot know from numbers
+# that one window covers it.
+Window = tuple[int | None, int | None]
 
 
 def attend_in_windows(q: Tensor, k: Tensor, v: Tensor, grid: Grid, window_size: int) -> Tensor:
@@ -72,11 +75,12 @@ def _to_windows(part: Tensor, size: Grid, extra: Tensor | None) -> Tensor:
     windows = windows.permute(0, 2, 4, 1, 3, 5, 6).reshape(-1, heads, height * width, head_dim)
     if extra is None:
         return windows
-    extra = extra.repeat_interleave(count[0] * count[1], dim=0)
+    # not repeat_interleave, which ONNX does not get right for sizes that vary
+    extra = extra[:, None].expand(-1, count[0] * count[1], -1, -1, -1).flatten(0, 1)
     return torch.cat([extra, windows], dim=2)
 
 
-def window_attention(q: Tensor, k: Tensor, v: Tensor, size: Grid) -> Tensor:
+def window_attention(q: Tensor, k: Tensor, v: Tensor, size: Window) -> Tensor:
     """Attention of each cell of a map to its window.
 
     Windows begin at the top left. Where they do not divide the map, those at the right and the
@@ -86,48 +90,54 @@ def window_attention(q: Tensor, k: Tensor, v: Tensor, size: Grid) -> Tensor:
         q: Queries (B, H, W, heads, head_dim).
         k: Keys of the same shape.
         v: Values of the same shape.
-        size: (height, width) of a window.
+        size: (height, width) of a window; None is the map's.
 
     Returns:
         (B, H, W, heads, head_dim).
     """
     grid = q.shape[1:3]
-    windows = [cut_windows(t, size).flatten(1, 2).transpose(1, 2) for t in (q, k, v)]
+    cut = [cut_windows(t, size) for t in (q, k, v)]
+    windows = [t.flatten(1, 2).transpose(1, 2) for t in cut]
     bias = None
-    # a graph in which nothing is filled would hold for whole windows alone
-    if torch.compiler.is_compiling() or any(s % w for s, w in zip(grid, size, strict=True)):
+    if _may_be_filled(grid, size):
         bias = hide_filling(q.shape[0], grid, size, q)
-    attended = attention(*windows, bias).transpose(1, 2).unflatten(1, size)
-    return join_windows(attended, grid)
+    attended = attention(*windows, bias).transpose(1, 2).unflatten(1, cut[0].shape[1:3])
+    return join_windows(attended, grid, size)
 
 
-def hide_filling(batch: int, grid: Grid, size: Grid, like: Tensor) -> Tensor:
+def _may_be_filled(grid: Grid, size: Window) -> bool:
+    sides = [(side, step) for side, step in zip(grid, size, strict=True) if step is not None]
+    # a graph in which nothing is filled would hold for whole windows alone
+    return any(torch.compiler.is_compiling() or side % step for side, step in sides)
+
+
+def hide_filling(batch: int, grid: Grid, size: Window, like: Tensor) -> Tensor:
     """What is added to the logits so that no query sees the cells that fill the last windows.
 
     Args:
         batch: Images.
         grid: Height and width of the map.
-        size: (height, width) of a window.
+        size: (height, width) of a window; None is the map's.
         like: For dtype and device.
 
     Returns:
         (B windows, 1, 1, height width).
     """
-    filling = 1 - cut_windows(like.new_ones(1, *grid, 1), size).flatten(1)
-    return filling.repeat(batch, 1)[:, None, None] * torch.finfo(like.dtype).min
+    filling = 1 - cut_windows(like.new_ones(batch, *grid, 1), size).flatten(1)
+    return filling[:, None, None] * torch.finfo(like.dtype).min
 
 
-def cut_windows(maps: Tensor, size: Grid) -> Tensor:
+def cut_windows(maps: Tensor, size: Window) -> Tensor:
     """A map in windows that begin at the top left; zeros fill the last ones.
 
     Args:
         maps: (B, H, W, ..., C).
-        size: (height, width) of a window.
+        size: (height, width) of a window; None is the map's.
 
     Returns:
         (B windows, height, width, ...), the windows of an image row by row.
     """
-    height, width = size
+    height, width = (step or side for side, step in zip(maps.shape[1:3], size, strict=True))
     rows, columns = _count_windows(maps.shape[1:3], size)
     bottom, right = rows * height - maps.shape[1], columns * width - maps.shape[2]
     padded = pad_map(maps.flatten(3), bottom, right).unflatten(3, maps.shape[3:])
@@ -135,21 +145,25 @@ def cut_windows(maps: Tensor, size: Grid) -> Tensor:
     return windows.flatten(0, 2)
 
 
-def join_windows(windows: Tensor, grid: Grid) -> Tensor:
+def join_windows(windows: Tensor, grid: Grid, size: Window | None = None) -> Tensor:
     """The map that :func:`cut_windows` cut.
 
     Args:
         windows: (B windows, height, width, ...).
         grid: Height and width of the map.
+        size: That it was cut by, where that is not the windows' own.
 
     Returns:
         (B, H, W, ...).
     """
-    rows, columns = _count_windows(grid, windows.shape[1:3])
+    rows, columns = _count_windows(grid, size or windows.shape[1:3])
     maps = windows.unflatten(0, (-1, rows, columns)).transpose(2, 3).flatten(1, 2).flatten(2, 3)
     return crop(maps, grid, dims=(1, 2))
 
 
-def _count_windows(grid: Grid, size: Grid) -> Grid:
+def _count_windows(grid: Grid, size: Window) -> Grid:
     """Rows and columns of windows."""
-    return tuple((side + step - 1) // step for side, step in zip(grid, size, strict=True))
+    return tuple(
+        1 if step is None else (side + step - 1) // step
+        for side, step in zip(grid, size, strict=True)
+    )

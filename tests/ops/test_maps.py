@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import pytest
 import torch
 import torch.nn.functional as F
 
-from mmrest.ops import crop, pad_map
+from mmrest.ops import adaptive_average, crop, pad_map
 
 
 def test_a_crop_is_the_top_left() -> None:
@@ -18,3 +19,13 @@ def test_padding_is_zeros_around_a_map() -> None:
     expected = F.pad(x.permute(0, 3, 1, 2), (4, 2, 3, 1)).permute(0, 2, 3, 1)
     assert torch.equal(pad_map(x, bottom=1, right=2, top=3, left=4), expected)
     assert torch.equal(pad_map(x.transpose(1, 2), 0, 0), x.transpose(1, 2))
+
+
+@pytest.mark.parametrize('sides', [((1, 1), (1, 1)), ((7, 5), (3, 5)), ((12, 9), (6, 2))], ids=str)
+def test_an_exported_average_is_torchs(
+    sides: tuple[tuple[int, int], tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size, areas = sides
+    maps = torch.randn(2, 3, *size, dtype=torch.float64)
+    monkeypatch.setattr(torch.compiler, 'is_exporting', lambda: True)
+    torch.testing.assert_close(adaptive_average(maps, areas), F.adaptive_avg_pool2d(maps, areas))

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmrest.ops import attend_in_windows
+from mmrest.ops import attend_in_windows, cut_windows, join_windows, window_attention
 
 
 def queries_keys_values(grid: tuple[int, int]) -> Tensor:
@@ -41,3 +41,12 @@ def test_windows_that_do_not_divide_the_map_do_not_see_padding() -> None:
     q = torch.randn(1, 4, 1 + 15, 8)
     constant = torch.ones_like(q)
     torch.testing.assert_close(attend_in_windows(q, constant, constant, (5, 3), 2), constant)
+
+
+@pytest.mark.parametrize('size', [(None, 2), (3, None), (None, None)], ids=str)
+def test_a_window_may_have_the_whole_side_of_the_map(size: tuple[int | None, int | None]) -> None:
+    q, k, v = torch.randn(3, 2, 5, 7, 2, 4, dtype=torch.float64)
+    numbers = tuple(step or side for step, side in zip(size, (5, 7), strict=True))
+    assert torch.equal(cut_windows(q, size), cut_windows(q, numbers))
+    assert torch.equal(join_windows(cut_windows(q, size), (5, 7), size), q)
+    torch.testing.assert_close(window_attention(q, k, v, size), window_attention(q, k, v, numbers))
