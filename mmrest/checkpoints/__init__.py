@@ -13,6 +13,7 @@ from mmrest.checkpoints.fitting import (
     load_pretrained,
     refuse_fused_state,
     require_fit,
+    require_optimizer_state,
     require_training_state,
     take_backbone,
 )
@@ -46,6 +47,7 @@ __all__ = [
     'read_checkpoint',
     'refuse_fused_state',
     'require_fit',
+    'require_optimizer_state',
     'require_training_state',
     'save_safetensors',
     'take_backbone',

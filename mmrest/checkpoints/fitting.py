@@ -11,6 +11,7 @@ import torch
 from mmengine.logging import MMLogger
 from mmengine.runner.checkpoint import load_state_dict
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from mmrest.checkpoints.errors import CheckpointError
 from mmrest.checkpoints.reading import read_checkpoint
@@ -197,6 +198,32 @@ def require_training_state(checkpoint: Any, source: str) -> None:
         raise CheckpointError(
             f'{source} is not from a training that can be resumed; to start from its weights, '
             'use --cfg-options load_from=FILE instead of --resume'
+        )
+
+
+def require_optimizer_state(checkpoint: Any, optimizer: Optimizer, source: str) -> None:
+    """Check that the state of an optimizer is that of as many parameters as are trained now.
+
+    Args:
+        checkpoint: As for :func:`require_fit`.
+        optimizer: Of the training that is to go on.
+        source: Where the checkpoint is from, for the message.
+
+    Raises:
+        CheckpointError: It is of others, as when parts are frozen that were not.
+    """
+    saved = checkpoint.get('optimizer') if isinstance(checkpoint, Mapping) else None
+    if not isinstance(saved, Mapping) or 'param_groups' not in saved:
+        return  # several optimizers, or none
+    counts = [
+        sum(len(group['params']) for group in groups)
+        for groups in (saved['param_groups'], optimizer.param_groups)
+    ]
+    if counts[0] != counts[1]:
+        raise CheckpointError(
+            f'{source} cannot be resumed: it trained {counts[0]} parameters, and this config '
+            f'trains {counts[1]}. Parts are frozen that were not, or the other way round: go on '
+            'with the options that it began with (--from-scratch freezes nothing)'
         )
 
 

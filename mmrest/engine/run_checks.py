@@ -9,7 +9,7 @@ from typing import Any
 from mmengine.hooks import Hook
 from mmengine.runner import Runner, find_latest_checkpoint
 
-from mmrest.checkpoints import require_fit, require_training_state
+from mmrest.checkpoints import require_fit, require_optimizer_state, require_training_state
 from mmrest.engine.head_outputs import require_enough_outputs
 from mmrest.engine.run_record import RecordRunHook
 from mmrest.errors import InputError
@@ -43,6 +43,9 @@ class CheckpointFitHook(Hook):
         if self.purpose == 'resume':
             require_training_state(checkpoint, source)
         require_fit(runner.model, checkpoint, source, partly=self.purpose == 'start')
+        optimizer = getattr(runner.optim_wrapper, 'optimizer', None)
+        if self.purpose == 'resume' and optimizer is not None:
+            require_optimizer_state(checkpoint, optimizer, source)
 
 
 class HeadSizeHook(Hook):

@@ -327,6 +327,10 @@ LITTLE_DATA = ['--data-root', '{shapes}', '--resume', '{trained}', '--cfg-option
             ['does not fit the RetinaNet of the config', 'missing: backbone.stages.2.blocks.2'],
         ),
         (
+            ['train.py', DETECTOR, *LITTLE_DATA, 'model.backbone.frozen_stages=1'],
+            ['cannot be resumed: it trained', '--from-scratch freezes nothing'],
+        ),
+        (
             ['train.py', DETECTOR, *LITTLE_DATA[:3], '{tmp}/weights.pth', *LITTLE_DATA[4:]],
             ['is not from a training that can be resumed'],
         ),
