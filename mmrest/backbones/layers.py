@@ -20,13 +20,15 @@ from torch.nn.modules import module as torch_module
 from torch.utils.checkpoint import checkpoint
 
 from mmrest.ops import conv_tokens, linear, mlp, use_implementation
-from mmrest.ops.dispatch import requested
+from mmrest.ops.dispatch import is_reference, requested
 from mmrest.ops.relative import resize
 
 # Where a module keeps its hooks; torch keeps those of all modules under these names with _global.
 _HOOKS = '_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks'
 # Whose computation an operator may take over; subclasses may compute something else.
 _FUSIBLE = nn.Linear, nn.Conv2d, nn.BatchNorm2d, nn.SyncBatchNorm, nn.ReLU
+# Of a hidden map that is computed at once in inference; docs/benchmarks.md says what that is worth.
+_STRIP_ELEMENTS = 2**22
 
 
 def can_fuse(*modules: nn.Module) -> bool:
@@ -130,8 +132,34 @@ class ConvMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, channels) -> (B, H, W, channels)."""
-        x = self.act1(apply_linear(self.fc1, x))
-        return apply_linear(self.fc2, self.act2(self.conv(x)))
+        return self._in_strips(x) if self._may_cut(x) else self._compute(x, slice(None))
+
+    def _compute(self, x: Tensor, rows: slice) -> Tensor:
+        hidden = self.act2(self.conv(self.act1(apply_linear(self.fc1, x))))
+        return apply_linear(self.fc2, hidden[:, rows])
+
+    def _may_cut(self, x: Tensor) -> bool:
+        """True in inference on a processor, if nobody would see that the map comes in strips."""
+        return (
+            not torch.is_grad_enabled()
+            and x.device.type == 'cpu'
+            and x.shape[:3].numel() * self.fc1.out_features > _STRIP_ELEMENTS
+            and can_fuse(self.fc1, self.fc2)
+            and are_untouched(self.act1, self.conv, self.act2)
+            and not (torch.compiler.is_compiling() or is_reference(x))
+        )
+
+    def _in_strips(self, x: Tensor) -> Tensor:
+        """The same strip by strip of rows, so that the hidden map is never in memory as a whole."""
+        height, row_elements = x.shape[1], x.shape[0] * x.shape[2] * self.fc1.out_features
+        step = max(1, _STRIP_ELEMENTS // row_elements)
+        out = torch.empty_like(x)
+        for first in range(0, height, step):
+            last = min(first + step, height)
+            # the convolution sees a row more on each side, whose own outputs are not used
+            top, bottom = max(first - 1, 0), min(last + 1, height)
+            out[:, first:last] = self._compute(x[:, top:bottom], slice(first - top, last - top))
+        return out
 
 
 @MODELS.register_module()

@@ -7,10 +7,11 @@ import torch
 from torch import nn
 
 from mmrest import ResT, ResTV2
-from mmrest.backbones import PyramidBackbone
+from mmrest.backbones import PyramidBackbone, layers
 from mmrest.backbones.layers import (
     MLP,
     Block,
+    ConvMLP,
     DropPath,
     PixelAttention,
     TokenConv,
@@ -240,3 +241,22 @@ def test_recomputation_is_by_the_implementation_of_the_forward_pass(
     directions = [torch.randn_like(level) for level in maps]
     grads = torch.autograd.grad(maps, list(model.parameters()), directions)
     assert all(gradient.isfinite().all() for gradient in grads)
+
+
+@pytest.mark.parametrize('size', [(1, 1), (1, 9), (7, 5), (16, 3)], ids=str)
+@pytest.mark.parametrize('rows', [0, 1, 2, 5])
+def test_a_convolutional_mlp_in_strips_is_that_of_the_whole_map(
+    size: tuple[int, int], rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlp = ConvMLP(4, 12, nn.Hardswish(), nn.GELU()).double()
+    x = torch.randn(2, *size, 4, dtype=torch.float64)
+    hidden = mlp.act1(x @ mlp.fc1.weight.T + mlp.fc1.bias).permute(0, 3, 1, 2)
+    hidden = mlp.act2(nn.functional.conv2d(hidden, mlp.conv.weight, mlp.conv.bias, 1, 1, 1, 12))
+    expected = hidden.permute(0, 2, 3, 1) @ mlp.fc2.weight.T + mlp.fc2.bias
+    monkeypatch.setattr(layers, '_STRIP_ELEMENTS', rows * 2 * size[1] * 12)
+    with torch.no_grad():
+        torch.testing.assert_close(mlp(x), expected)
+        seen: list[torch.Size] = []
+        mlp.conv.register_forward_hook(lambda _, inputs, output: seen.append(output.shape))
+        torch.testing.assert_close(mlp(x), expected)
+    assert seen == [(2, *size, 12)]  # whoever looks sees the whole map

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 from mmdet.datasets import CocoDataset
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS, DefaultScope
 
-from mmrest import ResT, ResTV2
+from mmrest import ResT, ResTV2, get_config
 from mmrest.checkpoints.published import find_published
 from tests import forked
 from tests.conftest import ROOT
@@ -95,3 +97,41 @@ def test_the_commands_of_a_page_run(
         for file in place.glob(f'work_dirs/*/{saved}'):
             shutil.copy(file, file.with_name(meant))
     assert list((place / 'predictions').iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(('page', 'ran'), [('export', 3), ('multi-resolution', 3)])
+def test_the_commands_for_a_trained_model_run(
+    page: str, ran: int, shapes_root: Path, tmp_path: Path
+) -> None:
+    """On random weights; CONFIG and CHECKPOINT are those of a small detector."""
+    shutil.copytree(shapes_root, tmp_path / 'data/shapes')
+    record = tmp_path / 'data/shapes/shapes.json'  # as if it were the whole data set
+    record.write_text(json.dumps(json.loads(record.read_text()) | dict(num_train=800, num_val=80)))
+    checkpoints = {}
+    for name in ('retinanet_rest_lite_shapes', 'upernet_rest_lite_shapes'):
+        cfg = get_config(name)
+        with DefaultScope.overwrite_default_scope(cfg.default_scope):
+            model = revert_sync_batchnorm(MODELS.build(cfg.model))
+        checkpoints[name] = tmp_path / f'work_dirs/{name}/epoch_10.pth'
+        checkpoints[name].parent.mkdir(parents=True)
+        torch.save({'state_dict': model.state_dict(), 'meta': {}}, checkpoints[name])
+    detector = 'retinanet_rest_lite_shapes'
+    stand = {'CONFIG': detector, 'CHECKPOINT': str(checkpoints[detector])}
+    found = [words for words in commands(ROOT / f'docs/{page}.md') if words[0] == 'python']
+    assert len(found) == ran
+    for words in found:
+        words = [stand.get(word, word) for word in words]
+        tool = [ROOT / words[1]] if words[1] != '-m' else [ROOT / 'mmrest/__main__.py', words[3]]
+        rest = words[2:] if words[1] != '-m' else words[4:]
+        if page == 'multi-resolution' and '--compare' not in rest:
+            rest += ['--cfg-options', 'test_dataloader.dataset.indices=1']
+        if '--compare' in rest:
+            for folder in 'AB':
+                (tmp_path / folder).mkdir()
+                table = next(tmp_path.rglob('work_dirs/**/resolutions.csv'))
+                shutil.copy(table, tmp_path / folder)
+        result = forked.run_script(
+            [*map(str, tool), *rest], tmp_path, {**os.environ, 'CUDA_VISIBLE_DEVICES': ''}, 900
+        )
+        assert result.returncode == 0, f'{words}\n{result.stderr}'
