@@ -36,7 +36,9 @@ def with_time_left(items: Collection[Item], what: str) -> Iterator[Item]:
 
 def describe_seconds(seconds: float) -> str:
     """``40 s``, ``5 min`` or ``2 h 10 min``."""
-    if seconds < 90:
+    if seconds < 89.5:
         return f'{seconds:.0f} s'
     minutes = round(seconds / 60)
-    return f'{minutes} min' if minutes < 90 else f'{minutes // 60} h {minutes % 60} min'
+    if minutes < 90:
+        return f'{minutes} min'
+    return f'{minutes // 60} h' + (f' {minutes % 60} min' if minutes % 60 else '')

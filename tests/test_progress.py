@@ -28,7 +28,8 @@ def test_nothing_is_said_of_what_is_quick(capsys: pytest.CaptureFixture[str]) ->
 
 
 @pytest.mark.parametrize(
-    ('seconds', 'text'), [(4.4, '4 s'), (89, '89 s'), (95, '2 min'), (7800, '2 h 10 min')]
+    ('seconds', 'text'),
+    [(4.4, '4 s'), (89, '89 s'), (95, '2 min'), (7800, '2 h 10 min'), (86400, '24 h')],
 )
 def test_times_are_for_people(seconds: float, text: str) -> None:
     assert progress.describe_seconds(seconds) == text

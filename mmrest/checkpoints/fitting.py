@@ -213,18 +213,20 @@ def require_optimizer_state(checkpoint: Any, optimizer: Optimizer, source: str) 
         CheckpointError: It is of others, as when parts are frozen that were not.
     """
     saved = checkpoint.get('optimizer') if isinstance(checkpoint, Mapping) else None
-    if not isinstance(saved, Mapping) or 'param_groups' not in saved:
+    if not isinstance(saved, Mapping) or not isinstance(saved.get('param_groups'), list):
         return  # several optimizers, or none
-    counts = [
-        sum(len(group['params']) for group in groups)
+    sizes = [
+        [len(group.get('params', ())) for group in groups]
         for groups in (saved['param_groups'], optimizer.param_groups)
     ]
-    if counts[0] != counts[1]:
-        raise CheckpointError(
-            f'{source} cannot be resumed: it trained {counts[0]} parameters, and this config '
-            f'trains {counts[1]}. Parts are frozen that were not, or the other way round: go on '
-            'with the options that it began with (--from-scratch freezes nothing)'
-        )
+    if sizes[0] == sizes[1]:
+        return
+    what = [f'{sum(groups)} parameters in {len(groups)} groups' for groups in sizes]
+    raise CheckpointError(
+        f'{source} cannot be resumed: it trained {what[0]}, and this config trains {what[1]}. '
+        'Parts are frozen that were not, or have other options of the optimizer, or the other way '
+        'round: go on with the options that it began with (--from-scratch freezes nothing)'
+    )
 
 
 def take_backbone(

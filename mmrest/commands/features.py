@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import mmcv
 import numpy as np
 import torch
@@ -17,59 +19,117 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from mmrest.backbones.layers import PixelAttention
-from mmrest.backbones.pooling_attention import RelativePositions
-from mmrest.backbones.resformer import GlobalPositionEmbedding
+from mmrest.backbones.p2t import PyramidPoolingAttention
+from mmrest.backbones.pooling_attention import PoolingAttention, RelativePositions, pooled
+from mmrest.backbones.resformer import Attention, GlobalPositionEmbedding
+from mmrest.backbones.spatial_reduction import SpatialReductionAttention
 from mmrest.errors import InputError
 from mmrest.ops import use_implementation
 
 Grid = tuple[int, int]
-# Of queries and keys; keys are reduced by up to 16.
-_STRIDES = 4, 8, 16, 32, 64, 128
+# From an attention and its inputs to the grids of queries and keys.
+FindGrids = Callable[[nn.Module, tuple[Any, ...]], tuple[Grid, Grid]]
+
+
+@dataclass
+class Recorded:
+    """A map to be drawn.
+
+    Attributes:
+        map: (channels or heads, rows, columns).
+        of_point: It belongs to the query at the point.
+    """
+
+    map: Tensor
+    of_point: bool = False
+
+
+@dataclass
+class _Attending:
+    """An attention that is being computed: its module's name, queries' and keys' grids."""
+
+    name: str
+    queries: Grid
+    keys: Grid
 
 
 class FeatureRecorder(ExitStack):
-    """Keeps what a backbone computes while it is open.
+    """Keeps what the backbone of a model computes while it is open.
 
     Recorded are the levels; position encodings: ResT's gates (:class:`PixelAttention`), ResFormer's
     embedding of the grid, MViTv2's relative positions of one query; and the attention of one query
-    to the whole map, in the last block of each stage. Attention in windows has no map of the image,
-    and attention to pools of several sizes (P2T) none that could be drawn.
+    to the whole map, in the last such block of each stage. Attention in windows and stripes (Swin,
+    CSWin), to groups (GPViT) and to pools of several sizes (P2T) has no map of the image.
 
     Args:
-        backbone: Of a detector or segmentor, not fused.
+        model: A detector or segmentor, not fused; or a backbone alone.
         point: (x, y) of the query, relative to the image's width and height.
+
+    Raises:
+        InputError: A segmentor slides a window over its images.
     """
 
-    def __init__(self, backbone: nn.Module, point: tuple[float, float] = (0.5, 0.5)) -> None:
+    def __init__(self, model: nn.Module, point: tuple[float, float] = (0.5, 0.5)) -> None:
         super().__init__()
-        self.backbone = backbone
+        if (getattr(model, 'test_cfg', None) or {}).get('mode') == 'slide':
+            raise InputError(
+                'features are of whole images, and this segmentor slides a window over them: '
+                '--cfg-options model.test_cfg.mode=whole'
+            )
+        self.model = model
+        self.backbone = getattr(model, 'backbone', model)
         self.point = point
-        self.maps: dict[str, Tensor] = {}
-        self.image_size: Grid = (0, 0)
+        self.maps: dict[str, Recorded] = {}
+        # of the batch, and of the image in it, which may be padded
+        self.input_size: Grid = (0, 0)
+        self.image_size: Grid | None = None
+        self._attending: _Attending | None = None
         self._during = ExitStack()
 
     def __enter__(self) -> FeatureRecorder:
         super().__enter__()
         self.callback(self._during.close)  # the backbone may have failed
+        if self.model is not self.backbone:
+            hook = self.model.register_forward_pre_hook(self._note_size, with_kwargs=True)
+            self.callback(hook.remove)
         self._hook(self.backbone, self._keep_levels, before=self._start)
         for name, module in self.backbone.named_modules():
-            if isinstance(module, PixelAttention):
-                keep = self._keeper(name, lambda _, out: out.sigmoid().movedim(3, 1))
-                self._hook(module.pa_conv, keep)
-            elif isinstance(module, GlobalPositionEmbedding):
-                self._hook(module, self._keeper(name, lambda _, out: out))
-            elif isinstance(module, RelativePositions):
-                self._hook(module, self._keeper(name, self._relative_positions))
+            self._watch(name, module)
         return self
+
+    def _watch(self, name: str, module: nn.Module) -> None:
+        if isinstance(module, PixelAttention):
+            keep = self._keeper(name, lambda _, out: out.sigmoid().movedim(3, 1))
+            self._hook(module.pa_conv, keep)
+        elif isinstance(module, GlobalPositionEmbedding):
+            self._hook(module, self._keeper(name, lambda _, out: out))
+        elif isinstance(module, PoolingAttention) and not module.window_size:
+            table = module.positions
+            if isinstance(table, RelativePositions):
+                keep = self._keeper(name, self._relative_positions, of_point=True)
+                self._hook(table, keep)
+        if (find_grids := _grids_of(module)) is not None:
+
+            def begin(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+                self._attending = _Attending(name, *find_grids(module, inputs))
+
+            self._hook(module, self._end_attention, before=begin)
+            if isinstance(module, SpatialReductionAttention) and module.sr_norm is not None:
+                self._hook(module.sr_norm, self._note_keys)
 
     def _hook(self, module: nn.Module, after: Any, before: Any = None) -> None:
         if before:
             self.callback(module.register_forward_pre_hook(before).remove)
         self.callback(module.register_forward_hook(after).remove)
 
+    def _note_size(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        samples = kwargs.get('data_samples') or (args[1] if len(args) > 1 else None)
+        if samples:
+            self.image_size = tuple(samples[0].metainfo['img_shape'][:2])
+
     def _start(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self.maps.clear()
-        self.image_size = tuple(inputs[0].shape[2:])
+        self.input_size = tuple(inputs[0].shape[2:])
         # every attention is a softmax there
         self._during.enter_context(use_implementation('reference'))
         self._during.enter_context(_SoftmaxRecorder(self))
@@ -77,57 +137,78 @@ class FeatureRecorder(ExitStack):
     def _keep_levels(self, module: nn.Module, inputs: Any, outputs: tuple[Tensor, ...]) -> None:
         self._during.close()
         for index, level in enumerate(outputs):
-            self.maps[f'level_{index}'] = level[0].detach()
+            self._keep(f'level_{index}', level[0])
 
-    def _keeper(self, name: str, find: Any) -> Any:
+    def _keep(self, name: str, found: Tensor, of_point: bool = False) -> None:
+        """Keep a map without what belongs to padding."""
+        rows, columns = self._valid(tuple(found.shape[1:]))
+        self.maps[name] = Recorded(found[:, :rows, :columns].detach(), of_point)
+
+    def _valid(self, grid: Grid) -> Grid:
+        """Rows and columns of a map that the image itself has."""
+        image = self.image_size or self.input_size
+        return tuple(
+            max(1, round(cells * side / whole))
+            for cells, side, whole in zip(grid, image, self.input_size, strict=True)
+        )
+
+    def _cell(self, grid: Grid) -> Grid:
+        """(row, column) at the point."""
+        (rows, columns), (x, y) = self._valid(grid), self.point
+        return min(int(y * rows), rows - 1), min(int(x * columns), columns - 1)
+
+    def _keeper(self, name: str, find: Callable, of_point: bool = False) -> Callable:
         def keep(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            found = find(inputs[0], output)
-            if found is not None:
-                self.maps[f'positions_{name}'] = found[0].detach()
+            self._keep(f'positions_{name}', find(inputs[0], output)[0], of_point)
 
         return keep
 
-    def _relative_positions(self, q: Tensor, output: tuple[Tensor, Tensor]) -> Tensor | None:
+    def _relative_positions(self, q: Tensor, output: tuple[Tensor, Tensor]) -> Tensor:
         """Of the query at the point, what is added to the logits of each key."""
-        grid = tuple(q.shape[1:3])
-        if grid not in {self.grid(stride) for stride in (4, 8, 16, 32)}:
-            return None  # of a window
-        row, column = self.cell(grid)
+        row, column = self._cell(tuple(q.shape[1:3]))
         rows, columns = (part[:, row, column] for part in output)
         return rows[..., :, None] + columns[..., None, :]
 
-    def grid(self, stride: int) -> Grid:
-        """(rows, columns) of a map at a stride."""
-        height, width = self.image_size
-        return -(-height // stride), -(-width // stride)
+    def _note_keys(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
+        if self._attending is not None:
+            self._attending.keys = tuple(output.shape[1:3])
 
-    def cell(self, grid: Grid) -> Grid:
-        """(row, column) at the point."""
-        (rows, columns), (x, y) = grid, self.point
-        return min(int(y * rows), rows - 1), min(int(x * columns), columns - 1)
+    def _end_attention(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        self._attending = None
 
     def add_attention(self, weights: Tensor) -> None:
-        """Keep the query's row of an attention (B, heads, N, M) whose keys are a map's cells."""
-        queries, keys = (self._grid_of(count) for count in weights.shape[2:])
-        if queries is None or keys is None:
+        """Keep the query's row of an attention (B, heads, N, M), if it is that to a whole map."""
+        if self._attending is None or weights.ndim != 4:
             return
-        (stride, grid, first), (_, key_grid, first_key) = queries, keys
-        row, column = self.cell(grid)
-        found = weights[0, :, first + row * grid[1] + column, first_key:]
-        self.maps[f'attention_stride_{stride}'] = found.unflatten(1, key_grid).detach()
+        name, (rows, columns), keys = vars(self._attending).values()
+        # class tokens come first
+        first, first_key = weights.shape[2] - rows * columns, weights.shape[3] - keys[0] * keys[1]
+        if first != first_key or first not in (0, 1):
+            return
+        row, column = self._cell((rows, columns))
+        found = weights[0, :, first + row * columns + column, first_key:].unflatten(1, keys)
+        stage = re.match(r'stages\.(\d+)\.', name)
+        label = f'attention_stage_{int(stage[1]) + 1}' if stage else 'attention'
+        self._keep(label, found, of_point=True)
 
-    def _grid_of(self, tokens: int) -> tuple[int, Grid, int] | None:
-        """Stride and grid of a map of so many cells, and whether a class token is before it."""
-        for first in (0, 1):
-            for stride in _STRIDES:
-                grid = self.grid(stride)
-                if grid[0] * grid[1] == tokens - first and min(grid) > 1:
-                    return stride, grid, first
+
+def _grids_of(
+    module: nn.Module,
+) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Grid, Grid]] | None:
+    """What tells the grids of queries and keys from an attention's inputs, if it has such."""
+    if isinstance(module, PyramidPoolingAttention):
         return None
+    if isinstance(module, SpatialReductionAttention):  # the keys' is noted when they are reduced
+        return lambda _, inputs: (tuple(inputs[0].shape[1:3]),) * 2
+    if isinstance(module, PoolingAttention) and not module.window_size:
+        return lambda m, inputs: (pooled(inputs[1], m.q_stride), pooled(inputs[1], m.kv_stride))
+    if isinstance(module, Attention) and not module.window_size:
+        return lambda _, inputs: (tuple(inputs[1]),) * 2
+    return None
 
 
 class _SoftmaxRecorder(TorchFunctionMode):
-    """Shows the recorder every softmax over the last axis of a tensor of four."""
+    """Shows the recorder every softmax."""
 
     def __init__(self, recorder: FeatureRecorder) -> None:
         super().__init__()
@@ -137,8 +218,7 @@ class _SoftmaxRecorder(TorchFunctionMode):
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         result = function(*args, **(kwargs or {}))
-        is_softmax = function in (Tensor.softmax, torch.softmax, nn.functional.softmax)
-        if is_softmax and result.ndim == 4 and result.shape[0] == 1:
+        if function in (Tensor.softmax, torch.softmax, F.softmax):
             self.recorder.add_attention(result)
         return result
 
@@ -159,20 +239,32 @@ def parse_point(text: str) -> tuple[float, float]:
 
 
 def draw_features(recorder: FeatureRecorder, image: np.ndarray, folder: Path) -> Iterator[Path]:
-    """Draw what was recorded over an image, the mean over channels or heads.
+    """Draw what was recorded over an image, the mean over channels or heads: red is large.
+
+    A cross marks the point in pictures that belong to it.
 
     Args:
         recorder: After the image went through the backbone.
         image: (H, W, 3), RGB.
-        folder: Of the pictures, which are replaced.
+        folder: Of the pictures; those of an earlier run are removed.
 
     Yields:
         The path of each picture.
     """
+    for old in folder.glob('*.jpg'):
+        old.unlink()
+    height, width = image.shape[:2]
+    place = tuple(
+        min(int(at * side), side - 1)
+        for at, side in zip(recorder.point, (width, height), strict=True)
+    )
     for name, found in recorder.maps.items():
         path = folder / f'{re.sub("[^A-Za-z0-9_]+", "_", name)}.jpg'
-        mean = found.float().mean(dim=0)[None, None]
-        mean = F.interpolate(mean, image.shape[:2], mode='bilinear')[0].cpu()
-        drawn = Visualizer.draw_featmap(mean, image, alpha=0.35)
-        mmcv.imwrite(np.ascontiguousarray(drawn[..., ::-1]), str(path))
+        mean = found.map.float().mean(dim=0)[None, None]
+        mean = F.interpolate(mean, (height, width), mode='bilinear')[0].cpu()
+        drawn = np.ascontiguousarray(Visualizer.draw_featmap(mean, image, alpha=0.35)[..., ::-1])
+        if found.of_point:
+            for colour, thickness in ((0, 5), (255, 2)):
+                cv2.drawMarker(drawn, place, (colour,) * 3, cv2.MARKER_CROSS, 16, thickness)
+        mmcv.imwrite(drawn, str(path))
         yield path

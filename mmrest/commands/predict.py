@@ -102,7 +102,7 @@ def predict(
     with contextlib.ExitStack() as stack:
         recorder = None
         if features_at is not None:
-            recorder = FeatureRecorder(inferencer.model.backbone, features_at)
+            recorder = FeatureRecorder(inferencer.model, features_at)
             stack.enter_context(recorder)
         yield from _predict(inferencer, plan, options, recorder)
 
@@ -133,7 +133,7 @@ def _predict(
 
 def features_folder(picture: Path) -> Path:
     """Where pictures of features go, beside a picture of predictions."""
-    return picture.with_name(f'{picture.stem}_features')
+    return picture.with_name(f'{picture.name}_features')
 
 
 def _build_inferencer(

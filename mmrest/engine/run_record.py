@@ -23,10 +23,11 @@ class RecordRunHook(Hook):
     @master_only
     def before_run(self, runner: Runner) -> None:
         """Called by the runner before the first epoch."""
-        config = Path(runner.cfg.filename or '')
+        config = runner.cfg.filename
+        has_file = bool(config) and Path(config).is_file()
         record = dict(
             command=shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]]),
-            config=str(config),
-            source=config.read_text(encoding='utf-8') if config.is_file() else '',
+            config=config if has_file else None,
+            source=Path(config).read_text(encoding='utf-8') if has_file else '',
         )
-        Path(runner.log_dir, FILE).write_text(json.dumps(record, indent=1))
+        Path(runner.log_dir, FILE).write_text(json.dumps(record, indent=1), encoding='utf-8')

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 # Told apart with all kinds of colour vision (Okabe and Ito), on white and on black.
-COLOURS = ('#0072b2', '#e69f00', '#009e73', '#cc79a7', '#56b4e9', '#d55e00', '#8f8f8f', '#b8a800')
+COLOURS = ('#2185d0', '#e69f00', '#009e73', '#cc79a7', '#56b4e9', '#d55e00', '#8f8f8f', '#b8a800')
+DASHES = 'solid', 'dashed', 'dotted'
 # matplotlib writes it; the page's own colour of text replaces it
 _INK = '#010203'
 _MOST_POINTS = 500
 
 
 def draw_chart(
-    lines: Mapping[str, tuple[str, Sequence[tuple[float, float]]]],
+    lines: Sequence[tuple[str, str, Sequence[tuple[float, float]]]],
     x_label: str,
     label: str,
     log_x: bool = False,
@@ -24,13 +25,14 @@ def draw_chart(
     """A chart as SVG, whose text and axes have the colour of the text around it.
 
     Args:
-        lines: Name -> (colour, points).
+        lines: Colour, dashes and points of each; a value may be no number, which leaves a gap.
         x_label: Of the x axis.
         label: What the values are, for who cannot see the chart.
         log_x: True for resolutions.
     """
     import matplotlib
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
 
     style = {
         'svg.fonttype': 'none',
@@ -48,14 +50,16 @@ def draw_chart(
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(4.2, 2.6), layout='constrained')
         axes = figure.subplots()
-        for colour, points in lines.values():
+        for colour, dashes, points in lines:
             xs, ys = np.asarray(_thinned(points), dtype=float).T
-            axes.plot(xs, ys, color=colour, marker='o' if len(xs) < 30 else '', markersize=3)
+            ys = np.where(np.isfinite(ys), ys, np.nan)
+            marker = 'o' if len(xs) < 30 else ''
+            axes.plot(xs, ys, color=colour, linestyle=dashes, marker=marker, markersize=3)
+        axes.ticklabel_format(useOffset=False)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
         if log_x:
-            from matplotlib.ticker import NullLocator, ScalarFormatter
-
             axes.set_xscale('log')
-            sizes = sorted({x for _, points in lines.values() for x, _ in points})
+            sizes = sorted({x for *_, points in lines for x, _ in points})
             axes.set_xticks(sizes)
             axes.xaxis.set_major_formatter(ScalarFormatter())
             axes.xaxis.set_minor_locator(NullLocator())

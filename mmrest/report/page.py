@@ -6,13 +6,13 @@ import base64
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import jinja2
 import numpy as np
 
-from mmrest.report.charts import COLOURS, draw_chart
+from mmrest.report.charts import COLOURS, DASHES, draw_chart
 from mmrest.report.runs import Run, Series, Table, differing
 from mmrest.version import __version__
 
@@ -22,75 +22,97 @@ _RATES = ('lr', 'base_lr', 'momentum', 'grad_norm', 'loss_scale')
 _MOST_PICTURES = 8
 _LARGEST_PICTURE = 900
 # A sweep's table has columns for machines to read; these are for people.
-_SWEEP = ('resolution', 'images/s', 'peak MB', 'retention', 'error')
+_SWEEP = ('images/s', 'peak MB', 'retention', 'error')
 _BENCHMARK = ('model', 'impl', 'shape', 'mode', 'batch', 'dtype', 'ms', 'ms range', 'peak MB')
+
+
+class Shown(NamedTuple):
+    """A table of the page.
+
+    Attributes:
+        header: Of its columns.
+        rows: Cells of each row.
+        name: The file that it is from.
+    """
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    name: str = ''
 
 
 def write_page(runs: Sequence[Run], out: Path) -> None:
     """Write a page about runs, compared with each other if there are several.
 
     Args:
-        runs: At least one. Their names should differ.
+        runs: At least one; their names differ.
         out: The file, which is replaced.
     """
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    template = environment.from_string(files('mmrest.report').joinpath('page.html').read_text())
+    text = files('mmrest.report').joinpath('page.html').read_text(encoding='utf-8')
     draw = _Curves(runs)
-    out.write_text(
-        template.render(
-            title=' and '.join(run.name for run in runs) if len(runs) < 4 else f'{len(runs)} runs',
-            runs=runs,
-            colours=[COLOURS[i % len(COLOURS)] for i in range(len(runs))],
-            metrics=list(_metrics(runs)),
-            tests=list(_tests(runs)),
-            curves=draw.sections(),
-            sweep_chart=draw.sweeps(),
-            sweeps=[
-                (run, _for_people(table, _sweep_columns)) for run, table in _all(runs, 'sweeps')
-            ],
-            benchmarks=[
-                (run, _for_people(table, _benchmark_columns))
-                for run, table in _all(runs, 'benchmarks')
-            ],
-            pictures=[
-                (run, list(_pictures(run)), len(run.pictures)) for run in runs if run.pictures
-            ],
-            differences=differing(run.config for run in runs if run.config)
-            if len(runs) > 1
-            else {},
-            version=__version__,
-        )
+    with_config = [run for run in runs if run.config is not None]
+    page = environment.from_string(text).render(
+        title=' and '.join(run.name for run in runs) if len(runs) < 4 else f'{len(runs)} runs',
+        runs=runs,
+        keys=[_look(number) for number in range(len(runs))],
+        metrics=_metrics(runs),
+        tests=_tests(runs),
+        curves=draw.sections(),
+        sweep_chart=draw.sweeps(),
+        sweeps=[(run, _for_people(table, _sweep_columns(table))) for run, table in _sweeps(runs)],
+        benchmarks=[
+            (run, _for_people(table, _BENCHMARK)) for run in runs for table in run.benchmarks
+        ],
+        pictures=[(run, list(_pictures(run)), len(run.pictures)) for run in runs if run.pictures],
+        differences=Shown(
+            ('key', *(run.name for run in with_config)),
+            [
+                (key, *values)
+                for key, values in differing([run.config for run in with_config]).items()
+            ]
+            if len(with_config) > 1
+            else [],
+        ),
+        version=__version__,
     )
+    out.write_text(page, encoding='utf-8')
 
 
-def _all(runs: Iterable[Run], kind: str) -> Iterator[tuple[Run, Table]]:
+def _look(number: int) -> tuple[str, str]:
+    """Colour and dashes of a run's lines."""
+    return COLOURS[number % len(COLOURS)], DASHES[number // len(COLOURS) % len(DASHES)]
+
+
+def _sweeps(runs: Sequence[Run]) -> Iterator[tuple[Run, Table]]:
     for run in runs:
-        for table in getattr(run, kind):
+        for table in run.sweeps:
             yield run, table
 
 
-def _metrics(runs: Sequence[Run]) -> Iterator[dict[str, str]]:
-    for name in _names(run.evaluation for run in runs):
-        row = {'metric': name}
-        for run in runs:
-            points = run.evaluation.get(name)
-            row[run.name] = (
-                _summary(points, 'epoch' if run.epochs else 'iteration') if points else '-'
-            )
-        yield row
+def _metrics(runs: Sequence[Run]) -> Shown:
+    rows = [
+        [name, *(_summary(run.evaluation.get(name), run.epochs) for run in runs)]
+        for name in _names(run.evaluation for run in runs)
+    ]
+    return Shown(['metric', *(run.name for run in runs)], rows)
 
 
-def _summary(points: Series, unit: str) -> str:
+def _summary(points: Series | None, epochs: bool) -> str:
+    if not points:
+        return '-'
     place, best = max(points, key=lambda point: point[1])
+    unit = 'epoch' if epochs else 'iteration'
     return f'{points[-1][1]:.4g} ({best:.4g}, {unit} {place:g})'
 
 
-def _tests(runs: Sequence[Run]) -> Iterator[dict[str, str]]:
+def _tests(runs: Sequence[Run]) -> Shown:
     names = _names(metrics for run in runs for _, metrics in run.tests)
-    for run in runs:
-        for place, metrics in run.tests:
-            row = {'run': run.name, 'folder': place}
-            yield row | {name: f'{metrics[name]:.4g}' if name in metrics else '-' for name in names}
+    rows = [
+        [run.name, place, *(f'{metrics[n]:.4g}' if n in metrics else '-' for n in names)]
+        for run in runs
+        for place, metrics in run.tests
+    ]
+    return Shown(['run', 'folder', *names], rows)
 
 
 def _names(dicts: Iterable[dict[str, Any]]) -> list[str]:
@@ -111,8 +133,8 @@ class _Curves:
         rates = [name for name in names if name in _RATES and not self._is_twin(name)]
         losses = [name for name in names if name not in (*_MACHINE, *_RATES)]
         losses.sort(key=lambda name: name != 'loss')
-        unit = 'epoch' if all(run.epochs for run in self.runs) else 'epoch or iteration'
-        unit = 'iteration' if not any(run.epochs for run in self.runs) else unit
+        units = {run.epochs for run in self.runs if run.evaluation}
+        unit = ' or '.join({True: 'epoch', False: 'iteration'}[each] for each in sorted(units))
         metrics = [
             name
             for name in _names(run.evaluation for run in self.runs)
@@ -142,45 +164,50 @@ class _Curves:
     ) -> list[tuple[str, str]]:
         charts = []
         for name in names:
-            lines = {
-                run.name: (COLOURS[i % len(COLOURS)], series(run)[name])
-                for i, run in enumerate(self.runs)
+            lines = [
+                (*_look(number), series(run)[name])
+                for number, run in enumerate(self.runs)
                 if series(run).get(name)
-            }
-            if lines:
-                charts.append((name, draw_chart(lines, x_label, f'{name} by {x_label}')))
+            ]
+            charts.append((name, draw_chart(lines, x_label, f'{name} by {x_label}')))
         return charts
 
     def sweeps(self) -> tuple[str, str] | None:
-        """The compared metric against the resolution, where sweeps have the same one."""
-        lines, metric = {}, None
-        for i, run in enumerate(self.runs):
+        """The metric of the first sweep against the resolution, of all that have it."""
+        lines, metric = [], None
+        for number, run in enumerate(self.runs):
             for table in run.sweeps:
                 metric = metric or table.rows[0].get('metric')
                 points = [
-                    (float(row['short side']), float(row[metric]))
+                    (_number(row.get('short side')), _number(row.get(metric or '')))
                     for row in table.rows
-                    if metric and row.get(metric) and not row.get('aspect ratio')
+                    if not row.get('aspect ratio')
                 ]
+                points = sorted(point for point in points if None not in point)
                 if points:
-                    lines[f'{run.name} {table.name}'] = (COLOURS[i % len(COLOURS)], sorted(points))
+                    lines.append((*_look(number), points))
         if not lines:
             return None
         x_label = 'resolution (pixels)'
         return metric, draw_chart(lines, x_label, f'{metric} by {x_label}', log_x=True)
 
 
-def _for_people(table: Table, columns: Callable[[dict[str, str]], Sequence[str]]) -> Table:
-    wanted = [name for name in columns(table.rows[0]) if any(row.get(name) for row in table.rows)]
-    return Table(table.name, [{name: row.get(name) or '' for name in wanted} for row in table.rows])
+def _number(text: str | None) -> float | None:
+    try:
+        return float(text or '')
+    except ValueError:
+        return None
 
 
-def _sweep_columns(row: dict[str, str]) -> Sequence[str]:
-    return 'resolution', *([row['metric']] if row.get('metric') else []), *_SWEEP[1:]
+def _for_people(table: Table, columns: Sequence[str]) -> Shown:
+    wanted = [name for name in columns if any(row.get(name) for row in table.rows)]
+    rows = [[row.get(name) or '' for name in wanted] for row in table.rows]
+    return Shown(wanted, rows, table.name)
 
 
-def _benchmark_columns(row: dict[str, str]) -> Sequence[str]:
-    return _BENCHMARK
+def _sweep_columns(table: Table) -> Sequence[str]:
+    metric = table.rows[0].get('metric')
+    return 'resolution', *([metric] if metric else []), *_SWEEP
 
 
 def _pictures(run: Run) -> Iterator[tuple[str, str]]:
@@ -192,6 +219,7 @@ def _pictures(run: Run) -> Iterator[tuple[str, str]]:
             continue
         factor = _LARGEST_PICTURE / max(picture.shape[:2])
         if factor < 1:
-            picture = cv2.resize(picture, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
+            size = [max(1, round(side * factor)) for side in picture.shape[1::-1]]
+            picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
         data = base64.b64encode(cv2.imencode('.jpg', picture)[1]).decode()
         yield str(file.relative_to(run.folder)), f'data:image/jpeg;base64,{data}'

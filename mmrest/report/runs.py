@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-from mmengine.config import Config
 
 from mmrest.engine.run_record import FILE as RECORD
 from mmrest.errors import InputError
 
 _PICTURES = {'.jpg', '.jpeg', '.png'}
-# Of a logged line: where it is, and what the machine did, as opposed to what the model learned.
+# Of a logged line: where it is.
 _PLACE = {'epoch', 'iter', 'step'}
+_TIMES = {'time', 'data_time'}
 _ENVIRONMENT = re.compile(r'System environment:\n(.*?)\n-{20,}', re.S)
+_TIMESTAMP = re.compile(r'\d{8}_\d{6}')
 
 Series = list[tuple[float, float]]
 
@@ -44,17 +45,20 @@ class Run:
     Attributes:
         name: What the page calls it.
         folder: The work directory.
-        training: Name of a number -> (iteration, value), as logged in training.
+        training: Name of a number -> (iteration, value), as logged in training; infinite or no
+            numbers are there, too.
         evaluation: Name of a metric -> (epoch or iteration, value), by validation.
-        tests: Metrics of tests, the latest of each folder last.
+        tests: Folder and metrics of each test.
         epochs: True if evaluations are counted in epochs.
-        config: As mmengine dumped it, or None.
-        source: The text of the config's own file, which shows how it differs from its bases.
-        command: That started the run.
+        config: As mmengine dumped it: key -> value; None if there is none.
+        config_text: The same as text.
+        source: The text of the config's own file, which shows what it changes of its bases.
+        command: That started the training.
         environment: Lines of the log about versions and the machine.
         sweeps: Over resolutions.
         benchmarks: Of time and memory.
         pictures: Files of predictions.
+        notes: What a reader of the page should know.
     """
 
     name: str
@@ -63,17 +67,19 @@ class Run:
     evaluation: dict[str, Series] = field(default_factory=dict)
     tests: list[tuple[str, dict[str, float]]] = field(default_factory=list)
     epochs: bool = True
-    config: Config | None = None
+    config: dict[str, Any] | None = None
+    config_text: str = ''
     source: str = ''
     command: str = ''
     environment: str = ''
     sweeps: list[Table] = field(default_factory=list)
     benchmarks: list[Table] = field(default_factory=list)
     pictures: list[Path] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def read_run(folder: str) -> Run:
-    """Read a work directory.
+    """Read a work directory. What is damaged is left out, and said.
 
     Args:
         folder: That of ``--work-dir``, of our commands or of mmdet's and mmseg's own.
@@ -86,97 +92,155 @@ def read_run(folder: str) -> Run:
         found = 'is a file' if path.exists() else 'does not exist'
         raise InputError(f'work directory {folder} {found}')
     run = Run(path.resolve().name, path)
-    # folders are named by the time at which a run began; one that was resumed has several
-    for log in sorted(path.glob('*/vis_data/scalars.json')):
-        _add_log(run, list(_lines(log)))
+    # folders are named by the time at which a run began; a training that was resumed has several
+    began = sorted(each for each in path.iterdir() if _TIMESTAMP.fullmatch(each.name))
+    trained = [each for each in began if _add_log(run, each / 'vis_data/scalars.json')]
+    for each in trained or began[-1:]:
+        _add_description(run, each)
     run.tests = list(_tests(path))
-    run.config = _config(path)
-    if run.config is not None:
-        run.epochs = run.config.get('train_cfg', {}).get('by_epoch', True)
-    for record in sorted(path.glob(f'*/{RECORD}')):
-        known = json.loads(record.read_text())
-        run.source, run.command = known['source'], known['command']
-    for log in sorted(path.glob('*/*.log')):
-        if found := _ENVIRONMENT.search(log.read_text(errors='replace')):
-            run.environment = found[1]
     _add_tables(run)
     run.pictures = sorted(_pictures(path))
+    _add_notes(run)
     if not (run.training or run.evaluation or run.tests or run.sweeps or run.benchmarks):
         raise InputError(
             f'{folder} holds nothing that a report could show: no TIMESTAMP/vis_data/scalars.json '
             'of a training, no result of a test, no table of a sweep or benchmark'
+            f'{_nested(path)}'
         )
     return run
 
 
+def _read(file: Path) -> str:
+    return file.read_text(encoding='utf-8', errors='replace')
+
+
 def _lines(log: Path) -> Iterator[dict[str, Any]]:
     """Logged lines; the last one of a run that was killed may be cut."""
-    for line in log.read_text().splitlines():
+    for line in _read(log).splitlines() if log.is_file() else ():
         try:
             entry = json.loads(line)
         except ValueError:
             continue
-        yield entry
+        if isinstance(entry, dict):
+            yield entry
 
 
-def _add_log(run: Run, entries: list[dict[str, Any]]) -> None:
-    """A resumed run does some iterations again: what it says of them counts."""
+def _add_log(run: Run, log: Path) -> bool:
+    """Add what a session logged; a resumed one does some iterations again, which then count.
+
+    Returns:
+        True if it trained.
+    """
+    entries = [entry for entry in _lines(log) if _is_number(entry.get('step'))]
     learned = [entry for entry in entries if 'lr' in entry or 'loss' in entry]
     judged = [entry for entry in entries if not ('lr' in entry or 'loss' in entry)]
+    if learned:
+        first = min(learned, key=lambda entry: entry['step'])
+        _forget(run.training, first['step'])
+        epoch = first.get('epoch')
+        _forget(run.evaluation, epoch if _is_number(epoch) else first['step'])
     for series, new in ((run.training, learned), (run.evaluation, judged)):
-        start = min((entry['step'] for entry in new if 'step' in entry), default=math.inf)
-        for name, points in series.items():
-            series[name] = [point for point in points if point[0] < start]
         for entry in new:
             for name, value in entry.items():
-                if name not in _PLACE and _is_number(value) and 'step' in entry:
+                if name in _PLACE or (series is run.evaluation and name in _TIMES):
+                    continue
+                # -1 is pycocotools' word for "there are no such objects"
+                if isinstance(value, int | float) and value != -1:
                     series.setdefault(name, []).append((entry['step'], value))
-    for name in ('data_time', 'time'):  # of an evaluation: not a metric
-        run.evaluation.pop(name, None)
+    return bool(learned)
+
+
+def _forget(series: dict[str, Series], start: float) -> None:
+    for name in list(series):
+        series[name] = [point for point in series[name] if point[0] < start]
+        if not series[name]:
+            del series[name]
 
 
 def _is_number(value: Any) -> bool:
-    """True for what can be drawn; -1 is pycocotools' word for "there are no such objects"."""
-    return isinstance(value, int | float) and math.isfinite(value) and value != -1
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _add_description(run: Run, session: Path) -> None:
+    """The command, config and environment of a session; those of the last one stay."""
+    for record in session.glob(RECORD):
+        try:
+            known = json.loads(_read(record))
+            run.source, run.command = str(known['source']), str(known['command'])
+        except (ValueError, KeyError, TypeError):
+            run.notes.append(f'{record.relative_to(run.folder)} is damaged')
+    for file in session.glob('vis_data/config.py'):
+        run.config_text = _read(file)
+        run.config = read_config(run.config_text)
+        if run.config is None:
+            run.notes.append(f'{file.relative_to(run.folder)} is no config as mmengine writes it')
+        else:
+            run.epochs = (run.config.get('train_cfg') or {}).get('by_epoch', True)
+    for file in session.glob('*.log'):
+        if found := _ENVIRONMENT.search(_read(file)):
+            run.environment = found[1]
+
+
+def read_config(text: str) -> dict[str, Any] | None:
+    """A config as mmengine dumps it, read as data: nothing is run.
+
+    Args:
+        text: Assignments of literals and calls of ``dict``.
+
+    Returns:
+        Key -> value, or None if it is something else.
+    """
+    try:
+        return {
+            statement.targets[0].id: _value(statement.value) for statement in ast.parse(text).body
+        }
+    except (SyntaxError, ValueError, AttributeError, RecursionError):
+        return None
+
+
+def _value(node: ast.expr) -> Any:
+    if isinstance(node, ast.Call):
+        if not isinstance(node.func, ast.Name) or node.func.id != 'dict' or node.args:
+            raise ValueError('not a literal')
+        return {keyword.arg: _value(keyword.value) for keyword in node.keywords}
+    if isinstance(node, ast.List):
+        return [_value(element) for element in node.elts]
+    if isinstance(node, ast.Tuple):
+        return tuple(_value(element) for element in node.elts)
+    if isinstance(node, ast.Dict):
+        pairs = zip(node.keys, node.values, strict=True)
+        return {_value(key): _value(value) for key, value in pairs}
+    return ast.literal_eval(node)
 
 
 def _tests(folder: Path) -> Iterator[tuple[str, dict[str, float]]]:
     """What mmengine writes at the end of a test, here and in folders of tests inside."""
     for file in sorted(folder.rglob('*.json')):
-        if file.stem != file.parent.name or not re.fullmatch(r'\d{8}_\d{6}', file.stem):
+        if file.stem != file.parent.name or not _TIMESTAMP.fullmatch(file.stem):
             continue
-        entries = [entry for entry in _lines(file) if isinstance(entry, dict)]
-        for entry in entries[-1:]:
+        for entry in list(_lines(file))[-1:]:
             metrics = {
                 name: value
                 for name, value in entry.items()
-                if name not in ('time', 'data_time', *_PLACE) and _is_number(value)
+                if name not in _PLACE | _TIMES and _is_number(value)
             }
             if metrics:
                 yield str(file.parent.relative_to(folder)), metrics
 
 
-def _config(folder: Path) -> Config | None:
-    dumped = [*folder.glob('*/vis_data/config.py'), *folder.glob('*.py')]
-    for file in sorted(dumped, key=lambda file: file.stat().st_mtime, reverse=True):
-        try:
-            # the file is mmengine's own dump, and is read as every config is: by running it
-            return Config.fromfile(file, import_custom_modules=False)
-        except Exception:  # half a file, or one of another kind: the page does without
-            continue
-    return None
-
-
 def _add_tables(run: Run) -> None:
     for file in sorted(run.folder.rglob('*.csv')):
-        with open(file, newline='', errors='replace') as opened:
-            rows = list(csv.DictReader(opened))
+        name = str(file.relative_to(run.folder))
+        try:
+            rows = list(csv.DictReader(_read(file).splitlines()))
+        except csv.Error as error:
+            run.notes.append(f'{name} is no table: {error}')
+            continue
         columns = set(rows[0]) if rows else set()
-        table = Table(str(file.relative_to(run.folder)), rows)
         if {'resolution', 'retention'} <= columns:
-            run.sweeps.append(table)
+            run.sweeps.append(Table(name, rows))
         elif {'model', 'ms', 'peak MB'} <= columns:
-            run.benchmarks.append(table)
+            run.benchmarks.append(Table(name, rows))
 
 
 def _pictures(folder: Path) -> Iterator[Path]:
@@ -186,9 +250,24 @@ def _pictures(folder: Path) -> Iterator[Path]:
             yield file
 
 
-def differing(configs: Iterable[Config]) -> dict[str, list[str]]:
+def _add_notes(run: Run) -> None:
+    for name, points in run.training.items():
+        bad = [step for step, value in points if not math.isfinite(value)]
+        if bad:
+            run.notes.append(f'{name} is no number from iteration {bad[0]:g} on ({len(bad)} times)')
+    if not run.training and (nested := _nested(run.folder)):
+        run.notes.append(nested.strip(' ;'))
+
+
+def _nested(folder: Path) -> str:
+    logs = sorted(folder.glob('*/*/vis_data/scalars.json'))
+    inside = dict.fromkeys(str(log.parents[2]) for log in logs)
+    return f'; {", ".join(inside)} has a log of its own: name that' if inside else ''
+
+
+def differing(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     """Keys in which configs differ -> the value in each, or ``'-'``."""
-    flat = [dict(_flatten(config.to_dict())) for config in configs]
+    flat = [dict(_flatten(config)) for config in configs]
     keys = sorted(set().union(*flat))
     rows = {key: [values.get(key, '-') for values in flat] for key in keys}
     return {key: values for key, values in rows.items() if len(set(values)) > 1}

@@ -29,8 +29,11 @@ def main() -> None:
             raise InputError(
                 f'--names has {len(args.names)} names for {len(args.work_dirs)} work directories'
             )
+        names = args.names or unique_names(args.work_dirs)
+        if len(set(names)) < len(names) or not all(name.strip() for name in names):
+            raise InputError('--names: every run needs a name of its own')
         runs = [read_run(folder) for folder in args.work_dirs]
-        for run, name in zip(runs, args.names or unique_names(args.work_dirs), strict=True):
+        for run, name in zip(runs, names, strict=True):
             run.name = name
         out = Path(args.out or Path(args.work_dirs[0], 'report.html'))
         require_new_file('--out', str(out), args.force, '--force replaces it')

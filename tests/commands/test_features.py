@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmengine.structures import BaseDataElement
 from torch import nn
 
 from mmrest.backbones import BACKBONES, PyramidBackbone
@@ -15,11 +16,9 @@ from mmrest.errors import InputError
 from tests.backbones.families import ROWS
 
 HEIGHT, WIDTH = 96, 160
-# attention to the whole map, or to one that a stride makes of it (the last stage's stripes of CSWin
-# are as wide as this image's map); windows, tokens of groups and pools of several sizes have none
-WHOLE = {
-    'ResT', 'ResTV2', 'ResFormer', 'PVT', 'PVTV2', 'TwinsPCPVT', 'TwinsSVT', 'MViTV2', 'CSWin',
-}  # fmt: skip
+# attention to the whole map, or to one that is made of it; windows, stripes, tokens of groups and
+# pools of several sizes have no picture
+WHOLE = {'ResT', 'ResTV2', 'ResFormer', 'PVT', 'PVTV2', 'TwinsPCPVT', 'TwinsSVT', 'MViTV2'}
 
 
 def record(
@@ -35,8 +34,8 @@ def record(
 def test_levels_and_attention_of_every_family(name: str, tmp_path: Path) -> None:
     recorder, outputs = record(BACKBONES[name])
     for index, level in enumerate(outputs):
-        assert torch.equal(recorder.maps[f'level_{index}'], level[0])
-    attention = {key: m for key, m in recorder.maps.items() if key.startswith('attention')}
+        assert torch.equal(recorder.maps[f'level_{index}'].map, level[0])
+    attention = {key: m.map for key, m in recorder.maps.items() if key.startswith('attention')}
     assert bool(attention) == (name in WHOLE)
     for weights in attention.values():
         # of one query, all of its keys; a class token is not drawn
@@ -65,21 +64,60 @@ def test_the_attention_is_that_of_the_token_at_the_point() -> None:
     k = attn.kv(tokens).chunk(2, 1)[0].unflatten(1, (heads, -1))
     logits = torch.einsum('hd,nhd->hn', q, k) * q.shape[1] ** -0.5
     expected = logits.softmax(1).unflatten(1, (rows, columns))
-    torch.testing.assert_close(recorder.maps['attention_stride_32'], expected)
+    torch.testing.assert_close(recorder.maps['attention_stage_4'].map, expected)
 
 
 def test_position_encodings_of_the_families_that_have_a_picture() -> None:
     gates = record(BACKBONES['ResT'])[0].maps
     names = [key for key in gates if key.startswith('positions')]
     assert len(names) == 4
-    assert gates[names[0]].shape[1:] == (HEIGHT // 4, WIDTH // 4)
-    assert 0 < gates[names[0]].min() < gates[names[0]].max() < 1
+    gate = gates[names[0]].map
+    assert gate.shape[1:] == (HEIGHT // 4, WIDTH // 4)
+    assert 0 < gate.min() < gate.max() < 1
     maps = record(BACKBONES['ResFormer'])[0].maps
     assert sum(key.startswith('positions') for key in maps) == 1
     maps = record(BACKBONES['MViTV2'])[0].maps
     relative = [value for key, value in maps.items() if key.startswith('positions')]
     assert relative  # of the blocks that attend to the whole map
-    assert all(value.ndim == 3 for value in relative)
+    assert all(value.map.ndim == 3 and value.of_point for value in relative)
+
+
+@pytest.mark.parametrize('name', ['Swin', 'TwinsSVT', 'P2T', 'CSWin'])
+@pytest.mark.parametrize('size', [(56, 56), (96, 128), (112, 112)], ids=str)
+def test_windows_and_pools_are_not_taken_for_maps(name: str, size: tuple[int, int]) -> None:
+    family = BACKBONES[name]
+    backbone = family(family.variants[family.default]).eval()
+    with torch.no_grad(), FeatureRecorder(backbone) as recorder:
+        backbone(torch.randn(1, 3, *size))
+    drawn = {key for key in recorder.maps if key.startswith('attention')}
+    assert drawn == ({f'attention_stage_{i}' for i in range(1, 5)} if name == 'TwinsSVT' else set())
+
+
+class Detector(nn.Module):
+    """Calls its backbone as mmdet's do."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, inputs: torch.Tensor, data_samples: list) -> tuple[torch.Tensor, ...]:
+        return self.backbone(inputs)
+
+
+def test_what_is_padding_is_not_drawn() -> None:
+    model = Detector(BACKBONES['ResT'](ROWS[BACKBONES['ResT']].arch)).eval()
+    sample = BaseDataElement(metainfo=dict(img_shape=(64, 96)))
+    with torch.no_grad(), FeatureRecorder(model, (0.99, 0.99)) as recorder:
+        maps = model(torch.randn(1, 3, HEIGHT, WIDTH), data_samples=[sample])
+    assert torch.equal(recorder.maps['level_0'].map, maps[0][0, :, :16, :24])
+    assert recorder._cell((HEIGHT // 4, WIDTH // 4)) == (15, 23)
+
+
+def test_a_sliding_window_is_refused() -> None:
+    model = Detector(nn.Identity())
+    model.test_cfg = dict(mode='slide')
+    with pytest.raises(InputError, match=r'model\.test_cfg\.mode=whole'):
+        FeatureRecorder(model)
 
 
 def test_nothing_is_left_in_the_backbone_even_if_it_fails() -> None:

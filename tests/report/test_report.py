@@ -16,6 +16,7 @@ import pytest
 from mmrest.errors import InputError
 from mmrest.report import read_run, write_page
 from mmrest.report.charts import draw_chart
+from mmrest.report.runs import read_config
 from mmrest.tools.report import unique_names
 
 BROWSER = shutil.which('chromium') or shutil.which('google-chrome') or shutil.which('chrome')
@@ -49,7 +50,11 @@ def folder(tmp_path: Path) -> Path:
     (folder / '20260101_000000/20260101_000000.log').write_text(
         f'x\n{"-" * 60}\nSystem environment:\n    PyTorch: 2.13.0\n{"-" * 60}\nlater'
     )
-    (folder / 'mine.py').write_text("model = dict(type='A', depth=[1, 2])\ntrain_cfg = dict()\n")
+    (folder / '20260101_000000/vis_data/config.py').write_text(
+        "model = dict(type='A', depth=[1, 2])\ntrain_cfg = dict()\n"
+    )
+    (folder / 'notes.py').write_text('raise SystemExit(3)')  # nothing is run
+    (folder / 'other.csv').write_text('a,b\n1,2\n')
     test = folder / 'test/20260102_000000/20260102_000000.json'
     test.parent.mkdir(parents=True)
     test.write_text(json.dumps({'coco/bbox_mAP': 0.42, 'time': 1.0}))
@@ -130,12 +135,78 @@ def test_what_a_resumed_run_does_again_counts_once(tmp_path: Path) -> None:
 def test_runs_are_compared(folder: Path, tmp_path: Path) -> None:
     other = tmp_path / 'other'
     training(other, '20260103_000000', range(1, 4), loss=2.0, epochs=2)
-    (other / 'mine.py').write_text("model = dict(type='B', depth=[1, 2])\ntrain_cfg = dict()\n")
+    (other / '20260103_000000/vis_data/config.py').write_text(
+        "model = dict(type='B', depth=[1, 2])\ntrain_cfg = dict()\n"
+    )
     page = page_of(folder, other)
     assert '<td>coco/bbox_mAP</td><td>0.3 (0.3, epoch 3)</td><td>0.2 (0.2, epoch 2)</td>' in page
     table = page.split('Differences between the configs')[1].split('</table>')[0]
     assert 'model.type' in table
     assert 'depth' not in table
+
+
+def test_what_is_described_is_the_training_and_not_what_came_after(folder: Path) -> None:
+    later = folder / '20260105_000000'
+    later.mkdir()
+    record = dict(command='python test.py', config='mine.py', source='a = 2')
+    (later / 'run.json').write_text(json.dumps(record))
+    assert read_run(str(folder)).command == 'python train.py'
+
+
+def test_a_training_that_began_anew_is_alone(tmp_path: Path) -> None:
+    training(tmp_path, '20260101_000000', range(1, 9), epochs=3)
+    training(tmp_path, '20260101_010000', range(1, 3), loss=8.0)
+    run = read_run(str(tmp_path))
+    assert run.training['loss'] == [(1, 8.0), (2, 4.0)]
+    assert not run.evaluation
+
+
+def test_a_loss_that_is_no_number_is_said(tmp_path: Path) -> None:
+    log = training(tmp_path, '20260101_000000', range(1, 4))
+    log.write_text(log.read_text() + '{"loss": NaN, "lr": 0.1, "step": 4}\n')
+    assert 'loss is no number from iteration 4 on' in page_of(tmp_path)
+
+
+DAMAGE = {
+    'a number': b'3\nnull\n',
+    'no text': b'\xff\xfe{"loss": 1\n',
+    'a step in words': b'{"loss": 1, "step": "two"}\n{"loss": 1, "step": null}\n',
+}
+
+
+@pytest.mark.parametrize('kind', DAMAGE)
+def test_damaged_lines_are_passed_over(kind: str, tmp_path: Path) -> None:
+    log = training(tmp_path, '20260101_000000', range(1, 4))
+    log.write_bytes(DAMAGE[kind] + log.read_bytes())
+    assert len(read_run(str(tmp_path)).training['loss']) == 3
+
+
+def test_damaged_files_are_named(folder: Path) -> None:
+    (folder / '20260101_000000/run.json').write_text('{"command": ')
+    (folder / '20260101_000000/vis_data/config.py').write_text('import os')
+    (folder / 'long.csv').write_text(f'a\n{"x" * 200_000}\n')
+    table = folder / 'sweep/resolutions.csv'
+    table.write_text(table.read_text().replace('0.2,coco', 'failed,coco'))
+    page = page_of(folder)
+    for name in ('run.json is damaged', 'config.py is no config', 'long.csv is no table'):
+        assert name in page
+
+
+@pytest.mark.parametrize(
+    ('text', 'value'),
+    [
+        (
+            "a = dict(b=[1, (2, -3.0)], c={'d': None})",
+            {'a': {'b': [1, (2, -3.0)], 'c': {'d': None}}},
+        ),
+        ("a = __import__('os')", None),
+        ('a = open("x")', None),
+        ('a.b = 1', None),
+        ('for', None),
+    ],
+)
+def test_a_config_is_read_as_data(text: str, value: dict | None) -> None:
+    assert read_config(text) == value
 
 
 def test_names_tell_folders_apart() -> None:
@@ -159,7 +230,7 @@ def test_what_is_no_work_directory_is_named(made: str | None, message: str, tmp_
 
 
 def test_a_long_curve_keeps_its_last_point() -> None:
-    svg = draw_chart({'a': ('#0072b2', [(i, i) for i in range(5001)])}, 'x', 'y')
+    svg = draw_chart([('#0072b2', 'solid', [(i, i) for i in range(5001)])], 'x', 'y')
     assert len(svg) < 40_000
     assert 'currentColor' in svg
     assert '#010203' not in svg
