@@ -207,7 +207,7 @@ def write() -> str:
             backbone = f'{family} {name}'
             results = '; '.join(f'{task} {result}' for task, result in quoted.get(backbone, ()))
             own = {**counted.get(backbone, {}), **measured.get(backbone, {})}
-            rows.append([backbone, *(own.get(key, '') for key in TABLE[1:-1]), results])
+            rows.append([backbone, *(own.get(key, '-') for key in TABLE[1:-1]), results or '-'])
         parts.append(
             f"## {family}\n\narXiv {source.paper}. Authors' code: {source.code} "
             f'({source.licence}). Weights: {source.weights}.\n\n{_table(TABLE, rows)}'

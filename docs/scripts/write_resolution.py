@@ -100,7 +100,8 @@ def describe(runs: Runs) -> str:
     """The document."""
     environment = next(run.environment for seeds in runs.values() for run in seeds.values())
     parts = [
-        '# Results of `docs/scripts/resolution_experiment.py`',
+        '# Results of the resolution experiment',
+        'Written by `docs/scripts/resolution_experiment.py`.',
         f'{ITERATIONS} iterations of {BATCH_SIZE} images, short side '
         f'{TRAINING_RESOLUTION}; mean and standard deviation over the seeds. '
         f'{environment["device"]}, one thread a run, torch {environment["torch"]}, float32, '

@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from mmengine.registry import MODELS
 
 import mmrest
 from mmrest.commands.config import load_config
@@ -136,6 +138,20 @@ def is_config(code: str) -> bool:
     return code.startswith('_base_') and 'model' in code
 
 
+@pytest.mark.parametrize('code', [block for block in PYTHON if is_config(block.values[0])])
+def test_anchors_of_a_config_have_the_strides_of_its_maps(code: str, tmp_path: Path) -> None:
+    cfg = load_config(str(saved(code, tmp_path)))
+    model = cfg.model.get('model', cfg.model)
+    head = model.get('rpn_head') or model.get('bbox_head')
+    if not head or 'anchor_generator' not in head:
+        return
+    with torch.device('meta'):
+        backbone = MODELS.build(dict(model.backbone, init_cfg=None))
+    first = model.neck.get('start_level', 0)
+    assert backbone.out_channels == tuple(model.neck.in_channels)
+    assert head.anchor_generator.strides[0] == backbone.out_strides[first]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('code', [block for block in PYTHON if is_config(block.values[0])])
 def test_the_model_of_a_config_takes_a_step(code: str, tmp_path: Path) -> None:
@@ -144,8 +160,6 @@ def test_the_model_of_a_config_takes_a_step(code: str, tmp_path: Path) -> None:
     # the weights that it names are not here, and another test's matter
     code = re.sub(r"init_cfg=dict\(type='Pretrained'[^)]*\)", 'init_cfg=None', code)
     model, step = build_step(str(saved(code, tmp_path)), (96, 128), 'train', 2)
-    import torch
-
     step(model.train(), torch.randn(2, 3, 96, 128))
 
 
@@ -187,7 +201,7 @@ def test_the_commands_of_the_first_hour_run(shapes_root: Path, tmp_path: Path) -
     assert (tmp_path / 'work_dirs/mine/report.html').stat().st_size > 10_000
     assert (tmp_path / 'compared.html').is_file()
     assert (tmp_path / 'mine.safetensors').is_file()
-    assert len(list((tmp_path / 'predictions').iterdir())) == 4
+    assert len(list((tmp_path / 'work_dirs/mine/predictions').iterdir())) == 4
 
 
 def test_every_page_is_in_the_site_and_every_part_has_a_page() -> None:
