@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import sys
+
+from mmrest.version import __version__
 
 # Name -> what it does; the module of that name in mmrest/tools does it.
 COMMANDS = {
@@ -31,8 +34,13 @@ def main() -> None:
         print('\n'.join(f'  {command:12} {does}' for command, does in COMMANDS.items()))
         print('\npython -m mmrest COMMAND --help tells more.')
         return
+    if name == '--version':
+        print(__version__)
+        return
     if name not in COMMANDS:
-        sys.exit(f'error: mmrest has no command {name}; it has {", ".join(COMMANDS)}')
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f'; did you mean {close[0]}?' if close else ''
+        sys.exit(f'error: mmrest has no command {name}; it has {", ".join(COMMANDS)}{hint}')
     sys.argv[:2] = [f'mmrest {name}']
     importlib.import_module(f'mmrest.tools.{name}').main()
 

@@ -7,6 +7,7 @@ whose classes are in the annotations trains on nothing.
 
 from __future__ import annotations
 
+import difflib
 import os
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Mapping, Sequence
@@ -69,8 +70,14 @@ def _compare_categories(
     if wrong:
         lost = f'; {list_some(missing)} is not in the annotations' if missing else ''
         return f'{list_some(wrong, most=3)}{lost}\n{both}    {write}', None
+    unused = [name for name in names.values() if name not in labelled]
+    for name in missing:
+        if close := difflib.get_close_matches(name, unused, n=1):
+            return f'{name!r} is not in the annotations; did you mean {close[0]!r}?\n{both}', None
     if missing:
         return None, f'the annotations have no {list_some(missing)}\n{both}'
+    if unused:
+        return None, f'objects of {list_some(unused)} are left out\n{both}'
     return None, None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ def load_config(
         raise InputError(
             f'{path} is no config that can be read: {type(error).__name__}: {error}'
         ) from error
+    _require_library(cfg)
     cfg.launcher = launcher
     if options:
         cfg.merge_from_dict(dict(options))
@@ -53,6 +55,15 @@ def load_config(
         move_data_root(cfg, data_root)
     cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs', file.stem))
     return cfg
+
+
+def _require_library(cfg: Config) -> None:
+    scope = scope_of(cfg)
+    package = {'mmdet': 'onedl-mmdetection', 'mmseg': 'onedl-mmsegmentation'}.get(scope)
+    if package and importlib.util.find_spec(scope) is None:
+        raise InputError(
+            f'this config needs {scope}, which is not installed: pip install {package}'
+        )
 
 
 def find_config(path: str) -> Path:
@@ -67,9 +78,11 @@ def find_config(path: str) -> Path:
     file = Path(path)
     if file.is_file():
         return file
-    is_name = file.parent == Path() and not file.suffix
-    if is_name and file.name.removeprefix('mmrest::') in config_names():
-        return Path(config_path(file.name))
+    is_ours = path.startswith('mmrest::')
+    name = path.removeprefix('mmrest::').removesuffix('.py' if is_ours else '')
+    is_name = is_ours or (file.parent == Path() and not file.suffix)
+    if is_name and name in config_names():
+        return Path(config_path(name))
     names = [str(f) for f in file.parent.glob('*.py')] if file.parent.is_dir() else []
     names += config_names() if is_name else []
     close = difflib.get_close_matches(str(file), names)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import logging
+import difflib
+import inspect
 import os
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
+from torch.utils.data import DataLoader
 
 from mmrest.commands.class_names import compare_with_annotations, string_for_classes
 from mmrest.commands.dataset_sample import DatasetSample, sample_dataset
@@ -58,7 +60,7 @@ def prepare_data(cfg: Config, splits: Iterable[str]) -> None:
             report.add_evaluator(metric, split)
     if report.problems:
         text = report.explain()
-        if built_in:
+        if built_in and Path(built_in['root']).resolve() in {r.resolve() for r in report.roots}:
             text += f'\nRemove {built_in["root"]} and it will be made again.'
         raise InputError(text)
 
@@ -71,7 +73,7 @@ def require_usable_data(cfg: Config, splits: Iterable[str]) -> list[str]:
         splits: Some of ``'train'``, ``'val'``, ``'test'``.
 
     Returns:
-        Warnings, which are logged.
+        Warnings, which are printed.
 
     Raises:
         InputError: A data set is empty, its class names are not those of its annotations (the
@@ -95,18 +97,24 @@ def require_usable_data(cfg: Config, splits: Iterable[str]) -> list[str]:
     if errors:
         raise InputError('\n'.join(dict.fromkeys(errors)))
     warnings = list(dict.fromkeys(warnings))
-    for warning in warnings:
-        print_log(warning, 'current', logging.WARNING)
+    for warning in warnings:  # there is no log yet
+        print(f'warning: {warning}', file=sys.stderr)
     return warnings
 
 
 def require_workers(loader: Mapping[str, Any] | None, split: str) -> None:
-    """Check what torch's DataLoader refuses without worker processes.
+    """Check what torch's DataLoader refuses: unknown options, and some without worker processes.
 
     Raises:
-        InputError: An option needs them and there are none.
+        InputError: An option is unknown, or needs worker processes and there are none.
     """
     loader = loader or {}
+    known = {*inspect.signature(DataLoader).parameters, 'num_batch_per_epoch'}
+    for option in loader:
+        if option not in known and not option.startswith('_'):
+            close = difflib.get_close_matches(option, known, n=1)
+            hint = f'; did you mean {close[0]}?' if close else ''
+            raise InputError(f'{split}_dataloader has no option {option}{hint}')
     if loader.get('num_workers'):
         return
     for option in ('persistent_workers', 'prefetch_factor', 'timeout'):
@@ -139,7 +147,8 @@ class _Report:
         sample = sample_dataset(node)
         if sample is None:
             return
-        self.kinds.add(type_name(node))
+        if not (node.get('metainfo') or {}).get('classes'):  # else it is the user's own
+            self.kinds.add(type_name(node))
         self.roots.add(Path(node.get('data_root') or '.'))
         if sample.dataset is None:
             self._add_paths(node, split)
@@ -233,7 +242,7 @@ class _Report:
         ]
         lines += [
             'If it lies elsewhere, add --data-root FOLDER.',
-            'To try everything without any download, run `make demo`.',
+            'To try everything without any download: python -m mmrest train retinanet_rest_lite_shapes',
         ]
         return '\n'.join(lines)
 

@@ -76,7 +76,8 @@ def main() -> None:
             for file in (args.out, f'{args.out}.data'):
                 Path(file).unlink(missing_ok=True)
             raise
-        print(f'{args.out}: {", ".join(part.output_names)}')
+        written = [file for file in (args.out, f'{args.out}.data') if Path(file).exists()]
+        print(f'{" and ".join(written)}: {", ".join(part.output_names)}')
         print(f'equal to torch within {error:.1e} at {len(OTHER_SIZES)} sizes that were not traced')
 
 

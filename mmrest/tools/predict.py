@@ -17,7 +17,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description='Draw the predictions of a detector or segmentor into pictures.'
     )
-    parser.add_argument('config', help='a config of mmdet or mmseg')
+    parser.add_argument('config', help='a config of mmdet or mmseg, or the name of one of mmrest')
     parser.add_argument('checkpoint', help='of the whole model')
     parser.add_argument('images', nargs='+', metavar='IMAGE', help='image files or folders of them')
     parser.add_argument('--out-dir', required=True, metavar='DIR', help='where the pictures go')
@@ -61,8 +61,10 @@ def main() -> None:
             args.fuse,
             point if args.features else None,
         ):
-            problems += [result] if isinstance(result, InputError) else []
-            print(result, flush=True)
+            if isinstance(result, InputError):
+                problems.append(result)
+            else:
+                print(result, flush=True)
         if problems:
             raise InputError('\n'.join(map(str, problems)))
 

@@ -27,7 +27,9 @@ from mmrest.multires.sweep import parse_aspect_ratio
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Test a detector or segmentor.')
-    parser.add_argument('config', nargs='?', help='a config of mmdet or mmseg')
+    parser.add_argument(
+        'config', nargs='?', help='a config of mmdet or mmseg, or the name of one of mmrest'
+    )
     parser.add_argument('checkpoint', nargs='?', help='of the whole model')
     parser.add_argument(
         '--out',

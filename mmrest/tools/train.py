@@ -23,7 +23,7 @@ from mmrest.errors import InputError, clear_errors
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Train a detector or segmentor.')
-    parser.add_argument('config', help='a config of mmdet or mmseg')
+    parser.add_argument('config', help='a config of mmdet or mmseg, or the name of one of mmrest')
     parser.add_argument(
         '--resume',
         nargs='?',
