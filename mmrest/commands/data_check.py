@@ -242,7 +242,8 @@ class _Report:
         ]
         lines += [
             'If it lies elsewhere, add --data-root FOLDER.',
-            'To try everything without any download: python -m mmrest train retinanet_rest_lite_shapes',
+            'To try everything without any download: '
+            'python -m mmrest train retinanet_rest_lite_shapes',
         ]
         return '\n'.join(lines)
 

@@ -53,7 +53,7 @@ def test_names_that_agree_pass(root: Path) -> None:
 
 @pytest.mark.parametrize('classes', [('ring',), ('disc', 'star'), ('triangle', 'bar')])
 def test_some_of_the_classes_may_be_trained(classes: tuple[str, ...], root: Path) -> None:
-    check(dataset(root, metainfo=dict(classes=classes)))
+    assert 'are left out' in check(dataset(root, metainfo=dict(classes=classes)))
 
 
 @pytest.mark.parametrize(
@@ -70,6 +70,11 @@ def test_some_of_the_classes_may_be_trained(classes: tuple[str, ...], root: Path
             None,
             ('disk', *CLASSES[1:]),
             ["'ring' would be called 'disk'", 'disk is not in the annotations', f'{CLASSES!r}'],
+        ),
+        (
+            None,
+            (*CLASSES[:-1], 'stars'),
+            ["'stars' is not in the annotations; did you mean 'star'?", '(5): disc'],
         ),
         (None, ('a', 'b', 'c', 'd', 'e'), ['none of its classes is in the annotations', 'ring']),
         (None, None, ['none of its classes is in the annotations', '(80): person']),

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import pytest
 from mmengine.config import Config
 
 from mmrest.commands import load_config, move_data_root
+from mmrest.commands.config import find_config
 from mmrest.errors import InputError
 from tests.conftest import ROOT
 
@@ -67,3 +69,19 @@ def test_work_dir_and_launcher() -> None:
     assert cfg.train_cfg.max_epochs == 1
     assert cfg.launcher == 'pytorch'
     assert load_config(RETINANET, work_dir='x').work_dir == 'x'
+
+
+def test_a_name_of_the_package_may_be_written_as_in_a_base() -> None:
+    name = 'retinanet_rest_lite_shapes'
+    for text in (name, f'mmrest::{name}', f'mmrest::{name}.py'):
+        assert find_config(text).stem == name
+
+
+def test_a_library_that_is_missing_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / 'mine.py'
+    file.write_text("default_scope = 'mmseg'\nmodel = dict(type='A')\n")
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+    with pytest.raises(InputError, match=r'needs mmseg.*pip install onedl-mmsegmentation'):
+        load_config(str(file))

@@ -7,6 +7,7 @@ import pytest
 from mmengine.config import Config
 
 from mmrest.commands import load_config, prepare_data
+from mmrest.commands.data_check import require_workers
 from mmrest.errors import InputError
 from tests.conftest import ROOT
 
@@ -42,7 +43,7 @@ def test_an_absent_data_set_is_explained(tmp_path: Path, monkeypatch: pytest.Mon
         f'{tmp_path}/data holds: mnist/',
         'https://cocodataset.org/#download',
         '--data-root',
-        'make demo',
+        'mmrest train retinanet_rest_lite_shapes',
     ):
         assert part in text
 
@@ -101,3 +102,8 @@ def test_the_built_in_data_set_overwrites_nothing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match='holds something else'):
         prepare_data(load_config(SHAPES, data_root=str(tmp_path)), ['train'])
     assert [p.name for p in tmp_path.iterdir()] == ['precious.txt']
+
+
+def test_an_unknown_option_of_a_loader_is_named() -> None:
+    with pytest.raises(InputError, match='no option batchsize; did you mean batch_size'):
+        require_workers(dict(batchsize=2, num_workers=1), 'train')

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from mmrest import version
 from mmrest.__main__ import COMMANDS
 from mmrest.tools.list import configs_of, title_of
 from tests import forked
@@ -50,6 +51,8 @@ def test_an_unknown_command_is_named(run: Run) -> None:
     result = run('trian')
     assert result.returncode == 1
     assert 'mmrest has no command trian; it has train, test' in result.stderr
+    assert 'did you mean train?' in result.stderr
+    assert run('--version').stdout.strip() == version.__version__
 
 
 @pytest.mark.parametrize('command', COMMANDS)
