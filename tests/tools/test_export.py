@@ -89,36 +89,29 @@ EXPORTED = [family for family in ROWS if family.__name__ not in NOT_YET['.onnx']
 
 @pytest.mark.slow
 @pytest.mark.parametrize('family', EXPORTED)
-def test_a_detector_of_every_family_is_exported(
-    family: type[PyramidBackbone], tmp_path: Path
+@pytest.mark.parametrize(
+    ('base', 'more'),
+    [
+        ('mask_rcnn_rest_lite_shapes', {'neck': 'in_channels'}),
+        ('upernet_rest_lite_shapes', {'decode_head': 'in_channels', 'auxiliary_head': None}),
+    ],
+    ids=['detector', 'segmentor'],
+)
+def test_a_detector_and_a_segmentor_of_every_family_are_exported(
+    base: str, more: dict[str, str | None], family: type[PyramidBackbone], tmp_path: Path
 ) -> None:
-    options = swapped(family, 'neck.in_channels')
-    part = exported_part(built('mask_rcnn_rest_lite_shapes', **options), 'model')
-    export(part, str(tmp_path / 'model.onnx'), (128, 192))
-    compare(part, str(tmp_path / 'model.onnx'))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('family', EXPORTED)
-def test_a_segmentor_of_every_family_is_exported(
-    family: type[PyramidBackbone], tmp_path: Path
-) -> None:
-    options = swapped(family, 'decode_head.in_channels')
-    options['model.auxiliary_head'] = None
-    part = exported_part(built('upernet_rest_lite_shapes', **options), 'model')
-    export(part, str(tmp_path / 'model.onnx'), (128, 192))
-    compare(part, str(tmp_path / 'model.onnx'))
-
-
-def swapped(family: type[PyramidBackbone], reader: str) -> dict[str, object]:
-    """Options that put a family's small backbone of four levels into a config."""
     row = ROWS[family]
-    backbone = dict(type=f'mmrest.{family.__name__}', arch=dict(row.arch), init_cfg=None)
-    channels = family(row.arch).out_channels
-    return {
-        'model.backbone': dict(_delete_=True, **backbone),
-        f'model.{reader}': list(channels),
+    options = {
+        'model.backbone': dict(_delete_=True, type=f'mmrest.{family.__name__}', arch=row.arch)
     }
+    for reader, argument in more.items():
+        channels = list(family(row.arch).out_channels)
+        options[f'model.{reader}' + (f'.{argument}' if argument else '')] = (
+            channels if argument else None
+        )
+    part, path = exported_part(built(base, **options), 'model'), str(tmp_path / 'model.onnx')
+    export(part, path, (128, 192))
+    compare(part, path)
 
 
 def test_a_file_that_differs_is_refused(tmp_path: Path) -> None:
