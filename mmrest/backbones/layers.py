@@ -143,8 +143,8 @@ class ConvMLP(nn.Module):
         return (
             not torch.is_grad_enabled()
             and x.device.type == 'cpu'
-            and x.shape[:3].numel() * self.fc1.out_features > _STRIP_ELEMENTS
             and can_fuse(self.fc1, self.fc2)
+            and x.shape[:3].numel() * self.fc1.out_features > _STRIP_ELEMENTS
             and are_untouched(self.act1, self.conv, self.act2)
             and not (torch.compiler.is_compiling() or is_reference(x))
         )
