@@ -28,7 +28,7 @@ _HOOKS = '_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_p
 # Whose computation an operator may take over; subclasses may compute something else.
 _FUSIBLE = nn.Linear, nn.Conv2d, nn.BatchNorm2d, nn.SyncBatchNorm, nn.ReLU
 # Of a hidden map that is computed at once in inference; docs/benchmarks.md says what that is worth.
-_STRIP_ELEMENTS = 2**22
+_STRIP_ELEMENTS = 2**20
 
 
 def can_fuse(*modules: nn.Module) -> bool:
