@@ -32,6 +32,7 @@ CONSTANTS = (
     'mmrest.ops.cpu.matmul._LARGE_WEIGHT',
     'mmrest.ops.cpu.mlp._CHUNK_ELEMENTS',
     'mmrest.ops.cpu.mlp._FEWEST_TOKENS',
+    'mmrest.backbones.layers._STRIP_ELEMENTS',
 )
 
 
@@ -70,6 +71,11 @@ def without_mlp_operator() -> None:
     set_attribute('mmrest.ops.functional.mlp_in_chunks', layers)
 
 
+def without_strips() -> None:
+    """The hidden map of an MLP with a convolution (PVT v2, P2T) as a whole."""
+    set_attribute('mmrest.backbones.layers._STRIP_ELEMENTS', float('inf'))
+
+
 def without_convolution_gradients() -> None:
     """Weights' gradients as matmuls, as they are anyway where MKL is fast (see ``matmul.py``)."""
 
@@ -89,6 +95,7 @@ TRICKS: dict[str, tuple[Callable[[], None], str]] = {
     "oneDNN's matmuls": (without_onednn, 'infer train'),
     'MLP as one operator': (without_mlp_operator, 'infer train'),
     "weights' gradients as convolutions": (without_convolution_gradients, 'train'),
+    'MLP with a convolution in strips': (without_strips, 'infer'),
     'fusing': (without_fusing, 'infer'),
 }
 

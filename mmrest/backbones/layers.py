@@ -27,7 +27,7 @@ from mmrest.ops.relative import resize
 _HOOKS = '_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks'
 # Whose computation an operator may take over; subclasses may compute something else.
 _FUSIBLE = nn.Linear, nn.Conv2d, nn.BatchNorm2d, nn.SyncBatchNorm, nn.ReLU
-# Of a hidden map that is computed at once in inference; docs/benchmarks.md says what that is worth.
+# Of a hidden map that is computed at once in inference; docs/scripts/ablation.py measures without.
 _STRIP_ELEMENTS = 2**20
 
 
@@ -153,13 +153,13 @@ class ConvMLP(nn.Module):
         """The same strip by strip of rows, so that the hidden map is never in memory as a whole."""
         height, row_elements = x.shape[1], x.shape[0] * x.shape[2] * self.fc1.out_features
         step = max(1, _STRIP_ELEMENTS // row_elements)
-        out = torch.empty_like(x)
+        strips = []
         for first in range(0, height, step):
             last = min(first + step, height)
             # the convolution sees a row more on each side, whose own outputs are not used
             top, bottom = max(first - 1, 0), min(last + 1, height)
-            out[:, first:last] = self._compute(x[:, top:bottom], slice(first - top, last - top))
-        return out
+            strips.append(self._compute(x[:, top:bottom], slice(first - top, last - top)))
+        return torch.cat(strips, dim=1)
 
 
 @MODELS.register_module()

@@ -180,14 +180,14 @@ class FeatureRecorder(ExitStack):
         """Keep the query's row of an attention (B, heads, N, M), if it is that to a whole map."""
         if self._attending is None or weights.ndim != 4:
             return
-        name, (rows, columns), keys = vars(self._attending).values()
+        (rows, columns), keys = self._attending.queries, self._attending.keys
         # class tokens come first
         first, first_key = weights.shape[2] - rows * columns, weights.shape[3] - keys[0] * keys[1]
         if first != first_key or first not in (0, 1):
             return
         row, column = self._cell((rows, columns))
         found = weights[0, :, first + row * columns + column, first_key:].unflatten(1, keys)
-        stage = re.match(r'stages\.(\d+)\.', name)
+        stage = re.match(r'stages\.(\d+)\.', self._attending.name)
         label = f'attention_stage_{int(stage[1]) + 1}' if stage else 'attention'
         self._keep(label, found, of_point=True)
 

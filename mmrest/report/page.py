@@ -59,7 +59,9 @@ def write_page(runs: Sequence[Run], out: Path) -> None:
         tests=_tests(runs),
         curves=draw.sections(),
         sweep_chart=draw.sweeps(),
-        sweeps=[(run, _for_people(table, _sweep_columns(table))) for run, table in _sweeps(runs)],
+        sweeps=[
+            (run, _for_people(table, _sweep_columns(table))) for run in runs for table in run.sweeps
+        ],
         benchmarks=[
             (run, _for_people(table, _BENCHMARK)) for run in runs for table in run.benchmarks
         ],
@@ -81,12 +83,6 @@ def write_page(runs: Sequence[Run], out: Path) -> None:
 def _look(number: int) -> tuple[str, str]:
     """Colour and dashes of a run's lines."""
     return COLOURS[number % len(COLOURS)], DASHES[number // len(COLOURS) % len(DASHES)]
-
-
-def _sweeps(runs: Sequence[Run]) -> Iterator[tuple[Run, Table]]:
-    for run in runs:
-        for table in run.sweeps:
-            yield run, table
 
 
 def _metrics(runs: Sequence[Run]) -> Shown:
