@@ -19,10 +19,13 @@ from mmrest.backbones import (
     TwinsSVT,
 )
 from mmrest.backbones.layers import LayerNorm2d
+from mmrest.engine.checkpointing import SafeCheckpointHook
 from mmrest.engine.compiling import CompileBackboneHook
 from mmrest.engine.fusing import FuseHook
+from mmrest.engine.interruption import ResumableEpochLoop, StopHook
 from mmrest.engine.layer_decay import LayerDecayOptimWrapperConstructor
 from mmrest.engine.pictures import DrawPredictionsHook, SaveLabelMapsHook
+from mmrest.engine.randomness import SeedIterationsHook
 from mmrest.engine.valid_sizes import ValidSizesHook
 from mmrest.lookup import config_names, config_path, get_config
 from mmrest.multires import MultiResolutionDDP, ScaleConsistencyLoss
@@ -47,9 +50,13 @@ __all__ = [
     'ResFormer',
     'ResT',
     'ResTV2',
+    'ResumableEpochLoop',
+    'SafeCheckpointHook',
     'SaveLabelMapsHook',
     'ScaleConsistencyLoss',
+    'SeedIterationsHook',
     'SimpleFPN',
+    'StopHook',
     'Swin',
     'TwinsPCPVT',
     'TwinsSVT',

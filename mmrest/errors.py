@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -12,14 +13,35 @@ class InputError(ValueError):
     """Something that was given is wrong; the text names it and says what to do."""
 
 
+class Interrupted(Exception):
+    """A signal has ended a run in order.
+
+    Attributes:
+        signal: Its number.
+    """
+
+    def __init__(self, text: str, number: int) -> None:
+        super().__init__(text)
+        self.signal = number
+
+
 @contextmanager
 def clear_errors() -> Iterator[None]:
-    """Show an :class:`InputError` as one text, without a traceback, and exit with status 1."""
+    """Show an :class:`InputError` as one text, without a traceback, and exit with status 1.
+
+    A run that a signal ends has the status that shells give it, 128 and the signal's number.
+    """
     try:
         yield
         sys.stdout.flush()
     except InputError as error:
         sys.exit(f'error: {error}')
+    except Interrupted as interruption:
+        print(interruption, file=sys.stderr)
+        sys.exit(128 + interruption.signal)
+    except KeyboardInterrupt:
+        print('ended by SIGINT', file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:  # nobody reads on, `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

@@ -107,12 +107,13 @@ def config_from_arguments(args: argparse.Namespace) -> Config:
     return cfg
 
 
-def build_runner(cfg: Config, purpose: str = 'test') -> Runner:
+def build_runner(cfg: Config, purpose: str = 'test', skip_non_finite: bool = False) -> Runner:
     """The runner of a config, which reads checkpoints safely and watches its run.
 
     Args:
         cfg: Of mmdet or mmseg.
         purpose: What it is for: ``'test'``, ``'resume'`` a training, or ``'start'`` one.
+        skip_non_finite: Leave out steps of a training whose loss is no number.
 
     Raises:
         InputError: The config describes no such run, or its work directory cannot be written.
@@ -133,7 +134,7 @@ def build_runner(cfg: Config, purpose: str = 'test') -> Runner:
         torch.distributed.init_process_group('gloo')
     with explain_config_errors():
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    watch_run(runner, purpose)
+    watch_run(runner, purpose, skip_non_finite)
     if part == 'train' and cfg.launcher != 'none':
         require_all_levels_read(runner.model)
     return runner

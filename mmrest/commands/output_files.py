@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from mmrest.errors import InputError
+
+# by which launchers tell a process its number among all machines'
+_RANKS = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK')
 
 
 def require_new_file(option: str, path: str, replace: bool, hint: str) -> None:
@@ -64,3 +71,32 @@ def make_folder(option: str, folder: str | Path) -> None:
         raise InputError(f'{option} {folder} cannot be used: {error}') from error
     if not os.access(folder, os.W_OK):
         raise InputError(f'{option} {folder} cannot be written')
+
+
+@contextmanager
+def sole_training(work_dir: str | os.PathLike) -> Iterator[None]:
+    """Keep other trainings out of a work directory, in which they would replace checkpoints.
+
+    The system gives it free when the process ends, however it ends. Of a training's processes the
+    first asks for all.
+
+    Raises:
+        InputError: Another training is at work there.
+    """
+    if any(int(os.environ.get(name, 0)) for name in _RANKS):
+        yield
+        return
+    require_writable(work_dir)
+    lock = FileLock(os.path.join(work_dir, '.training'), timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise InputError(
+            f'another training is at work in {work_dir}; choose another --work-dir'
+        ) from error
+    except (OSError, NotImplementedError):  # a file system without locks
+        pass
+    try:
+        yield
+    finally:
+        lock.release()

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
+import torch
+from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner, find_latest_checkpoint
+from torch import Tensor
 
 from mmrest.checkpoints import require_fit, require_optimizer_state, require_training_state
+from mmrest.engine.checkpointing import use_safe_checkpoints
 from mmrest.engine.head_outputs import require_enough_outputs
+from mmrest.engine.interruption import StopHook, use_resumable_epochs
+from mmrest.engine.randomness import SeedIterationsHook
 from mmrest.engine.run_record import RecordRunHook
-from mmrest.errors import InputError
+from mmrest.errors import InputError, list_some
 
 # A scaler of mixed precision skips a step now and then whose loss or gradients overflow.
 _MOST_SKIPPED = 20
@@ -74,10 +82,22 @@ class HeadSizeHook(Hook):
 
 
 class FiniteLossHook(Hook):
-    """Ends a training whose loss is no number any more, before a checkpoint keeps that."""
+    """Ends a training whose loss is no number any more, before a checkpoint keeps that.
 
-    def __init__(self) -> None:
+    Args:
+        go_on: Leave such a step out instead, unless it is one of many in a row.
+    """
+
+    def __init__(self, go_on: bool = False) -> None:
+        self.go_on = go_on
+        self.left_out = 0
         self._in_a_row = 0
+
+    def before_train(self, runner: Runner) -> None:
+        """Called by the runner before the first epoch."""
+        if self.go_on:
+            wrapper = runner.optim_wrapper
+            wrapper.update_params = partial(_update_if_finite, wrapper, wrapper.update_params)
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
@@ -95,14 +115,22 @@ class FiniteLossHook(Hook):
             return
         self._in_a_row += 1
         skips = getattr(runner.optim_wrapper, 'loss_scaler', None) is not None
-        if skips and self._in_a_row <= _MOST_SKIPPED:
+        files = files_of(data_batch)
+        if self.go_on:
+            self.left_out += 1
+            runner.logger.warning(
+                f'the loss is {value} in iteration {runner.iter + 1}: the step is left out '
+                f'({self.left_out} so far); its images: {files}'
+            )
+        if (skips or self.go_on) and self._in_a_row <= _MOST_SKIPPED:
             return
         parts = ', '.join(f'{k} {float(v.detach()):.4g}' for k, v in outputs.items() if k != 'loss')
         raise InputError(
             f'the loss is {value} in iteration {runner.iter + 1} (epoch {runner.epoch + 1}'
             f'{"; " + parts if parts else ""}); {saved_last(runner.work_dir)}. A lower learning '
             'rate, a longer warm-up or optim_wrapper.clip_grad=dict(max_norm=1.0) may help; so may '
-            'a look at the annotations (boxes without area, labels out of range)'
+            "a look at the annotations (boxes without area, labels out of range) of the batch's "
+            f'images: {files}. --skip-non-finite leaves such steps out'
         )
 
 
@@ -150,22 +178,45 @@ def coco_metric_names(metric: Any) -> list[str]:
     ]
 
 
+def files_of(data_batch: Any) -> str:
+    """The names of a batch's images."""
+    samples = data_batch.get('data_samples') if isinstance(data_batch, Mapping) else None
+    if isinstance(samples, Mapping):  # several views of each image
+        samples = next(iter(samples.values()), None)
+    paths = [getattr(sample, 'img_path', None) for sample in samples or ()]
+    return list_some(path for path in paths if path) or 'unknown'
+
+
+def _update_if_finite(wrapper: OptimWrapper, update: Callable, loss: Tensor, *args: Any) -> None:
+    """A step of an optimizer wrapper; without effect where the loss of any process is no number."""
+    finite = torch.isfinite(loss.detach()).all().long()
+    all_reduce(finite, op='min')
+    if finite:
+        update(loss, *args)
+        return
+    wrapper.backward(wrapper.scale_loss(loss))  # processes wait for each other's gradients
+    wrapper.zero_grad()
+
+
 def saved_last(work_dir: str) -> str:
     """Which checkpoint of a work directory is the last whole one."""
     last = find_latest_checkpoint(work_dir)
     return f'saved last: {last}' if last else f'no checkpoint has been saved in {work_dir}'
 
 
-def watch_run(runner: Runner, purpose: str) -> None:
+def watch_run(runner: Runner, purpose: str, skip_non_finite: bool = False) -> None:
     """Register the hooks of this module, and the one that records how the run began.
 
     Args:
         runner: Of mmengine, also a ``FlexibleRunner``.
         purpose: ``'test'``, ``'resume'`` or ``'start'``, as of :class:`CheckpointFitHook`.
+        skip_non_finite: Leave out steps whose loss is no number.
     """
     split = 'test' if purpose == 'test' else 'train'
     hooks = [RecordRunHook(), CheckpointFitHook(purpose), HeadSizeHook(split), EmptyResultsHook()]
     if split == 'train':
-        hooks.append(FiniteLossHook())
+        hooks += [FiniteLossHook(skip_non_finite), SeedIterationsHook(), StopHook()]
+        use_resumable_epochs(runner)
+        use_safe_checkpoints(runner)
     for hook in hooks:
         runner.register_hook(hook)

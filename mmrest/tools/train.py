@@ -1,6 +1,7 @@
 """Train a detector or segmentor: ``python tools/train.py CONFIG``."""
 
 import argparse
+import sys
 
 from mmengine.config import Config
 from mmengine.runner import find_latest_checkpoint
@@ -17,7 +18,9 @@ from mmrest.commands.cli import (
     run_training,
     use_amp,
 )
+from mmrest.commands.output_files import sole_training
 from mmrest.commands.pretraining import forget_weights, require_weights, train_from_scratch
+from mmrest.engine.checkpointing import newest_whole_checkpoint
 from mmrest.errors import InputError, clear_errors
 
 
@@ -42,6 +45,11 @@ def parse_args() -> argparse.Namespace:
         action='store_true',
         help='train from random weights: no pretrained checkpoint, and nothing frozen',
     )
+    parser.add_argument(
+        '--skip-non-finite',
+        action='store_true',
+        help='leave out steps whose loss is infinite or no number, instead of ending there',
+    )
     add_launch_arguments(parser)
     add_config_arguments(parser)
     return parser.parse_args()
@@ -65,23 +73,30 @@ def main() -> None:
         if args.from_scratch:
             train_from_scratch(cfg)
         require_accelerator_for_amp(cfg)
-        purpose = _purpose(cfg)
-        if purpose == 'resume':
+        purpose = 'start'
+        if cfg.get('resume') and (cfg.get('load_from') or _find_checkpoint(cfg)):
+            purpose = 'resume'
             forget_weights(cfg)
         require_weights(cfg)
         require_files(cfg, trains=True)
         splits = ['train', 'val'] if cfg.get('val_cfg') else ['train']
         prepare_data(cfg, splits)
         require_usable_data(cfg, splits)
-        run_training(build_runner(cfg, purpose))
+        with sole_training(cfg.work_dir):
+            run_training(build_runner(cfg, purpose, args.skip_non_finite))
         leave_process_group()
 
 
-def _purpose(cfg: Config) -> str:
-    """What a checkpoint is for: to go on, or to start from."""
-    if cfg.get('resume') and (cfg.get('load_from') or find_latest_checkpoint(cfg.work_dir)):
-        return 'resume'
-    return 'start'
+def _find_checkpoint(cfg: Config) -> str | None:
+    """Let a training that is resumed go on from its newest whole checkpoint, which is returned."""
+    hooks = cfg.get('default_hooks') or {}
+    path, warning = newest_whole_checkpoint(cfg.work_dir, hooks.get('checkpoint') or {})
+    if warning:
+        print(f'warning: {warning}', file=sys.stderr)
+    cfg.load_from = path or find_latest_checkpoint(cfg.work_dir)
+    if not cfg.load_from:
+        print(f'--resume: no checkpoint in {cfg.work_dir} yet, so the training begins')
+    return cfg.load_from
 
 
 if __name__ == '__main__':

@@ -1,0 +1,215 @@
+"""Checkpoints that a killed run leaves whole, and finding the newest of them.
+
+mmengine writes a checkpoint into its place, so that a run that is killed meanwhile leaves half a
+file under a good name, and ``--resume`` takes the file that was named last, whole or not.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from mmengine.fileio import LocalBackend, register_backend
+from mmengine.hooks import CheckpointHook
+from mmengine.registry import HOOKS
+from mmengine.runner import EpochBasedTrainLoop, Runner
+
+from mmrest.errors import InputError, list_some
+
+INTERRUPTED = 'interrupted.pth'
+# what a checkpoint from within an epoch says: batches that are done, and those of an epoch
+BATCHES = 'batches_of_epoch'
+_TEMPORARY = '.writing'
+_DEFAULT_NAMES = ('epoch_{}.pth', 'iter_{}.pth')
+
+
+class AtomicBackend(LocalBackend):
+    """mmengine's local files; a written one appears under its name only when it is whole."""
+
+    def put(self, obj: bytes, filepath: str | Path) -> None:
+        """Write bytes beside ``filepath`` and move them there.
+
+        Raises:
+            OSError: They cannot be written; what was there before is still there.
+        """
+        path = Path(filepath)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f'{path.name}.{os.getpid()}{_TEMPORARY}')
+        try:
+            with open(temporary, 'wb') as file:
+                file.write(obj)
+                file.flush()
+                os.fsync(file.fileno())  # or a crash of the machine may leave an empty file
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def put_text(self, obj: str, filepath: str | Path, encoding: str = 'utf-8') -> None:
+        """As :meth:`put`, of text."""
+        self.put(obj.encode(encoding), filepath)
+
+
+@HOOKS.register_module()
+class SafeCheckpointHook(CheckpointHook):
+    """mmengine's hook, which removes an old checkpoint when the new one is there, not before.
+
+    Of a checkpoint within an epoch (``by_epoch=False``) it notes how far that epoch is.
+    """
+
+    _batches_done = 0
+
+    def before_train(self, runner: Runner) -> None:
+        """Called by the runner before the first epoch; clears what killed runs left."""
+        super().before_train(runner)
+        if runner.rank == 0 and os.path.isdir(self.out_dir):
+            for left in Path(self.out_dir).glob(f'*{_TEMPORARY}'):
+                left.unlink(missing_ok=True)
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Called by the runner after each step."""
+        if isinstance(runner.train_loop, EpochBasedTrainLoop):
+            self._batches_done = batch_idx + 1
+        super().after_train_iter(runner, batch_idx, data_batch, outputs)
+        self._batches_done = 0
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
+        if self._batches_done:
+            meta = {**meta, BATCHES: (self._batches_done, len(runner.train_dataloader))}
+        with self._removing_afterwards():
+            super()._save_checkpoint_with_step(runner, step, meta)
+        if runner.rank == 0 and self.last_ckpt and self.last_ckpt != _interrupted(runner):
+            Path(_interrupted(runner)).unlink(missing_ok=True)  # this one is further
+
+    def _save_best_checkpoint(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        with self._removing_afterwards():
+            super()._save_best_checkpoint(runner, *args, **kwargs)
+
+    @contextmanager
+    def _removing_afterwards(self) -> Iterator[None]:
+        backend = self.file_backend
+        if isinstance(backend, _RemovingLater):
+            yield
+            return
+        self.file_backend = _RemovingLater(backend)
+        try:
+            yield
+            self.file_backend.remove_all(but=(self.last_ckpt, *_best_checkpoints(self)))
+        finally:
+            self.file_backend = backend
+
+
+def use_safe_checkpoints(runner: Runner) -> None:
+    """Make mmengine write every local file atomically, and its own checkpoint hook a safe one."""
+    register_backend('local', AtomicBackend, force=True, prefixes='')
+    for hook in runner.hooks:
+        if type(hook) is CheckpointHook:  # it is built, and this has no more state
+            hook.__class__ = SafeCheckpointHook
+
+
+class _RemovingLater:
+    """A file backend that notes what it is to remove."""
+
+    def __init__(self, backend: Any) -> None:
+        self._backend = backend
+        self._files: list[str] = []
+        self._folders: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def remove(self, path: str) -> None:
+        self._files.append(path)
+
+    def rmtree(self, path: str) -> None:
+        self._folders.append(path)
+
+    def remove_all(self, but: tuple[str | None, ...]) -> None:
+        """Remove them, unless they were written anew meanwhile."""
+        for path in self._files:
+            if path not in but:
+                self._backend.remove(path)
+        for path in self._folders:
+            if path not in but:
+                self._backend.rmtree(path)
+
+
+def _best_checkpoints(hook: CheckpointHook) -> list[str | None]:
+    by_metric = getattr(hook, 'best_ckpt_path_dict', None) or {}
+    return [getattr(hook, 'best_ckpt_path', None), *by_metric.values()]
+
+
+def _interrupted(runner: Runner) -> str:
+    return os.path.join(runner.work_dir, INTERRUPTED)
+
+
+def newest_whole_checkpoint(work_dir: str, options: Mapping[str, Any]) -> tuple[str | None, str]:
+    """The checkpoint that an interrupted training goes on from.
+
+    Args:
+        work_dir: Of the training.
+        options: The config's ``default_hooks.checkpoint``.
+
+    Returns:
+        The newest whole one, None if no training has saved any there; and what is to be said of
+        broken ones that are newer.
+
+    Raises:
+        InputError: There are some, and all of them are broken.
+    """
+    broken = []
+    for path in sorted(_saved(work_dir, options), key=os.path.getmtime, reverse=True):
+        if not (damage := damage_of(path)):
+            note = f'{"; ".join(broken)}: going on from {path}' if broken else ''
+            return str(path), note
+        broken.append(f'{path} is broken ({damage})')
+    if broken:
+        raise InputError(
+            f'--resume: no checkpoint in {work_dir} is whole: {list_some(broken, 4)}. Name another '
+            'with --resume FILE, or start anew in another --work-dir'
+        )
+    return None, ''
+
+
+def damage_of(path: str | Path) -> str:
+    """What is wrong with a checkpoint's archive; empty if nothing is.
+
+    Every byte is read and compared with its checksum. What the archive holds is not looked at.
+    """
+    if not os.path.getsize(path):
+        return 'it is empty'
+    with open(path, 'rb') as file:
+        if file.read(1) == b'\x80':  # torch's format before 1.6, which has no checksums
+            return ''
+    try:
+        with zipfile.ZipFile(path) as archive:
+            bad = archive.testzip()
+    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+        return f'cut short or no checkpoint: {error}'
+    return f'{bad} in it has a wrong checksum' if bad else ''
+
+
+def _saved(work_dir: str, options: Mapping[str, Any]) -> set[Path]:
+    """All files that a training may go on from."""
+    folders = {Path(work_dir)}
+    if out_dir := options.get('out_dir'):
+        folders.add(Path(out_dir, Path(work_dir).name))
+    saved = set()
+    with suppress(OSError):
+        last = Path(Path(work_dir, 'last_checkpoint').read_text().strip())
+        saved |= {last} if last.is_file() else set()
+    names = [options.get('filename_tmpl') or name for name in _DEFAULT_NAMES]
+    patterns = [re.escape(name).replace(r'\{\}', r'\d+') for name in {*names, INTERRUPTED}]
+    for folder in folders:
+        saved |= {
+            path
+            for path in (folder.iterdir() if folder.is_dir() else ())
+            if path.is_file() and any(re.fullmatch(pattern, path.name) for pattern in patterns)
+        }
+    return {path.resolve() for path in saved}

@@ -1,0 +1,55 @@
+"""Random numbers that depend on the seed and the iteration alone."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+_DATA, _STEP = 0, 1
+
+
+@HOOKS.register_module()
+class SeedIterationsHook(Hook):
+    """Seeds every iteration by itself, so that a resumed training draws what it would have drawn.
+
+    The seed is the run's, which checkpoints keep. What a validation, a saved checkpoint or the
+    iterations before it have drawn makes no difference then. Worker processes of a data loader
+    draw from their own generators, which mmengine seeds when they start: with them a resumed
+    training is the same only where they start with each epoch (``persistent_workers=False``).
+    """
+
+    priority = 'LOWEST'
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Called by the runner before it takes the first batch."""
+        _seed(runner, _DATA, runner.iter)
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Called by the runner before each step."""
+        _seed(runner, _STEP, runner.iter)
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Called by the runner after each step, before it takes the next batch."""
+        _seed(runner, _DATA, runner.iter + 1)
+
+    def after_val(self, runner: Runner) -> None:
+        """Called by the runner after a validation."""
+        _seed(runner, _DATA, runner.iter)
+
+
+def _seed(runner: Runner, purpose: int, iteration: int) -> None:
+    parts = [runner.seed, purpose, iteration]
+    if runner._randomness_cfg.get('diff_rank_seed'):
+        parts.append(runner.rank)
+    seed = int(np.random.SeedSequence(parts).generate_state(1)[0])
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)

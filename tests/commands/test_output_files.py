@@ -1,0 +1,41 @@
+"""Work directories that one training at a time writes into."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mmrest.commands.output_files import sole_training
+from mmrest.errors import InputError
+
+HOLDING = """
+import sys, time
+from mmrest.commands.output_files import sole_training
+with sole_training(sys.argv[1]):
+    print('holds', flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_training_in_a_work_directory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = [sys.executable, '-c', HOLDING, str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == 'holds\n'
+        refused = pytest.raises(InputError, match=f'another training is at work in {tmp_path}')
+        with refused, sole_training(tmp_path):
+            pass
+        monkeypatch.setenv('RANK', '1')
+        with sole_training(tmp_path):  # of the same training; its first process has asked
+            pass
+        monkeypatch.setenv('RANK', '0')
+    finally:
+        process.kill()
+        process.wait()
+    with sole_training(tmp_path):  # whoever is killed holds nothing
+        pass

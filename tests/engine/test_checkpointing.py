@@ -1,0 +1,127 @@
+"""Whole checkpoints: written so, kept until there is a newer one, and found."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.hooks import CheckpointHook
+
+from mmrest.engine.checkpointing import (
+    AtomicBackend,
+    SafeCheckpointHook,
+    damage_of,
+    newest_whole_checkpoint,
+)
+from mmrest.errors import InputError
+from tests.engine.toy_training import Watcher, make_runner, train
+
+
+def save(path: Path, age: float) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({'state_dict': {'weight': torch.arange(1000.0)}}, path)
+    os.utime(path, (1e9 - age, 1e9 - age))
+    return path
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-700])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b'')
+
+
+def flip_a_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(content)
+
+
+def fill_with_zeros(path: Path) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+@pytest.mark.parametrize('damage', [truncate, empty, flip_a_byte, fill_with_zeros])
+def test_a_broken_checkpoint_is_named_and_the_one_before_it_taken(damage, tmp_path: Path) -> None:
+    older, newer = save(tmp_path / 'epoch_1.pth', 9), save(tmp_path / 'epoch_2.pth', 5)
+    (tmp_path / 'last_checkpoint').write_text(str(newer))
+    assert newest_whole_checkpoint(str(tmp_path), {}) == (str(newer), '')
+    damage(newer)
+    path, note = newest_whole_checkpoint(str(tmp_path), {})
+    assert path == str(older)
+    assert f'{newer} is broken' in note
+    damage(older)
+    with pytest.raises(InputError, match=r'no checkpoint in .* is whole'):
+        newest_whole_checkpoint(str(tmp_path), {})
+
+
+def test_the_newest_is_found_whatever_was_named_last(tmp_path: Path) -> None:
+    assert newest_whole_checkpoint(str(tmp_path / 'absent'), {}) == (None, '')
+    older = save(tmp_path / 'iter_90.pth', 9)
+    (tmp_path / 'last_checkpoint').write_text(str(older))
+    save(tmp_path / 'best_coco_bbox_mAP_epoch_1.pth', 1)  # without an optimizer's state
+    save(tmp_path / 'rest_small.pth', 1)  # somebody's weights
+    newer = save(tmp_path / 'iter_100.pth', 8)
+    assert newest_whole_checkpoint(str(tmp_path), {})[0] == str(newer)
+    own = save(tmp_path / 'mine_7.pth', 3)
+    assert newest_whole_checkpoint(str(tmp_path), {'filename_tmpl': 'mine_{}.pth'})[0] == str(own)
+    other = save(tmp_path.parent / 'other' / tmp_path.name / 'iter_110.pth', 2)
+    options = {'out_dir': str(tmp_path.parent / 'other')}
+    assert newest_whole_checkpoint(str(tmp_path), options)[0] == str(other)
+    (tmp_path / 'last_checkpoint').write_text('')
+    assert newest_whole_checkpoint(str(tmp_path), {})[0] == str(newer)
+
+
+def test_a_file_that_cannot_be_written_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object) -> None:
+        raise OSError(28, 'No space left on device')
+
+    path = tmp_path / 'epoch_1.pth'
+    AtomicBackend().put(b'old', path)
+    monkeypatch.setattr(os, 'fsync', fail)
+    with pytest.raises(OSError, match='No space'):
+        AtomicBackend().put(b'new', path)
+    assert path.read_bytes() == b'old'
+    assert os.listdir(tmp_path) == ['epoch_1.pth']
+
+
+def test_a_file_is_never_seen_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / 'epoch_1.pth'
+    seen = []
+    monkeypatch.setattr(os, 'fsync', lambda file: seen.append(path.exists()))
+    AtomicBackend().put(b'whole', path)
+    assert seen == [False]
+    assert path.read_bytes() == b'whole'
+
+
+def test_there_is_a_whole_checkpoint_at_every_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = []
+    write = AtomicBackend.put
+
+    def watched(self, obj: bytes, filepath: str | Path) -> None:
+        if str(filepath).endswith('.pth'):
+            there.append([p for p in tmp_path.glob('run/epoch_*.pth') if not damage_of(p)])
+        write(self, obj, filepath)
+
+    monkeypatch.setattr(AtomicBackend, 'put', watched)
+    runner = make_runner(tmp_path / 'run', True, max_keep_ckpts=1)
+    assert [type(h) for h in runner.hooks if isinstance(h, CheckpointHook)] == [SafeCheckpointHook]
+    train(runner)
+    assert len(there) == 3
+    assert all(there[1:]), 'the old one was removed before the new one was written'
+    assert [path.name for path in tmp_path.glob('run/*.pth')] == ['epoch_3.pth']
+
+
+def test_what_a_killed_run_left_is_cleared(tmp_path: Path) -> None:
+    left = tmp_path / 'run' / 'epoch_1.pth.123.writing'
+    left.parent.mkdir()
+    left.write_bytes(b'half')
+    train(make_runner(tmp_path / 'run', True), Watcher())
+    assert not left.exists()

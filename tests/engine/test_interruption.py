@@ -1,0 +1,156 @@
+"""Trainings that are told to end, and go on: nothing is done twice, left out or drawn anew."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmrest.engine.checkpointing import INTERRUPTED, newest_whole_checkpoint
+from mmrest.engine.run_checks import FiniteLossHook
+from mmrest.errors import Interrupted
+from tests.engine.toy_training import NoisyLine, Watcher, make_runner, train
+
+
+@pytest.fixture(autouse=True)
+def handlers_as_before() -> Iterator[None]:
+    """A training that fails leaves its handlers to a process that ends."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def ask(number: int = signal.SIGTERM):
+    return lambda: os.kill(os.getpid(), number)
+
+
+@pytest.fixture(params=[True, False], ids=['epochs', 'iterations'])
+def by_epoch(request: pytest.FixtureRequest) -> bool:
+    return request.param
+
+
+@pytest.mark.parametrize(
+    ('by_epoch', 'last', 'workers'),
+    [(loop, last, 0) for loop in (True, False) for last in (1, 4, 5, 7, 14)] + [(True, 5, 2)],
+)
+def test_a_training_that_is_ended_goes_on_as_if_it_had_not_been(
+    by_epoch: bool, last: int, workers: int, tmp_path: Path
+) -> None:
+    # (workers draw as before only where they start with an epoch)
+    expected = train(make_runner(tmp_path / 'whole', by_epoch, workers)).losses
+    assert len(set(expected.values())) == 15
+
+    first = Watcher(last, ask())
+    with pytest.raises(Interrupted, match=f'SIGTERM in iteration {last}; saved'):
+        train(make_runner(tmp_path / 'ended', by_epoch, workers), first)
+    assert max(first.losses) == last - 1
+    path, _ = newest_whole_checkpoint(str(tmp_path / 'ended'), {})
+    assert Path(path).name == INTERRUPTED
+    rest = train(make_runner(tmp_path / 'ended', by_epoch, workers, path)).losses
+    assert min(rest) == last
+    assert {**first.losses, **rest} == expected
+    assert not (tmp_path / 'ended' / INTERRUPTED).exists()
+
+
+def test_a_training_killed_at_a_checkpoint_goes_on_with_equal_losses(
+    by_epoch: bool, tmp_path: Path
+) -> None:
+    class Kill(Exception):
+        pass
+
+    def kill() -> None:
+        raise Kill
+
+    expected = train(make_runner(tmp_path / 'whole', by_epoch)).losses
+    first = Watcher(12, kill)
+    with pytest.raises(Kill):
+        train(make_runner(tmp_path / 'killed', by_epoch), first)
+    path, _ = newest_whole_checkpoint(str(tmp_path / 'killed'), {})
+    rest = train(make_runner(tmp_path / 'killed', by_epoch, resume_from=path)).losses
+    assert min(rest) == (10 if by_epoch else 9)
+    assert {**first.losses, **rest} == {**first.losses, **expected}
+    assert all(expected[step] == loss for step, loss in first.losses.items())
+
+
+def test_a_checkpoint_within_an_epoch_says_how_far_it_is(tmp_path: Path) -> None:
+    options = dict(by_epoch=False, interval=3)
+    expected = train(make_runner(tmp_path / 'run', True, **options)).losses
+    for step in (3, 9, 15):  # the last is the end of an epoch
+        path = str(tmp_path / 'run' / f'iter_{step}.pth')
+        rest = train(make_runner(tmp_path / f'from_{step}', True, resume_from=path)).losses
+        assert rest == {k: v for k, v in expected.items() if k >= step}
+
+
+def test_ctrl_c_in_a_validation_saves_the_trained_weights(tmp_path: Path) -> None:
+    class InValidation(Watcher):
+        def after_val_iter(self, runner, *args, **kwargs) -> None:
+            self.trained = float(runner.model.line.weight)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    watcher = InValidation()
+    runner = make_runner(tmp_path / 'run', True, interval=3)
+    with pytest.raises(Interrupted, match='SIGINT in the validation after iteration 5'):
+        train(runner, watcher)
+    saved = torch.load(tmp_path / 'run' / INTERRUPTED, weights_only=False)
+    assert saved['meta']['epoch'] == 1
+    assert saved['meta']['iter'] == 5
+    assert float(saved['state_dict']['line.weight']) == watcher.trained
+
+
+def test_a_second_signal_is_not_held_back(tmp_path: Path) -> None:
+    def ask_twice() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        train(make_runner(tmp_path / 'run', True), Watcher(2, ask_twice))
+
+
+def test_signals_are_as_before_after_a_training(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    train(make_runner(tmp_path / 'run', False))
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_an_epoch_of_another_length_begins_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(Interrupted):
+        train(make_runner(tmp_path / 'run', True), Watcher(7, ask()))
+    runner = make_runner(tmp_path / 'run', True, resume_from=str(tmp_path / 'run' / INTERRUPTED))
+    runner._train_dataloader['batch_size'] = 5
+    with caplog.at_level('WARNING'):
+        losses = train(runner).losses
+    assert len(losses) == 4  # two epochs of two batches
+
+
+@pytest.mark.parametrize('go_on', [True, False])
+def test_a_loss_that_is_no_number_ends_the_training_or_leaves_the_step_out(
+    go_on: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = []
+
+    def forward(self, inputs, data_samples, mode='tensor'):
+        steps.append(float(self.line.weight))
+        losses = normal(self, inputs, data_samples, mode)
+        if mode == 'loss' and len(steps) == 3:
+            losses['loss'] = losses['loss'] * float('nan')
+        return losses
+
+    normal = NoisyLine.forward
+    monkeypatch.setattr(NoisyLine, 'forward', forward)
+    runner = make_runner(tmp_path / 'run', False)
+    hook = FiniteLossHook(go_on)
+    if not go_on:
+        with pytest.raises(ValueError, match=r'iteration 3 .*--skip-non-finite'):
+            train(runner, hooks=[hook])
+        return
+    train(runner, hooks=[hook])
+    assert hook.left_out == 1
+    assert steps[2] == steps[3] != steps[1]
