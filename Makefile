@@ -2,12 +2,14 @@
 #   make demo     train, test and predict on the built-in data set
 #   make test     the tests of every change, in under 12 minutes on two cores
 #   make test-all also every published variant, every config's step, and the compiler
+#   make fuzz     2,000 drawn sizes, batches and options of each family (EXAMPLES=2000)
 #   make lint     ruff: lint and format; and the site, warnings are errors
 #   make docs     the site, into docs/_build/html
 #   make install  only the set-up
 # STACK=onedl (default) or STACK=openmmlab chooses the distribution of the OpenMMLab packages.
 
 STACK ?= onedl
+EXAMPLES ?= 2000
 PYTHON ?= python3
 SHELL := /bin/bash
 
@@ -28,11 +30,11 @@ PYTEST := $(RUN) -m pytest -n auto --maxprocesses 4 --dist worksteal
 DEMO := configs/retinanet_rest_lite_shapes.py
 DEMO_DIR := work_dirs/retinanet_rest_lite_shapes
 
-.PHONY: help install demo test test-all lint docs docs-links
+.PHONY: help install demo test test-all fuzz lint docs docs-links
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n '2,8s/^# \{0,1\}//p' Makefile
+	@sed -n '2,9s/^# \{0,1\}//p' Makefile
 
 install: $(VENV)/.mmrest
 
@@ -47,6 +49,9 @@ test: install
 
 test-all: install
 	$(PYTEST)
+
+fuzz: install
+	MMREST_FUZZ_EXAMPLES=$$(( $(EXAMPLES) / 2 )) $(PYTEST) tests/fuzz
 
 lint: $(VENV)/.lint docs
 	$(RUN) -m ruff check .

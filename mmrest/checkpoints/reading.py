@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import re
+import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -55,6 +56,8 @@ def read_checkpoint(
         head = file.read(64)
     if path.endswith('.safetensors'):
         return _read_safetensors(path, map_location)
+    if head.startswith(b'PK'):
+        _require_no_bomb(path, source)
     try:
         with only_plain_data():
             if is_plain_pickle(head):
@@ -106,6 +109,20 @@ def save_safetensors(state: Mapping[str, Tensor], path: str, meta: Mapping[str, 
         temporary.unlink(missing_ok=True)
 
 
+def _require_no_bomb(path: str, source: str | os.PathLike) -> None:
+    """Refuse an archive that would unpack to more than itself; torch compresses nothing."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+    except (zipfile.BadZipFile, EOFError, NotImplementedError):
+        return  # torch says what is wrong with it
+    if unpacked > os.path.getsize(path):
+        raise CheckpointError(
+            f'{source} is refused: it would unpack to {unpacked} bytes from '
+            f'{os.path.getsize(path)}, and torch writes no compressed checkpoints'
+        )
+
+
 def _read_safetensors(path: str, map_location: Any) -> dict[str, Any]:
     device = str(map_location) if isinstance(map_location, str | torch.device) else 'cpu'
     try:
@@ -113,7 +130,7 @@ def _read_safetensors(path: str, map_location: Any) -> dict[str, Any]:
             metadata = file.metadata() or {}
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         meta = json.loads(metadata.get('meta', '{}'))
-    except (safetensors.SafetensorError, ValueError) as error:
+    except (safetensors.SafetensorError, ValueError, RecursionError) as error:
         raise CheckpointError(f'{path} is no complete safetensors file ({error})') from error
     return {'state_dict': state, 'meta': meta}
 
