@@ -38,11 +38,6 @@ PICKLES: dict[str, bytes] = {
     + b'\x93'
     + MKDIR
     + b'R.',
-    + short('posix')
-    + short('mkdir')
-    + b'\x93'
-    + MKDIR
-    + b'R.',
     'inst': b'\x80\x02(V' + MARKER.encode() + b'\niposix\nmkdir\n.',
     'obj': b'\x80\x02(cposix\nmkdir\nV' + MARKER.encode() + b'\no.',
     'newobj': b'\x80\x02cposix\nmkdir\n' + b'V' + MARKER.encode() + b'\n\x85\x81.',
@@ -165,9 +160,7 @@ FILES: dict[str, Callable[[Path], Path]] = {
     'safetensors: no header': lambda f: tensors(b'', f, length=0),
     'safetensors: not JSON': lambda f: tensors(b'{"weight": ', f),
     'safetensors: depth': lambda f: tensors(b'[' * 100_000, f),
-    'safetensors: beyond the file': lambda f: tensors(
-        entry(offsets=(0, 2**40)), f, data=b'abcd'
-    ),
+    'safetensors: beyond the file': lambda f: tensors(entry(offsets=(0, 2**40)), f, data=b'abcd'),
     'safetensors: backwards': lambda f: tensors(entry(offsets=(4, 0)), f, data=b'abcd'),
     'safetensors: a shape too large': lambda f: tensors(entry(shape=(2**40,)), f, data=b'abcd'),
     'safetensors: an overflowing shape': lambda f: tensors(
