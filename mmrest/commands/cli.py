@@ -17,6 +17,7 @@ from mmrest.checkpoints import CheckpointNotFoundError, use_safe_reader
 from mmrest.checkpoints.published import SCHEME, obtain
 from mmrest.commands.config import load_config, require_model
 from mmrest.commands.config_errors import explain_config_errors
+from mmrest.commands.image_errors import explain_image_errors
 from mmrest.commands.output_files import require_writable
 from mmrest.config_nodes import is_multi_resolution, is_pretrained, iterate_dicts, type_name
 from mmrest.engine.compiling import use_compiled_backbone
@@ -144,10 +145,10 @@ def run_training(runner: Runner) -> None:
     """Train, and say in one line what a user can mend.
 
     Raises:
-        InputError: The config cannot be built, or the disk is full; the message names what was
-            saved last.
+        InputError: The config cannot be built, an image cannot be read, or the disk is full; the
+            message names what was saved last.
     """
-    with explain_config_errors():
+    with explain_config_errors(), explain_image_errors(runner):
         try:
             runner.train()
         except OSError as error:
@@ -164,9 +165,9 @@ def run_test(runner: Runner) -> None:
     """Test.
 
     Raises:
-        InputError: The config cannot be built.
+        InputError: The config cannot be built, or an image cannot be read.
     """
-    with explain_config_errors():
+    with explain_config_errors(), explain_image_errors(runner):
         runner.test()
 
 

@@ -1,0 +1,87 @@
+"""Images that cannot be read are named, whoever read them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+from mmcv.transforms import LoadImageFromFile
+from torch.utils.data import ConcatDataset, DataLoader, Dataset
+
+from mmrest.commands.image_errors import explain_image_errors
+from mmrest.errors import InputError
+
+
+class Images(Dataset):
+    metainfo = {}
+
+    def __init__(self, folder: Path) -> None:
+        self.paths = sorted(folder.glob('*.jpg'))
+
+    def full_init(self) -> None: ...
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def get_data_info(self, index: int) -> dict:
+        return dict(img_path=str(self.paths[index]))
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return LoadImageFromFile()(self.get_data_info(index))['img']
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    for name in ('a.jpg', 'b.jpg', 'c.jpg'):
+        cv2.imwrite(str(tmp_path / name), noise)
+    return tmp_path
+
+
+def read_all(dataset: Dataset, workers: int) -> None:
+    loop = SimpleNamespace(dataloader=SimpleNamespace(dataset=dataset))
+    runner = SimpleNamespace(_train_loop=loop, _val_loop=None, _test_loop={})
+    with explain_image_errors(runner):
+        for _ in DataLoader(dataset, num_workers=workers):
+            pass
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+@pytest.mark.parametrize('join', [False, True])
+@pytest.mark.parametrize(
+    ('content', 'said'),
+    [
+        (b'hello', 'is damaged'),
+        (b'\xff\xd8\xff', 'is damaged'),
+        (b'', 'empty files'),
+        (None, 'gone'),
+    ],
+)
+def test_an_image_that_cannot_be_read_is_named(
+    content: bytes | None, said: str, join: bool, workers: int, folder: Path
+) -> None:
+    dataset = Images(folder)
+    read_all(dataset, workers)
+    if content is None:
+        (folder / 'b.jpg').unlink()
+    else:
+        (folder / 'b.jpg').write_bytes(content)
+    whole = ConcatDataset([dataset]) if join else dataset
+    with pytest.raises(InputError, match=said) as caught:
+        read_all(whole, workers)
+    assert str(folder / 'b.jpg') in str(caught.value)
+    assert 'a.jpg' not in str(caught.value)
+
+
+def test_other_errors_are_as_they_were() -> None:
+    for error in (AssertionError('shapes differ'), cv2.error('resize'), FileNotFoundError('no')):
+        with (
+            pytest.raises(type(error)),
+            explain_image_errors(
+                SimpleNamespace(_train_loop=None, _val_loop=None, _test_loop=None)
+            ),
+        ):
+            raise error
