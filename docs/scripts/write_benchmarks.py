@@ -151,7 +151,7 @@ STUDIES = (
     Study(
         "The pyramid families against mmdet's and mmseg's classes",
         'One image of 800x1344; P2T and CSWin, which neither has, against the literal form. Short '
-        'single-threaded work ran beside those of Swin, Twins, P2T and CSWin, which their ranges '
+        'single-threaded work ran beside those of Swin, Twins and CSWin, which their ranges '
         'show; times are medians, and models take their steps in turn.',
         {
             'pvt_small': _against(

@@ -202,31 +202,29 @@ class _PlainUnpickler(pickle._Unpickler):
         return known
 
 
-def settle(value: Any, seen: dict[int, Any] | None = None) -> Any:
+def settle(value: Any, seen: dict[int, tuple[Any, Any]] | None = None) -> Any:
     """Put real objects where stand-ins are, in place where a container can be changed.
 
     Args:
         value: What ``torch.load`` gave.
-        seen: Containers that are, or are being, settled, and what became of them: a file may hold
-            cycles, and one thing in so many places that it could not be walked through.
+        seen: Identity of each container that is, or is being, settled -> itself and what became of
+            it. A file may hold cycles, and one thing in more places than can be walked through.
     """
     seen = {} if seen is None else seen
     if isinstance(value, _Dtype | _Array | _History):
         return value.settle()
     if id(value) in seen:
-        return seen[id(value)]
+        return seen[id(value)][1]
     if isinstance(value, MutableMapping):
-        seen[id(value)] = value
+        seen[id(value)] = (value, value)
         for key in list(value):
             value[key] = settle(value[key], seen)
     elif isinstance(value, MutableSequence):
-        seen[id(value)] = value
+        seen[id(value)] = (value, value)
         value[:] = [settle(item, seen) for item in value]
     elif type(value) is tuple:
-        # the old one is kept, too, or another might take its identity
         settled = tuple(settle(item, seen) for item in value)
-        seen[id(value)], seen[id(settled)] = settled, settled
-        seen[-id(value)] = value
+        seen[id(value)] = (value, settled)
         return settled
     elif isinstance(value, argparse.Namespace):
         settle(vars(value), seen)

@@ -45,7 +45,7 @@ def explain_image_errors(runner: Runner) -> Iterator[None]:
         if not (found := _GONE.findall(str(error))):
             raise
         raise InputError(
-            f'{found[-1]} is gone. Was the data set moved, or a disk unmounted, during the run?'
+            f'{found[-1]} is not there. Was the data set moved, or a disk unmounted?'
         ) from error
 
 
@@ -57,10 +57,11 @@ def _empty_images(runner: Runner) -> list[str]:
 
 
 def _image_paths(dataset: Any) -> Iterator[str]:
-    for inner in getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]:
-        if inner is not None:  # one that repeats or joins others
-            yield from _image_paths(inner)
-    if hasattr(dataset, 'get_data_info') and not hasattr(dataset, 'dataset'):
+    parts = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
+    if parts != [None]:  # it joins or repeats others
+        for part in parts:
+            yield from _image_paths(part)
+    elif hasattr(dataset, 'get_data_info'):
         for index in range(len(dataset)):
             yield from filter(None, [dataset.get_data_info(index).get('img_path')])
 

@@ -83,7 +83,7 @@ def sole_training(work_dir: str | os.PathLike) -> Iterator[None]:
     Raises:
         InputError: Another training is at work there.
     """
-    if any(int(os.environ.get(name, 0)) for name in _RANKS):
+    if any(os.environ.get(name, '0') not in ('', '0') for name in _RANKS):
         yield
         return
     require_writable(work_dir)

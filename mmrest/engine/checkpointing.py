@@ -37,7 +37,7 @@ class AtomicBackend(LocalBackend):
         Raises:
             OSError: They cannot be written; what was there before is still there.
         """
-        path = Path(filepath)
+        path = Path(os.path.realpath(filepath))  # through a link, as mmengine does
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f'{path.name}.{os.getpid()}{_TEMPORARY}')
         try:

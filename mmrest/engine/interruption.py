@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
@@ -26,7 +27,8 @@ _SECONDS_OF_WORKERS = 60
 class StopHook(Hook):
     """Saves a checkpoint and ends the training after the iteration in which a signal comes.
 
-    A second signal ends it at once.
+    A second signal ends it at once. Several processes agree on it after training iterations alone:
+    in a validation their numbers of batches may differ.
     """
 
     priority = 'LOWEST'  # after what averages weights, and after the checkpoint of that iteration
@@ -38,6 +40,8 @@ class StopHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Called by the runner before the first epoch."""
+        if threading.current_thread() is not threading.main_thread():
+            return  # only the main thread gets signals
         for number in (signal.SIGTERM, signal.SIGINT):
             self._before[number] = signal.signal(number, self._ask)
 
@@ -67,7 +71,7 @@ class StopHook(Hook):
         Raises:
             Interrupted: A signal has come.
         """
-        if self._is_asked() and self._before:  # not in a validation alone
+        if self._signal is not None and get_world_size() == 1:
             for hook in runner.hooks:
                 if isinstance(hook, EMAHook):
                     hook.after_val_epoch(runner)  # puts the trained weights back
@@ -76,7 +80,8 @@ class StopHook(Hook):
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Called by the runner between reading and loading."""
         meta = checkpoint.get('meta') if isinstance(checkpoint, dict) else None
-        if isinstance(runner._train_loop, ResumableEpochLoop) and isinstance(meta, dict):
+        resumes = runner._resume and isinstance(runner._train_loop, ResumableEpochLoop)
+        if resumes and isinstance(meta, dict):
             runner._train_loop.go_on_within_epoch(meta.get(BATCHES, (0, 0)))
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
@@ -88,7 +93,7 @@ class StopHook(Hook):
 
     def _restore(self) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def _is_asked(self) -> bool:
         """Whether a signal came to any of the processes."""
@@ -157,6 +162,8 @@ def _rest_of_epoch(loader: DataLoader, first: int) -> DataLoader:
         num_workers=loader.num_workers,
         collate_fn=loader.collate_fn,
         pin_memory=loader.pin_memory,
+        timeout=loader.timeout,
+        prefetch_factor=loader.prefetch_factor,
         worker_init_fn=loader.worker_init_fn,
         multiprocessing_context=loader.multiprocessing_context,
     )

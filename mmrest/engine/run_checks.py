@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -95,9 +94,9 @@ class FiniteLossHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Called by the runner before the first epoch."""
-        if self.go_on:
-            wrapper = runner.optim_wrapper
-            wrapper.update_params = partial(_update_if_finite, wrapper, wrapper.update_params)
+        # (the scaler of mixed precision leaves such steps out itself)
+        if self.go_on and not hasattr(runner.optim_wrapper, 'loss_scaler'):
+            _StepsOfFiniteLosses(runner.optim_wrapper)
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
@@ -187,15 +186,32 @@ def files_of(data_batch: Any) -> str:
     return list_some(path for path in paths if path) or 'unknown'
 
 
-def _update_if_finite(wrapper: OptimWrapper, update: Callable, loss: Tensor, *args: Any) -> None:
-    """A step of an optimizer wrapper; without effect where the loss of any process is no number."""
-    finite = torch.isfinite(loss.detach()).all().long()
-    all_reduce(finite, op='min')
-    if finite:
-        update(loss, *args)
-        return
-    wrapper.backward(wrapper.scale_loss(loss))  # processes wait for each other's gradients
-    wrapper.zero_grad()
+class _StepsOfFiniteLosses:
+    """Makes an optimizer wrapper leave out steps in which a loss of any process is no number.
+
+    A step may have several backward passes, as of several resolutions in turn.
+    """
+
+    def __init__(self, wrapper: OptimWrapper) -> None:
+        self._wrapper = wrapper
+        self._update, self._backward = wrapper.update_params, wrapper.backward
+        self._finite = True
+        wrapper.update_params, wrapper.backward = self.update_params, self.backward
+
+    def backward(self, loss: Tensor, **kwargs: Any) -> None:
+        self._finite &= bool(torch.isfinite(loss.detach()).all())
+        self._backward(loss, **kwargs)
+
+    def update_params(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        finite = torch.isfinite(loss.detach()).all().long() * self._finite
+        all_reduce(finite, op='min')
+        if finite:
+            self._update(loss, *args, **kwargs)
+        else:
+            # processes wait for each other's gradients
+            self._wrapper.backward(self._wrapper.scale_loss(loss))
+            self._wrapper.zero_grad()
+        self._finite = True
 
 
 def saved_last(work_dir: str) -> str:

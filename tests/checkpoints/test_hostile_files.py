@@ -64,7 +64,7 @@ PICKLES: dict[str, bytes] = {
         b'K\x04\x85', b'\x8a\x06' + (2**40).to_bytes(6, 'little') + b'\x85', 1
     ),
     # depth, and what grows where it is walked through
-    'depth': b'\x80\x02' + b']' * 200_000 + b'a' * 199_999 + b'.',
+    'depth': b'\x80\x02' + b']' * 20_000 + b'a' * 19_999 + b'.',
     'damaged': b'\x80\x04\x95\xff',
     'no end': b'\x80\x02' + b'N' * 1000,
     'a pop too many': b'\x80\x02000.',

@@ -57,7 +57,7 @@ def read_all(dataset: Dataset, workers: int) -> None:
         (b'hello', 'is damaged'),
         (b'\xff\xd8\xff', 'is damaged'),
         (b'', 'empty files'),
-        (None, 'gone'),
+        (None, 'is not there'),
     ],
 )
 def test_an_image_that_cannot_be_read_is_named(

@@ -6,9 +6,11 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.optim import OptimWrapper
 
 from mmrest.engine.checkpointing import INTERRUPTED, newest_whole_checkpoint
 from mmrest.engine.run_checks import FiniteLossHook
@@ -86,6 +88,14 @@ def test_a_checkpoint_within_an_epoch_says_how_far_it_is(tmp_path: Path) -> None
         assert rest == {k: v for k, v in expected.items() if k >= step}
 
 
+def test_weights_of_an_ended_training_start_another_at_its_first_batch(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        train(make_runner(tmp_path / 'ended', True), Watcher(7, ask()))
+    runner = make_runner(tmp_path / 'new', True)
+    runner._load_from = str(tmp_path / 'ended' / INTERRUPTED)
+    assert sorted(train(runner).losses) == list(range(15))
+
+
 def test_ctrl_c_in_a_validation_saves_the_trained_weights(tmp_path: Path) -> None:
     class InValidation(Watcher):
         def after_val_iter(self, runner, *args, **kwargs) -> None:
@@ -154,3 +164,16 @@ def test_a_loss_that_is_no_number_ends_the_training_or_leaves_the_step_out(
     train(runner, hooks=[hook])
     assert hook.left_out == 1
     assert steps[2] == steps[3] != steps[1]
+
+
+def test_a_step_is_left_out_whichever_of_its_losses_is_no_number() -> None:
+    weight = torch.nn.Parameter(torch.ones(()))
+    wrapper = OptimWrapper(torch.optim.SGD([weight], 0.5))
+    hook = FiniteLossHook(go_on=True)
+    hook.before_train(SimpleNamespace(optim_wrapper=wrapper))
+    wrapper.backward(weight * float('nan'))  # the first resolution of two
+    wrapper.update_params(weight * 1.0)
+    assert weight.item() == 1
+    wrapper.backward(weight * 1.0)
+    wrapper.update_params(weight * 1.0)
+    assert weight.item() == 0
