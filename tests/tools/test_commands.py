@@ -390,7 +390,7 @@ def test_wrong_input_gets_one_clear_error(
     places = dict(tmp=tmp_path, trained=checkpoint, image=image, shapes=shapes_root)
     arguments = [argument.format(**places) for argument in arguments]
     if arguments[0] in ('train.py', 'test.py'):
-        arguments += ['--work-dir', str(tmp_path / 'wrong')]
+        arguments += ['--work-dir', f'{tmp_path}_work_dir']
     result = run_tool(*arguments)
     assert result.returncode == 1
     assert 'Traceback' not in result.stderr
