@@ -13,18 +13,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
 import pytest
 import torch
-from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
 from mmrest.config_nodes import task_model
-from tests.conftest import ROOT
+from tests.shipped import NAMES, shipped
 
 COCO_WARM_UP = (0.001, 1000)
 ADE_WARM_UP = (1e-6, 1500)
@@ -303,7 +301,7 @@ RECIPES = {
     ),
 }
 # the built-in data set is a demonstration, not a recipe
-CONFIGS = sorted(p.stem for p in ROOT.glob('configs/*.py') if not p.stem.endswith('_shapes'))
+CONFIGS = [name for name in NAMES if not name.endswith('_shapes')]
 
 
 def recipe_of(name: str) -> Recipe:
@@ -312,14 +310,9 @@ def recipe_of(name: str) -> Recipe:
     return found
 
 
-@cache
-def load(name: str) -> Config:
-    return Config.fromfile(ROOT / f'configs/{name}.py')
-
-
 @pytest.mark.parametrize('name', CONFIGS)
 def test_schedule(name: str) -> None:
-    cfg, recipe = load(name), recipe_of(name)
+    cfg, recipe = shipped(name), recipe_of(name)
     assert cfg.train_dataloader.batch_size == recipe.on_a_gpu
     assert cfg.auto_scale_lr.base_batch_size == recipe.images
     *warm_ups, decay = cfg.param_scheduler
@@ -347,7 +340,7 @@ def test_schedule(name: str) -> None:
 
 @pytest.mark.parametrize('name', CONFIGS)
 def test_images(name: str) -> None:
-    pipeline, recipe = load(name).train_pipeline, recipe_of(name)
+    pipeline, recipe = shipped(name).train_pipeline, recipe_of(name)
     steps = {step.type: step for step in pipeline}
     if recipe.crops:
         plain, cropped = steps['RandomChoice'].transforms
@@ -359,7 +352,7 @@ def test_images(name: str) -> None:
         assert tuple(steps['RandomResize'].scale) == (1024, 1024)
         assert tuple(steps['RandomResize'].ratio_range) == (0.1, 2.0)
         assert tuple(steps['RandomCrop'].crop_size) == (1024, 1024)
-        (padded,) = load(name).model.data_preprocessor.batch_augments
+        (padded,) = shipped(name).model.data_preprocessor.batch_augments
         assert tuple(padded['size']) == (1024, 1024)
     elif name.endswith('coco'):
         scales = steps['RandomChoiceResize'].scales
@@ -377,18 +370,18 @@ def test_images(name: str) -> None:
         assert steps['RandomCrop'].cat_max_ratio == 0.75
         assert tuple(steps['RandomResize'].scale) == (2048, 512)
         assert tuple(steps['RandomResize'].ratio_range) == (0.5, 2.0)
-        aligned = [s for s in load(name).test_pipeline if s.type == 'ResizeToMultiple']
+        aligned = [s for s in shipped(name).test_pipeline if s.type == 'ResizeToMultiple']
         assert bool(aligned) == bool(re.search('_(pvt|pvtv2|p2t|gpvit)_', name))
 
 
 @pytest.mark.parametrize('name', CONFIGS)
 def test_backbone(name: str) -> None:
-    backbone, recipe = task_model(load(name)).backbone, recipe_of(name)
+    backbone, recipe = task_model(shipped(name)).backbone, recipe_of(name)
     assert backbone.drop_path_rate == recipe.drop_path[backbone.arch]
     assert backbone.get('frozen_stages', -1) == recipe.frozen
     assert backbone.get('out_norm', 'branch') == recipe.out_norm
     assert backbone.get('sizes', 'ceil') == recipe.sizes
-    assert task_model(load(name)).data_preprocessor.get('pad_size_divisor', 1) == recipe.divisor
+    assert task_model(shipped(name)).data_preprocessor.get('pad_size_divisor', 1) == recipe.divisor
 
 
 def layer_of(name: str) -> int | None:
@@ -423,7 +416,7 @@ def first_of_each_recipe() -> set[str]:
 )
 def test_optimizer(name: str) -> None:
     """The rate and the decay of every single parameter."""
-    cfg, recipe = load(name), recipe_of(name)
+    cfg, recipe = shipped(name), recipe_of(name)
     with DefaultScope.overwrite_default_scope(cfg.default_scope), torch.device('meta'):
         model = MODELS.build(cfg.model)
         # mixed precision needs a GPU, and changes no rate

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 import errno
-import gc
 import os
 
-import torch
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
 from mmengine.registry import RUNNERS
@@ -19,7 +17,13 @@ from mmrest.commands.config import load_config, require_model
 from mmrest.commands.config_errors import explain_config_errors
 from mmrest.commands.image_errors import explain_image_errors
 from mmrest.commands.output_files import require_writable
-from mmrest.config_nodes import is_multi_resolution, is_pretrained, iterate_dicts, type_name
+from mmrest.commands.processes import (
+    choose_model_wrapper,
+    explain_lost_processes,
+    join_on_cpu,
+    require_launched,
+)
+from mmrest.config_nodes import is_pretrained, iterate_dicts, type_name
 from mmrest.engine.compiling import use_compiled_backbone
 from mmrest.engine.run_checks import saved_last, watch_run
 from mmrest.engine.unread_levels import require_all_levels_read
@@ -103,6 +107,7 @@ def config_from_arguments(args: argparse.Namespace) -> Config:
         getattr(args, 'work_dir', None),
         getattr(args, 'launcher', 'none'),
     )
+    require_launched(cfg.get('launcher', 'none'))
     if getattr(args, 'compile', False):
         use_compiled_backbone(cfg)
     return cfg
@@ -131,8 +136,7 @@ def build_runner(cfg: Config, purpose: str = 'test', skip_non_finite: bool = Fal
     use_safe_reader()
     if cfg.launcher != 'none':
         choose_model_wrapper(cfg)
-    if cfg.launcher == 'pytorch' and not torch.cuda.is_available():
-        torch.distributed.init_process_group('gloo')
+    join_on_cpu(cfg.launcher)
     with explain_config_errors():
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     watch_run(runner, purpose, skip_non_finite)
@@ -145,10 +149,10 @@ def run_training(runner: Runner) -> None:
     """Train, and say in one line what a user can mend.
 
     Raises:
-        InputError: The config cannot be built, an image cannot be read, or the disk is full; the
-            message names what was saved last.
+        InputError: The config cannot be built, an image cannot be read, another process is lost,
+            or the disk is full; the message names what was saved last.
     """
-    with explain_config_errors(), explain_image_errors(runner):
+    with explain_config_errors(), explain_image_errors(runner), explain_lost_processes(runner):
         try:
             runner.train()
         except OSError as error:
@@ -165,40 +169,10 @@ def run_test(runner: Runner) -> None:
     """Test.
 
     Raises:
-        InputError: The config cannot be built, or an image cannot be read.
+        InputError: The config cannot be built, an image cannot be read, or another process is lost.
     """
-    with explain_config_errors(), explain_image_errors(runner):
+    with explain_config_errors(), explain_image_errors(runner), explain_lost_processes(runner):
         runner.test()
-
-
-def leave_process_group() -> None:
-    """End a run of several processes together; without it one may crash while another works on.
-
-    Nothing may refer to the runner any more: the wrapper of its model keeps gloo's threads alive,
-    and threads that outlive the interpreter abort the process now and then.
-    """
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        gc.collect()  # the runner, its loops and hooks refer to each other
-        torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
-
-
-def choose_model_wrapper(cfg: Config) -> None:
-    """Name the wrapper for several processes where mmengine's default does not do.
-
-    On a CPU mmengine would ask for a device; a model that takes its resolutions in turn has a
-    wrapper of its own. What the config says itself goes before.
-    """
-    in_turn = is_multi_resolution(cfg.model) and cfg.model.get('accumulate')
-    on_cpu = not torch.cuda.is_available()
-    if in_turn or on_cpu:
-        cfg.model_wrapper_cfg = {
-            'type': 'MultiResolutionDDP' if in_turn else 'MMDistributedDataParallel',
-            'broadcast_buffers': False,
-            'find_unused_parameters': cfg.get('find_unused_parameters', False),
-            **(cfg.get('model_wrapper_cfg') or {}),
-            **(dict(device_ids=None) if on_cpu else {}),
-        }
 
 
 def require_files(cfg: Config, checkpoint: str | None = None, trains: bool = False) -> None:

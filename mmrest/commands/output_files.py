@@ -10,10 +10,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from mmrest.commands.processes import is_first_process
 from mmrest.errors import InputError
-
-# by which launchers tell a process its number among all machines'
-_RANKS = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK')
 
 
 def require_new_file(option: str, path: str, replace: bool, hint: str) -> None:
@@ -83,7 +81,7 @@ def sole_training(work_dir: str | os.PathLike) -> Iterator[None]:
     Raises:
         InputError: Another training is at work there.
     """
-    if any(os.environ.get(name, '0') not in ('', '0') for name in _RANKS):
+    if not is_first_process():
         yield
         return
     require_writable(work_dir)

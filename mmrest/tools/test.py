@@ -13,11 +13,11 @@ from mmrest.commands.cli import (
     add_launch_arguments,
     build_runner,
     config_from_arguments,
-    leave_process_group,
     require_files,
     run_test,
 )
 from mmrest.commands.output_files import require_new_picture
+from mmrest.commands.processes import leave_process_group
 from mmrest.commands.testing import dump_results, show_results, use_fused_model, use_tta
 from mmrest.errors import InputError, clear_errors
 from mmrest.multires.commands import sweep_resolutions

@@ -12,7 +12,6 @@ from mmrest.commands.cli import (
     add_launch_arguments,
     build_runner,
     config_from_arguments,
-    leave_process_group,
     require_accelerator_for_amp,
     require_files,
     run_training,
@@ -20,6 +19,7 @@ from mmrest.commands.cli import (
 )
 from mmrest.commands.output_files import sole_training
 from mmrest.commands.pretraining import forget_weights, require_weights, train_from_scratch
+from mmrest.commands.processes import leave_process_group
 from mmrest.engine.checkpointing import newest_whole_checkpoint
 from mmrest.errors import InputError, clear_errors
 

@@ -4,7 +4,6 @@ import errno
 from pathlib import Path
 
 import pytest
-import torch
 from mmengine.config import Config
 from mmengine.fileio import LocalBackend
 from mmengine.optim import OptimWrapper, build_optim_wrapper
@@ -12,7 +11,6 @@ from torch import nn
 
 from mmrest.commands import cli, load_config
 from mmrest.commands.cli import (
-    choose_model_wrapper,
     require_accelerator_for_amp,
     run_training,
     use_amp,
@@ -21,29 +19,6 @@ from mmrest.errors import InputError
 from tests.checkpoints.test_whole_models import Toy
 from tests.conftest import ROOT
 from tests.engine.test_run_checks import trainer
-
-
-def chosen(monkeypatch: pytest.MonkeyPatch, gpu: bool, **config: object) -> dict | None:
-    monkeypatch.setattr(torch.cuda, 'is_available', lambda: gpu)
-    cfg = Config(dict(config))
-    choose_model_wrapper(cfg)
-    return cfg.get('model_wrapper_cfg')
-
-
-def test_the_wrapper_for_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = dict(type='RetinaNet')
-    in_turn = dict(type='mmrest.MultiResolution', model=plain, accumulate=True)
-    assert chosen(monkeypatch, True, model=plain) is None
-    assert chosen(monkeypatch, True, model=dict(in_turn, accumulate=False)) is None
-    wrapper = chosen(monkeypatch, True, model=in_turn)
-    assert wrapper['type'] == 'MultiResolutionDDP'
-    assert 'device_ids' not in wrapper
-    wrapper = chosen(monkeypatch, False, model=plain, find_unused_parameters=True)
-    assert wrapper['type'] == 'MMDistributedDataParallel'
-    assert wrapper['device_ids'] is None
-    assert wrapper['find_unused_parameters']
-    own = dict(type='MMFullyShardedDataParallel')
-    assert chosen(monkeypatch, True, model=in_turn, model_wrapper_cfg=own)['type'] == own['type']
 
 
 @pytest.mark.parametrize('device', ['cuda', 'npu', 'mlu', 'musa', 'mps'])

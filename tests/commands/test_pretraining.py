@@ -10,14 +10,13 @@ from mmrest.commands.cli import require_files
 from mmrest.commands.pretraining import forget_weights, require_weights, train_from_scratch
 from mmrest.config_nodes import task_model
 from mmrest.errors import InputError
-from tests.conftest import ROOT
+from tests.shipped import NAMES, shipped
 
-CONFIGS = sorted(path.stem for path in ROOT.glob('configs/*.py'))
 WEIGHTS = dict(type='Pretrained', checkpoint='rest.pth')
 
 
 def load(name: str, tmp_path: Path) -> Config:
-    cfg = Config.fromfile(ROOT / f'configs/{name}.py')
+    cfg = shipped(name)
     cfg.work_dir = str(tmp_path)
     return cfg
 
@@ -33,7 +32,7 @@ def _no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv('MMREST_WEIGHTS', str(tmp_path / 'weights'))
 
 
-@pytest.mark.parametrize('name', CONFIGS)
+@pytest.mark.parametrize('name', NAMES)
 def test_every_fine_tuning_names_its_weights(name: str, tmp_path: Path) -> None:
     """And asks for them, if somebody takes the name away."""
     cfg = load(name, tmp_path)

@@ -108,7 +108,7 @@ def test_an_interrupted_writer_leaves_nothing(
 def test_several_processes_may_start_together(tmp_path: Path) -> None:
     root = tmp_path / 'shapes'
     arguments = [(root,)] * 4
-    with multiprocessing.get_context('spawn').Pool(4) as pool:
+    with multiprocessing.get_context('fork').Pool(4) as pool:
         assert pool.starmap(_write_few, arguments) == [root] * 4
     assert len(list(root.glob('train2017/*.jpg'))) == 5
     assert not list(tmp_path.glob('.shapes-*'))

@@ -12,6 +12,7 @@ import pytest
 Run = Callable[..., subprocess.CompletedProcess]
 
 
+@pytest.mark.slow
 def test_floors_are_those_of_a_hand_calculation(run_script: Run, tmp_path: Path) -> None:
     file = tmp_path / 'floors.csv'
     result = run_script(

@@ -171,6 +171,7 @@ def test_a_backbone_in_python_is_what_the_page_shows(capsys: pytest.CaptureFixtu
     )
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_first_hour_run(shapes_root: Path, tmp_path: Path) -> None:
     """Getting started, and what follows on its work directory, in an empty folder."""
     page = ROOT / 'docs/getting-started.md'

@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from mmengine.optim import OptimWrapper
 from mmengine.runner.checkpoint import load_checkpoint, save_checkpoint
 from torch import Tensor, nn
-from torch.multiprocessing import spawn
 
 from mmrest.engine.valid_sizes import use_valid_sizes
 from mmrest.multires import resizing
 from tests.multires import two_processes
 from tests.multires.models import BACKBONES, TASKS, batch, build, gradients
+from tests.two_processes import run_both
 
 SCALES = (1.0, 0.7, 0.5)
 tasks = pytest.mark.parametrize('task', TASKS)
@@ -279,10 +279,7 @@ def test_two_processes_are_one_with_the_whole_batch(
     model = build(two_processes.model_config(task, accumulate))
     wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
     logged = model.train_step(two_processes.whole_batch(task), wrapper)
-    spawn(two_processes.train, (task, accumulate, str(tmp_path)), nprocs=2)
-    reports: list[dict[str, Tensor]] = [
-        torch.load(tmp_path / f'{rank}.pth', weights_only=True) for rank in range(2)
-    ]
+    reports = run_both(two_processes.train, (task, accumulate), tmp_path)
     state = model.state_dict()
     for report in reports:
         for name, value in report['state'].items():

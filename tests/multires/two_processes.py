@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 
-import mmrest  # noqa: F401  (registers, in the new process)
 from mmrest.multires import MultiResolutionDDP
 from tests.multires.models import TASKS, batch, build
 
@@ -31,19 +28,12 @@ def whole_batch(task: str) -> dict[str, Any]:
     return batch(task, SIZES)
 
 
-def train(rank: int, task: str, accumulate: bool, folder: str) -> None:
-    """A step on one image of the batch; writes ``<rank>.pth``."""
-    torch.set_num_threads(1)
-    dist.init_process_group('gloo', f'file://{folder}/meet', rank=rank, world_size=2)
+def train(rank: int, task: str, accumulate: bool) -> dict[str, dict[str, torch.Tensor]]:
+    """A step on one image of the batch."""
     model = build(model_config(task, accumulate))
     wrap = MultiResolutionDDP if accumulate else MMDistributedDataParallel
     wrapped = wrap(module=model, broadcast_buffers=False)
     optim_wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
     data = {key: value[rank : rank + 1] for key, value in whole_batch(task).items()}
     logged = wrapped.train_step(data, optim_wrapper)
-    report = dict(state=model.state_dict(), logged={k: v.detach() for k, v in logged.items()})
-    torch.save(report, f'{folder}/{rank}.pth')
-    del wrapped, optim_wrapper  # the wrapper keeps gloo's threads, which may abort the exit
-    gc.collect()
-    dist.barrier()
-    dist.destroy_process_group()
+    return dict(state=model.state_dict(), logged={k: v.detach() for k, v in logged.items()})

@@ -41,7 +41,7 @@ def test_writes_a_table(run_tool: Run, tmp_path: Path) -> None:
     assert '--force replaces it' in again.stderr
 
 
-def test_compares_ways_peers_and_whole_models(run_tool: Run, tmp_path: Path) -> None:
+def test_compares_ways_and_peers(run_tool: Run, tmp_path: Path) -> None:
     file = tmp_path / 'table.csv'
     result = run_tool(
         'benchmark.py', 'ResT:arch=lite', '--impl', 'auto', 'reference', '--against',
@@ -52,6 +52,10 @@ def test_compares_ways_peers_and_whole_models(run_tool: Run, tmp_path: Path) -> 
         rows = list(csv.DictReader(table))
     assert [row['impl'] for row in rows] == ['auto', 'reference', '']
     assert rows[0]['GMACs'] == rows[1]['GMACs']
+
+
+@pytest.mark.slow
+def test_measures_whole_models(run_tool: Run) -> None:
     configs = ['configs/mask_rcnn_rest_lite_shapes.py', 'configs/upernet_rest_lite_shapes.py']
     result = run_tool(
         'benchmark.py', *configs, '--shapes', '96x128', '--mode', 'infer', 'train', '--steps', 1,

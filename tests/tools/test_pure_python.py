@@ -31,8 +31,15 @@ def folder(tmp_path: Path, shapes_root: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize('kind', CONFIGS)
-@pytest.mark.parametrize('processes', [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ('kind', 'processes'),
+    [
+        ('detector', 1),
+        pytest.param('segmentor', 1, marks=pytest.mark.slow),
+        pytest.param('detector', 2, marks=pytest.mark.slow),
+        pytest.param('segmentor', 2, marks=pytest.mark.slow),
+    ],
+)
 def test_every_command(
     kind: str, processes: int, folder: Path, run_tool: Run, shapes_root: Path
 ) -> None:

@@ -13,6 +13,7 @@ Run = Callable[..., subprocess.CompletedProcess]
 SMALL = 'built_in_data.num_train=12', 'built_in_data.num_val=4'
 
 
+@pytest.mark.slow
 def test_a_multi_resolution_training_is_swept_with_its_plain_config(
     run_tool: Run, shapes_root: Path, tmp_path: Path
 ) -> None:
