@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from mmrest.commands.class_names import compare_with_annotations, string_for_classes
 from mmrest.commands.dataset_sample import DatasetSample, sample_dataset
 from mmrest.commands.json_parts import is_whole_json
+from mmrest.commands.sample_contents import doubts_about
 from mmrest.config_nodes import datasets_of, iterate_dicts, scope_of, type_name
 from mmrest.datasets import write_shapes
 from mmrest.errors import InputError
@@ -92,6 +93,7 @@ def require_usable_data(cfg: Config, splits: Iterable[str]) -> list[str]:
             elif sample is not None and sample.infos and not error:
                 place += f'{sample.dataset.ann_file}: ' if sample.dataset.ann_file else ''
                 error, warning = compare_with_annotations(sample)
+                warnings += [place + doubt for doubt in doubts_about(node, sample)]
             errors += [place + error] if error else []
             warnings += [place + warning] if warning else []
     if errors:

@@ -24,6 +24,7 @@ from mmengine.registry import DATASETS
 from mmrest.commands.json_parts import read_first
 
 _MOST_IMAGES = 50
+_MOST_OBJECTS = 5000
 
 
 @dataclass
@@ -35,6 +36,7 @@ class DatasetSample:
         infos: The first images, as the class describes them; None if it could not be asked.
         missing: A file without which the class cannot read them.
         categories: Those of COCO-like annotations, as they stand in the file.
+        objects: The first boxes of COCO-like annotations, of any image.
         reader: The data set that read the sample.
     """
 
@@ -42,6 +44,7 @@ class DatasetSample:
     infos: list[dict[str, Any]] | None = None
     missing: str | None = None
     categories: list[dict[str, Any]] = field(default_factory=list)
+    objects: list[dict[str, Any]] | None = None
     reader: BaseDataset | None = None
 
 
@@ -70,6 +73,7 @@ def sample_dataset(node: Mapping[str, Any]) -> DatasetSample | None:
         return sample
     if ann_file and ann_file.endswith('.json'):
         sample.categories = read_first(ann_file, 'categories', 2**20) or []
+        sample.objects = read_first(ann_file, 'annotations', _MOST_OBJECTS)
     with _short_copy(ann_file, sample.categories) as short:
         if short is not None:
             _read(sample, short)

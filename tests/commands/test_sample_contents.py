@@ -1,0 +1,183 @@
+"""What does not fit together in a data set's files is told before a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from mmcv.transforms import LoadImageFromFile
+from mmengine.config import Config
+from PIL import Image
+
+from mmrest.commands import require_usable_data
+from mmrest.commands.sample_contents import _sizes_as_loaded
+
+LOADING = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True)]
+
+
+def warnings_of(scope: str, node: dict[str, Any]) -> str:
+    cfg = Config(dict(default_scope=scope, test_dataloader=dict(dataset=node)))
+    return '\n'.join(require_usable_data(cfg, ['test']))
+
+
+def save(path: Path, size: tuple[int, int], orientation: int | None = None) -> None:
+    """A picture of width and height ``size``, perhaps with an EXIF orientation."""
+    exif = Image.Exif()
+    if orientation:
+        exif[0x0112] = orientation
+    Image.new('RGB', size, (200, 30, 30)).save(path, exif=exif)
+
+
+@pytest.fixture
+def detection(tmp_path: Path) -> dict[str, Any]:
+    """Two images of 40x30 and a box in each."""
+    images, boxes = [], []
+    for number in (1, 2):
+        save(tmp_path / f'{number}.jpg', (40, 30))
+        images.append(dict(id=number, file_name=f'{number}.jpg', width=40, height=30))
+        box = dict(id=number, image_id=number, category_id=1, bbox=[2, 3, 10, 12], area=120)
+        boxes.append(dict(box, iscrowd=0))
+    content = dict(images=images, annotations=boxes, categories=[dict(id=1, name='a')])
+    (tmp_path / 'a.json').write_text(json.dumps(content))
+    return dict(
+        type='CocoDataset',
+        data_root=str(tmp_path),
+        ann_file='a.json',
+        data_prefix=dict(img=''),
+        metainfo=dict(classes=('a',)),
+        pipeline=LOADING,
+    )
+
+
+def change_box(node: dict[str, Any], **values: Any) -> None:
+    file = Path(node['data_root'], 'a.json')
+    content = json.loads(file.read_text())
+    content['annotations'][1].update(values)
+    file.write_text(json.dumps(content))
+
+
+def test_sound_data_raise_no_doubt(detection: dict[str, Any]) -> None:
+    assert warnings_of('mmdet', detection) == ''
+    change_box(detection, bbox=[-5, 20, 50, 50])  # partly outside: mmdet takes it
+    assert warnings_of('mmdet', detection) == ''
+
+
+@pytest.mark.parametrize(
+    'values',
+    [
+        dict(bbox=[40, 0, 10, 10]),
+        dict(bbox=[0, 30, 10, 10]),
+        dict(bbox=[-20, 0, 20, 10]),
+        dict(bbox=[0, -10, 20, 5]),
+        dict(bbox=[5, 5, 0, 10]),
+        dict(bbox=[5, 5, 10, 0.5]),
+        dict(bbox=[5, 5, -3, 10]),
+        dict(area=0),
+    ],
+    ids=str,
+)
+def test_boxes_that_mmdet_leaves_out_are_told(
+    values: dict[str, Any], detection: dict[str, Any]
+) -> None:
+    from mmdet.datasets import CocoDataset
+
+    change_box(detection, **values)
+    kept = CocoDataset(**{k: v for k, v in detection.items() if k not in ('type', 'pipeline')})
+    assert [len(kept.get_data_info(i)['instances']) for i in range(2)] == [1, 0]
+    said = warnings_of('mmdet', detection)
+    assert '1 of its first 2 boxes lie outside their image or have no area' in said
+    assert '(annotation 2 of image 2)' in said
+
+
+@pytest.mark.parametrize('color_type', ['color', 'color_ignore_orientation', 'grayscale'])
+@pytest.mark.parametrize('backend', ['cv2', 'pillow'])
+@pytest.mark.parametrize('orientation', range(1, 9))
+def test_sizes_are_those_that_mmcv_loads(
+    orientation: int, backend: str, color_type: str, tmp_path: Path
+) -> None:
+    save(tmp_path / 'a.jpg', (40, 30), orientation)
+    options = dict(color_type=color_type, imdecode_backend=backend)
+    info = dict(img_path=str(tmp_path / 'a.jpg'))
+    loaded = LoadImageFromFile(**options)(dict(info))['img']
+    ((width, height, _),) = _sizes_as_loaded([info], options).values()
+    assert loaded.shape[:2] == (height, width)
+
+
+def test_a_turned_image_is_told_with_the_option(detection: dict[str, Any]) -> None:
+    root = Path(detection['data_root'])
+    save(root / '2.jpg', (40, 30), orientation=6)
+    said = warnings_of('mmdet', detection)
+    assert '2.jpg (30x40, turned by its EXIF data; annotated 40x30)' in said
+    assert "color_type='color_ignore_orientation'" in said
+    assert '1.jpg' not in said
+    unturned = dict(type='LoadImageFromFile', color_type='color_ignore_orientation')
+    assert warnings_of('mmdet', {**detection, 'pipeline': [unturned]}) == ''
+    save(root / '2.jpg', (20, 15))
+    said = warnings_of('mmdet', detection)
+    assert '2.jpg (20x15; annotated 40x30)' in said
+    assert 'EXIF' not in said
+
+
+@pytest.fixture
+def segmentation(tmp_path: Path) -> dict[str, Any]:
+    """Two images of 8x6 with labels 0 and 1."""
+    for number in (1, 2):
+        save(tmp_path / f'{number}.jpg', (8, 6))
+        label_map(tmp_path / f'{number}.png', [0, 1])
+    return dict(
+        type='BaseSegDataset',
+        data_root=str(tmp_path),
+        data_prefix=dict(img_path='', seg_map_path=''),
+        metainfo=dict(classes=('a', 'b')),
+        pipeline=[dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')],
+    )
+
+
+def label_map(path: Path, labels: list[int], size: tuple[int, int] = (8, 6)) -> None:
+    values = np.resize(np.array(labels, np.uint8), size[::-1])
+    Image.fromarray(values).save(path)
+
+
+def test_sound_label_maps_raise_no_doubt(segmentation: dict[str, Any]) -> None:
+    assert warnings_of('mmseg', segmentation) == ''
+    label_map(Path(segmentation['data_root'], '2.png'), [0, 1, 255])
+    assert warnings_of('mmseg', segmentation) == ''
+
+
+@pytest.mark.parametrize(
+    ('labels', 'options', 'said'),
+    [
+        ([0, 2], {}, '2.png (2)'),
+        ([0, 1, 7, 9], {}, '2.png (7, 9)'),
+        ([0, 1, 3], dict(reduce_zero_label=True), '2.png (2)'),
+        ([0, 1, 5], dict(ignore_index=5), ''),
+        ([0, 1, 2], dict(metainfo=dict(classes=('a', 'b', 'c'))), ''),
+    ],
+)
+def test_labels_of_no_class_are_told(
+    labels: list[int], options: dict[str, Any], said: str, segmentation: dict[str, Any]
+) -> None:
+    label_map(Path(segmentation['data_root'], '2.png'), labels)
+    text = warnings_of('mmseg', {**segmentation, **options})
+    assert ('labels of no class' in text) == bool(said)
+    assert said in text
+    assert '1.png' not in text
+
+
+def test_a_mask_of_0_and_255_is_told(segmentation: dict[str, Any]) -> None:
+    for number in (1, 2):
+        label_map(Path(segmentation['data_root'], f'{number}.png'), [0, 255])
+    assert 'must be written as 0 and 1' in warnings_of('mmseg', segmentation)
+    reduced = dict(segmentation, reduce_zero_label=True)  # both are ignored by intention
+    assert 'must be written' not in warnings_of('mmseg', reduced)
+
+
+def test_label_maps_that_are_not_their_images_are_told(segmentation: dict[str, Any]) -> None:
+    root = Path(segmentation['data_root'])
+    label_map(root / '2.png', [0, 1], (6, 8))
+    assert '2.png (6x8; image 8x6)' in warnings_of('mmseg', segmentation)
+    save(root / '2.png', (8, 6))
+    assert 'in colour: ' in warnings_of('mmseg', segmentation)
