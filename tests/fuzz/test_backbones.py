@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -90,7 +91,11 @@ def model_and_images(
 
 @families
 @pytest.mark.parametrize('training', [False, True])
-def test_maps_are_as_promised(family: type[PyramidBackbone], training: bool) -> None:
+def test_maps_are_as_promised(
+    family: type[PyramidBackbone], training: bool, record_property: Callable[[str, object], None]
+) -> None:
+    record_property('examples', EXAMPLES)  # for docs/scripts/write_reliability.py
+
     @SETTINGS
     @given(examples())
     def check(example: Example) -> None:
