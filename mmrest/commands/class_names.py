@@ -67,12 +67,15 @@ def _compare_categories(
     if wrong and not missing:
         kept = [name for name in names.values() if name in classes]
         write = f'write the same order: metainfo=dict(classes={tuple(kept)!r})'
+    unused = [name for name in names.values() if name not in labelled]
+    closest = {name: difflib.get_close_matches(name, unused, n=1) for name in missing}
+    hints = [f'did you mean {close[0]!r}?' for close in closest.values() if close]
     if wrong:
         lost = f'; {list_some(missing)} is not in the annotations' if missing else ''
-        return f'{list_some(wrong, most=3)}{lost}\n{both}    {write}', None
-    unused = [name for name in names.values() if name not in labelled]
-    for name in missing:
-        if close := difflib.get_close_matches(name, unused, n=1):
+        hint = f'; {list_some(hints)}' if hints else ''
+        return f'{list_some(wrong, most=3)}{lost}{hint}\n{both}    {write}', None
+    for name, close in closest.items():
+        if close:
             return f'{name!r} is not in the annotations; did you mean {close[0]!r}?\n{both}', None
     if missing:
         return None, f'the annotations have no {list_some(missing)}\n{both}'

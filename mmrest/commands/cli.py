@@ -15,7 +15,7 @@ from mmrest.checkpoints import CheckpointNotFoundError, use_safe_reader
 from mmrest.checkpoints.published import SCHEME, obtain
 from mmrest.commands.config import load_config, require_model
 from mmrest.commands.config_errors import explain_config_errors
-from mmrest.commands.image_errors import explain_image_errors
+from mmrest.commands.data_errors import explain_data_errors
 from mmrest.commands.output_files import require_writable
 from mmrest.commands.processes import (
     choose_model_wrapper,
@@ -152,7 +152,7 @@ def run_training(runner: Runner) -> None:
         InputError: The config cannot be built, an image cannot be read, another process is lost,
             or the disk is full; the message names what was saved last.
     """
-    with explain_config_errors(), explain_image_errors(runner), explain_lost_processes(runner):
+    with explain_config_errors(), explain_data_errors(runner), explain_lost_processes(runner):
         try:
             runner.train()
         except OSError as error:
@@ -171,7 +171,7 @@ def run_test(runner: Runner) -> None:
     Raises:
         InputError: The config cannot be built, an image cannot be read, or another process is lost.
     """
-    with explain_config_errors(), explain_image_errors(runner), explain_lost_processes(runner):
+    with explain_config_errors(), explain_data_errors(runner), explain_lost_processes(runner):
         runner.test()
 
 

@@ -90,6 +90,11 @@ def require_usable_data(cfg: Config, splits: Iterable[str]) -> list[str]:
             error, warning = string_for_classes(node), None
             if sample is not None and sample.infos == []:
                 error = f'it finds no image in {_image_folder(sample)}{_suffix(sample)}'
+            elif sample is not None and sample.objects == [] and _drops_empty_images(node):
+                error = (
+                    f'{sample.dataset.ann_file} has no annotations, and images without any are '
+                    'left out (filter_cfg=dict(filter_empty_gt=True))'
+                )
             elif sample is not None and sample.infos and not error:
                 place += f'{sample.dataset.ann_file}: ' if sample.dataset.ann_file else ''
                 error, warning = compare_with_annotations(sample)
@@ -264,6 +269,11 @@ def _require_kinds(node: Mapping[str, Any], split: str) -> None:
             f'{place}ann_file={ann_file!r} must be one file; for several write a ConcatDataset, '
             "dict(type='ConcatDataset', datasets=[...]) with a data set for each"
         )
+
+
+def _drops_empty_images(node: Mapping[str, Any]) -> bool:
+    filters = node.get('filter_cfg') or {}
+    return bool(filters.get('filter_empty_gt')) and not node.get('test_mode')
 
 
 def _image_folder(sample: DatasetSample) -> Path:

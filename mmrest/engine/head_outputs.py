@@ -55,13 +55,14 @@ def require_enough_outputs(
 def _classifying_heads(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Heads that predict the data set's own classes.
 
-    Those that tell objects from background, and auxiliary ones, which may have another task, do
-    not count.
+    Those that tell objects from background, and auxiliary ones of another kind than mmseg's plain
+    one, which may have another task (STDC's finds edges), do not count.
     """
     for name, module in model.named_modules():
         parts = [part for part in name.split('.') if not part.isdecimal()]
         own = parts[-1] if parts else ''
-        other_task = own.startswith(('rpn', 'semantic', 'auxiliary', 'segm_', 'mask_iou'))
+        other_task = own.startswith(('rpn', 'semantic', 'segm_', 'mask_iou'))
+        other_task |= own.startswith('auxiliary') and type(module).__name__ != 'FCNHead'
         count = getattr(module, 'num_classes', None)
         if own.endswith('head') and not other_task and type(count) is int and count > 0:
             yield name, module

@@ -41,6 +41,16 @@ def test_every_stage_of_a_cascade_counts() -> None:
         require_enough_outputs(cascade, META)
 
 
+class FCNHead(Head):
+    """As mmseg's is called."""
+
+
+def test_mmsegs_plain_auxiliary_heads_count() -> None:
+    several = Detector(auxiliary_head=nn.ModuleList([Head(1), FCNHead(5), FCNHead(4)]))
+    with pytest.raises(InputError, match=r'model\.auxiliary_head\.2\.num_classes=4'):
+        require_enough_outputs(several, META)
+
+
 def test_heads_of_another_task_may_have_fewer() -> None:
     for name in ('rpn_head', 'auxiliary_head', 'semantic_head', 'backbone'):
         assert require_enough_outputs(Detector(**{name: Head(1)}), META) == []

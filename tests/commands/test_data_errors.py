@@ -11,7 +11,7 @@ import pytest
 from mmcv.transforms import LoadImageFromFile
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
-from mmrest.commands.image_errors import explain_image_errors
+from mmrest.commands.data_errors import explain_data_errors
 from mmrest.errors import InputError
 
 
@@ -44,7 +44,7 @@ def folder(tmp_path: Path) -> Path:
 def read_all(dataset: Dataset, workers: int) -> None:
     loop = SimpleNamespace(dataloader=SimpleNamespace(dataset=dataset))
     runner = SimpleNamespace(_train_loop=loop, _val_loop=None, _test_loop={})
-    with explain_image_errors(runner):
+    with explain_data_errors(runner):
         for _ in DataLoader(dataset, num_workers=workers):
             pass
 
@@ -80,8 +80,40 @@ def test_other_errors_are_as_they_were() -> None:
     for error in (AssertionError('shapes differ'), cv2.error('resize'), FileNotFoundError('no')):
         with (
             pytest.raises(type(error)),
-            explain_image_errors(
-                SimpleNamespace(_train_loop=None, _val_loop=None, _test_loop=None)
-            ),
+            explain_data_errors(SimpleNamespace(_train_loop=None, _val_loop=None, _test_loop=None)),
         ):
             raise error
+
+
+@pytest.mark.parametrize(
+    ('error', 'said'),
+    [
+        (RuntimeError('stack expects each tensor to be equal size, but got [1]'), 'several sizes'),
+        (IndexError('Target 76 is out of bounds.'), 'a label of no class'),
+        (RuntimeError('CUDA error: device-side assert triggered\nmore'), 'GPU has stopped'),
+    ],
+)
+def test_a_batch_that_does_not_fit_together_is_named(error: Exception, said: str) -> None:
+    def run_iter(data_batch: dict) -> None:
+        raise error
+
+    samples = [SimpleNamespace(img_path='a.jpg'), SimpleNamespace(img_path='b.jpg')]
+    with (
+        pytest.raises(InputError, match=f'{said}.*a.jpg, b.jpg'),
+        explain_data_errors(SimpleNamespace()),
+    ):
+        run_iter(dict(data_samples=samples))
+
+
+def test_a_data_set_of_which_nothing_is_left_is_explained() -> None:
+    from mmdet.datasets import CocoDataset
+
+    class Empty(CocoDataset):
+        def load_data_list(self) -> list:
+            return []
+
+    with (
+        pytest.raises(InputError, match='no image of a data set is left'),
+        explain_data_errors(SimpleNamespace()),
+    ):
+        Empty(ann_file='a.json')

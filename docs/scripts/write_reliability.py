@@ -1,0 +1,140 @@
+"""Write docs/reliability.md from its text and from what was tried.
+
+``--results FILE.xml ...`` first takes what ``make test-all`` and ``make fuzz`` have written with
+``PYTEST_ADDOPTS=--junitxml=FILE.xml`` into docs/reliability/properties.csv.
+"""
+
+import argparse
+import csv
+import re
+import xml.etree.ElementTree as ElementTree
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+
+from mmrest.backbones import BACKBONES
+from mmrest.benchmark.machine import find_commit
+from mmrest.errors import InputError, clear_errors
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / 'docs/reliability'
+PROPERTIES = FOLDER / 'properties.csv'
+DOCUMENT = ROOT / 'docs/reliability.md'
+FAMILIES = [family.__name__ for family in BACKBONES.values()]
+# a test that a few families have is about these families
+_FEWEST_FAMILIES = len(FAMILIES) - 1
+
+Row = dict[str, str]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--results', type=Path, nargs='+', default=[], metavar='FILE.xml')
+    parser.add_argument('--out', type=Path, default=DOCUMENT)
+    args = parser.parse_args()
+    with clear_errors():
+        if args.results:
+            write_csv(PROPERTIES, [row for file in args.results for row in read_results(file)])
+        text = (FOLDER / 'page.md').read_text()
+        for name, table in (('properties', properties()), ('faults', faults()), ('kills', kills())):
+            text = text.replace(f'{{{{ {name} }}}}', table)
+        args.out.write_text(text)
+
+
+def read_results(file: Path) -> list[Row]:
+    """A row for every test that has a case for each family: how many cases passed.
+
+    Raises:
+        InputError: One did not pass, or the file holds no results.
+    """
+    try:
+        suite = ElementTree.parse(file).getroot().find('testsuite')
+        date = suite.attrib['timestamp'][:10]
+    except (OSError, ElementTree.ParseError, AttributeError, KeyError) as error:
+        raise InputError(f'{file} holds no results of pytest --junitxml: {error}') from error
+    cases: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    for case in suite.iter('testcase'):
+        name, _, parameters = case.attrib['name'].rstrip(']').partition('[')
+        test = f'{case.attrib["classname"].replace(".", "/")}.py::{name}'
+        if case.find('failure') is not None or case.find('error') is not None:
+            raise InputError(f'{file}: {test}[{parameters}] failed')
+        examples = case.find('properties/property[@name="examples"]')
+        for family in {*FAMILIES} & {*parameters.split('-')}:
+            if case.find('skipped') is None:
+                cases[test][family] += 1 if examples is None else int(examples.attrib['value'])
+    common = dict(date=date, torch=torch.__version__, commit=find_commit())
+    return [
+        dict(test=test, **{family: str(count.get(family, 0)) for family in FAMILIES}, **common)
+        for test, count in sorted(cases.items())
+        if len(count) >= _FEWEST_FAMILIES
+    ]
+
+
+def write_csv(file: Path, rows: list[Row]) -> None:
+    with open(file, 'w', newline='') as table:
+        writer = csv.DictWriter(table, list(rows[0]), lineterminator='\n')
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def read_csv(name: str) -> list[Row]:
+    """The rows of a file of docs/reliability.
+
+    Raises:
+        InputError: It is not there.
+    """
+    try:
+        with open(FOLDER / name, newline='') as file:
+            return list(csv.DictReader(file))
+    except FileNotFoundError as error:
+        raise InputError(f'{error.filename} is missing; see {Path(__file__).name}') from error
+
+
+def properties() -> str:
+    """Property x family, in cases."""
+    rows = read_csv('properties.csv')
+    lines = [
+        '| property | ' + ' | '.join(FAMILIES) + ' |',
+        '|---|' + '---:|' * len(FAMILIES),
+    ]
+    for row in rows:
+        counts = ' | '.join(f'{int(row[family]):,}' for family in FAMILIES)
+        file, _, name = row['test'].partition('::test_')
+        lines.append(f'| {name.replace("_", " ")} ([{Path(file).stem}](../{file})) | {counts} |')
+    total = sum(int(row[family]) for row in rows for family in FAMILIES)
+    dates = sorted({f'{row["date"]}, torch {row["torch"]}, commit {row["commit"]}' for row in rows})
+    lines += ['', f'{len(rows)} properties, {total:,} cases, all passed: {"; ".join(dates)}.']
+    return '\n'.join(lines)
+
+
+def faults() -> str:
+    """Each fault, its exit status and message."""
+    rows = read_csv('faults.csv')
+    lines = ['| fault | exit status | what is said |', '|---|---:|---|']
+    for row in rows:
+        said = re.sub(r'([|<>*\\])', r'\\\1', row['message'])
+        lines.append(f'| {row["fault"]} | {row["exit status"]} | {said} |')
+    first = rows[0]
+    stamp = f'{first["date"]}, torch {first["torch"]}, commit {first["commit"]}'
+    return '\n'.join([*lines, '', f'{len(rows)} faults: {stamp}.'])
+
+
+def kills() -> str:
+    """How many trainings were ended, and by what."""
+    rows = read_csv('kills.csv')
+    count = {
+        name: sum(row['signal'] == name for row in rows)
+        for name in ('SIGKILL', 'SIGTERM', 'SIGINT')
+    }
+    writing = sum(row['while writing'] == 'True' for row in rows)
+    half = sum(row['half-written files'] != '0' for row in rows)
+    by = ', '.join(f'{number} {name}' for name, number in count.most_common())
+    return (
+        f'{len(rows)} trainings were ended ({by}; '
+        f'{writing} while a checkpoint was being written, of which {half} left half a file)'
+    )
+
+
+if __name__ == '__main__':
+    main()

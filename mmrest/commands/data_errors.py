@@ -1,0 +1,108 @@
+"""Errors of data that show only in a run, in which libraries do not always name the file."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from traceback import extract_tb, walk_tb
+from typing import Any
+
+import cv2
+from mmengine.runner import Runner
+
+from mmrest.engine.run_checks import files_of
+from mmrest.errors import InputError, list_some
+
+# (a worker's error quotes the lines of code before its text, so that the last match counts)
+_DAMAGED = re.compile(r'failed to load image: (.+)')
+_GONE = re.compile(r"No such file or directory: '(.+)'")
+
+
+# what torch says of a batch that does not fit together, and what it means
+_BATCHES = {
+    'stack expects each tensor to be equal size': (
+        'the images or label maps of a batch have several sizes, perhaps because a label map has '
+        'another size than its image'
+    ),
+    r'Target -?\d+ is out of bounds': 'a label map has a label of no class',
+    'device-side assert triggered': (
+        'the GPU has stopped at a number that is out of range, mostly a label of no class'
+    ),
+}
+
+
+@contextmanager
+def explain_data_errors(runner: Runner) -> Iterator[None]:
+    """Say which file of a data set a run cannot go on with, also if a worker process read it.
+
+    Raises:
+        InputError: An image is damaged, empty or gone, a batch does not fit together, or no image
+            is left; anything else is raised as it was.
+    """
+    try:
+        yield
+    except (AssertionError, cv2.error, FileNotFoundError) as error:
+        if not (text := _what_is_wrong_with_an_image(error, runner)):
+            raise
+        raise InputError(text) from error
+    except ValueError as error:
+        if '_serialize_data' not in (frame.name for frame in extract_tb(error.__traceback__)):
+            raise
+        raise InputError(
+            'no image of a data set is left when those without annotations and those that are too '
+            'small are taken out (filter_cfg=dict(filter_empty_gt=..., min_size=...))'
+        ) from error
+    except (RuntimeError, IndexError) as error:
+        meanings = (text for said, text in _BATCHES.items() if re.search(said, str(error)))
+        if not (meaning := next(meanings, None)):
+            raise
+        raise InputError(
+            f'{meaning} ({str(error).splitlines()[0]}). Images of the batch: {_batch_of(error)}'
+        ) from error
+
+
+def _what_is_wrong_with_an_image(error: Exception, runner: Runner) -> str | None:
+    if isinstance(error, AssertionError) and (found := _DAMAGED.findall(str(error))):
+        return (
+            f'{found[-1]} is damaged, cut short or no image: OpenCV cannot read it. Replace it, or '
+            'take it out of the annotations'
+        )
+    if isinstance(error, cv2.error) and (empty := _empty_images(runner)):
+        return (
+            f'empty files in place of images: {list_some(empty)}. Replace them, or take them out '
+            'of the annotations'
+        )
+    if isinstance(error, FileNotFoundError) and (found := _GONE.findall(str(error))):
+        return f'{found[-1]} is not there. Was the data set moved, or a disk unmounted?'
+    return None
+
+
+def _batch_of(error: Exception) -> str:
+    """The images of the batch that a step was at work on."""
+    for frame, _ in walk_tb(error.__traceback__):
+        if 'data_batch' in frame.f_locals:
+            return files_of(frame.f_locals['data_batch'])
+    return 'unknown'
+
+
+def _empty_images(runner: Runner) -> list[str]:
+    """The empty files among the images of the data sets that are built."""
+    loops = (runner._train_loop, runner._val_loop, runner._test_loop)
+    datasets = [getattr(getattr(loop, 'dataloader', None), 'dataset', None) for loop in loops]
+    return [path for data in datasets for path in _image_paths(data) if _is_empty(path)]
+
+
+def _image_paths(dataset: Any) -> Iterator[str]:
+    parts = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
+    if parts != [None]:  # it joins or repeats others
+        for part in parts:
+            yield from _image_paths(part)
+    elif hasattr(dataset, 'get_data_info'):
+        for index in range(len(dataset)):
+            yield from filter(None, [dataset.get_data_info(index).get('img_path')])
+
+
+def _is_empty(path: str) -> bool:
+    return os.path.isfile(path) and not os.path.getsize(path)
