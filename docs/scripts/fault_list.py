@@ -394,7 +394,8 @@ for _kind in ('with code in it', 'that is text', 'of another model', 'that is no
     def _load(trial: Trial, kind: str = _kind) -> list[str | Path]:
         path = trial.data.with_name('given.pth')
         _checkpoint(kind, path)
-        return ['test', DETECTOR, path, '--data-root', trial.data, '--work-dir', trial.work]
+        places = ['--data-root', trial.data, '--work-dir', trial.work]
+    return ['test', DETECTOR, path, *places, '--cfg-options', 'built_in_data=None']
 
 
 @fault('no detection at all', r'the model detects nothing[^\n]*', 0)

@@ -1,0 +1,121 @@
+"""``make accept``: every family learns the built-in shapes from random weights.
+
+The other tests compare numbers; these are the whole: a recipe, its data, a head, an optimizer and
+an evaluation, of a small architecture of each family.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mmengine.config import Config
+from mmengine.registry import MODELS
+from mmengine.runner import Runner
+
+from mmrest.backbones import BACKBONES
+from mmrest.commands import move_data_root
+from mmrest.config_nodes import task_model
+from mmrest.datasets import write_shapes
+from tests.shipped import shipped
+
+pytestmark = pytest.mark.accept
+ITERATIONS = 400
+
+STAGES = dict(embed_dims=(32, 64, 128, 256), depths=(1, 2, 2, 2), num_heads=(1, 2, 4, 8))
+WIDENING = dict(STAGES, mlp_ratios=(4, 4, 4, 4))
+GROUPS = dict(embed_dims=96, num_convs=1, depth=6, num_heads=4, group_blocks=(1, 4))
+GROUPS.update(num_groups=(16, 8), group_heads=4, image_size=128)
+REDUCING = dict(WIDENING, sr_ratios=(8, 4, 2, 1))
+BACKBONE_OPTIONS: dict[str, dict[str, Any]] = {
+    'ResT': dict(arch=REDUCING),
+    'ResTV2': dict(arch=REDUCING),
+    'ResFormer': dict(arch=dict(embed_dims=96, depth=6, num_heads=4, mlp_ratio=4)),
+    'MViTV2': dict(arch=dict(STAGES, window_sizes=(16, 8, 4, 2), image_size=64), attention='hwin'),
+    'PVT': dict(arch=dict(WIDENING, image_size=128)),
+    'PVTV2': dict(arch=WIDENING),
+    'TwinsPCPVT': dict(arch=WIDENING),
+    'TwinsSVT': dict(arch=WIDENING),
+    'P2T': dict(arch=WIDENING),
+    'CSWin': dict(arch=dict(WIDENING, num_heads=(2, 2, 4, 8))),
+    'Swin': dict(arch=WIDENING),
+    'GPViT': dict(arch=GROUPS, pyramid='simple'),
+    'GPViTAdapter': dict(arch=GROUPS),
+}
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is trained.
+
+    Attributes:
+        config: Of the repository, whose backbone is replaced.
+        levels: Of the backbone.
+        metric: That must reach ``bound``.
+    """
+
+    config: str
+    levels: tuple[int, ...]
+    metric: str
+    bound: float
+
+
+TASKS = {
+    'detector': Task('retinanet_rest_lite_shapes', (1, 2, 3), 'coco/bbox_mAP_50', 0.3),
+    'instance segmentor': Task('mask_rcnn_rest_lite_shapes', (0, 1, 2, 3), 'coco/segm_mAP_50', 0.3),
+    'segmentor': Task('upernet_rest_lite_shapes', (0, 1, 2, 3), 'mIoU', 40.0),
+}
+
+
+def test_every_family_has_an_architecture() -> None:
+    assert BACKBONE_OPTIONS.keys() == BACKBONES.keys()
+
+
+@pytest.fixture(scope='session')
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_shapes(tmp_path_factory.mktemp('data') / 'shapes', num_train=400, num_val=40)
+
+
+def config_of(task: Task, family: str, shapes: Path, work_dir: Path) -> Config:
+    """The repository's config with another backbone and a short schedule."""
+    cfg = shipped(task.config)
+    move_data_root(cfg, str(shapes))
+    model = task_model(cfg)
+    backbone = dict(type=f'mmrest.{family}', **BACKBONE_OPTIONS[family])
+    backbone.update(out_indices=task.levels, drop_path_rate=0.0)
+    model.pop('backbone')
+    model.backbone = backbone
+    channels = MODELS.build(backbone).out_channels
+    if 'neck' in model:
+        model.neck.in_channels = list(channels)
+    else:
+        model.decode_head.in_channels = list(channels)
+        model.auxiliary_head.in_channels = channels[model.auxiliary_head.in_index]
+    cfg.work_dir = str(work_dir)
+    cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=ITERATIONS, val_interval=ITERATIONS)
+    cfg.param_scheduler = [
+        dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
+        dict(type='CosineAnnealingLR', by_epoch=False, begin=0, end=ITERATIONS),
+    ]
+    cfg.train_dataloader.sampler = dict(type='InfiniteSampler', shuffle=True)
+    cfg.default_hooks.checkpoint = dict(type='CheckpointHook', interval=-1, save_last=False)
+    cfg.default_hooks.logger.interval = 20
+    cfg.log_level = 'WARNING'
+    return cfg
+
+
+@pytest.mark.parametrize('task', TASKS)
+@pytest.mark.parametrize('family', BACKBONES)
+def test_it_learns(family: str, task: str, shapes: Path, tmp_path: Path) -> None:
+    runner = Runner.from_cfg(config_of(TASKS[task], family, shapes, tmp_path))
+    runner.train()
+    history = runner.message_hub.log_scalars
+    losses = history['train/loss'].data[0]
+    metric = history[f'val/{TASKS[task].metric}'].current()
+    print(
+        f'{family} {task}: {metric:.3f}, loss {losses[:20].mean():.3f} -> {losses[-20:].mean():.3f}'
+    )
+    assert metric >= TASKS[task].bound
+    assert losses[-20:].mean() < 0.6 * losses[:20].mean()
