@@ -2,8 +2,9 @@
 #   make demo     train, test and predict on the built-in data set
 #   make test     the tests of every change, in under 12 minutes on two cores
 #   make test-all also every published variant, every config's step, and the compiler
+#   make accept   a short training of every family and task, an hour on two cores
 #   make fuzz     2,000 drawn sizes, batches and options of each family (EXAMPLES=2000)
-#   make lint     ruff: lint and format; and the site, warnings are errors
+#   make lint     ruff: lint and format; bandit; and the site, warnings are errors
 #   make docs     the site, into docs/_build/html
 #   make install  only the set-up
 # STACK=onedl (default) or STACK=openmmlab chooses the distribution of the OpenMMLab packages.
@@ -30,11 +31,11 @@ PYTEST := $(RUN) -m pytest -n auto --maxprocesses 4 --dist worksteal
 DEMO := configs/retinanet_rest_lite_shapes.py
 DEMO_DIR := work_dirs/retinanet_rest_lite_shapes
 
-.PHONY: help install demo test test-all fuzz lint docs docs-links
+.PHONY: help install demo test test-all accept fuzz lint docs docs-links
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n '2,9s/^# \{0,1\}//p' Makefile
+	@sed -n '2,10s/^# \{0,1\}//p' Makefile
 
 install: $(VENV)/.mmrest
 
@@ -45,10 +46,13 @@ demo: install
 		data/shapes/val2017/00000000000[1-8].jpg --out-dir $(DEMO_DIR)/predictions --score-thr 0.4 --force
 
 test: install
-	$(PYTEST) -m 'not slow'
+	$(PYTEST) -m 'not slow and not accept'
 
 test-all: install
-	$(PYTEST)
+	$(PYTEST) -m 'not accept'
+
+accept: install
+	$(PYTEST) -m accept
 
 fuzz: install
 	MMREST_FUZZ_EXAMPLES=$$(( $(EXAMPLES) / 2 )) $(PYTEST) tests/fuzz
@@ -56,6 +60,7 @@ fuzz: install
 lint: $(VENV)/.lint docs
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(RUN) -m bandit --quiet --recursive --severity-level medium mmrest tools
 
 docs: $(VENV)/.docs
 	$(RUN) -m sphinx --quiet --fail-on-warning --keep-going docs docs/_build/html
@@ -72,7 +77,7 @@ $(VENV)/.python:
 	@touch $@
 
 $(VENV)/.lint: $(VENV)/.python $(CONSTRAINTS)
-	$(PIP) ruff
+	$(PIP) bandit ruff
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.mmrest

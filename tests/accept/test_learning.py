@@ -22,7 +22,7 @@ from mmrest.datasets import write_shapes
 from tests.shipped import shipped
 
 pytestmark = pytest.mark.accept
-ITERATIONS = 400
+ITERATIONS = 250
 
 STAGES = dict(embed_dims=(32, 64, 128, 256), depths=(1, 2, 2, 2), num_heads=(1, 2, 4, 8))
 WIDENING = dict(STAGES, mlp_ratios=(4, 4, 4, 4))
