@@ -21,7 +21,7 @@ extensions = [
     'sphinx_copybutton',
 ]
 # the other markdown files are parts that scripts put into the pages
-exclude_patterns = ['_build', 'benchmarks/*', 'models/*', 'scripts']
+exclude_patterns = ['_build', 'benchmarks/*', 'models/*', 'reliability/*', 'scripts']
 myst_enable_extensions = ['colon_fence']
 myst_heading_anchors = 3
 

@@ -395,6 +395,7 @@ for _kind in ('with code in it', 'that is text', 'of another model', 'that is no
         path = trial.data.with_name('given.pth')
         _checkpoint(kind, path)
         places = ['--data-root', trial.data, '--work-dir', trial.work]
+
     return ['test', DETECTOR, path, *places, '--cfg-options', 'built_in_data=None']
 
 
@@ -417,8 +418,9 @@ def _predicted(trial: Trial) -> list[str | Path]:
 
 @fault('a damaged image, predicted', r'error: [^\n]*')
 def _predict_damaged(trial: Trial) -> list[str | Path]:
+    checkpoint = _trained(trial)
     trial.images[4].write_bytes(b'hello')
-    return ['predict', DETECTOR, _trained(trial), trial.images[4], '--out-dir', trial.work / 'd']
+    return ['predict', DETECTOR, checkpoint, trial.images[4], '--out-dir', trial.work / 'drawn']
 
 
 @fault('predictions into the folder of the images', r'error: [^\n]*')

@@ -26,6 +26,21 @@ def test_the_benchmarks_are_written_from_their_files(tmp_path: Path) -> None:
     assert out.read_text() == (ROOT / 'docs/benchmarks.md').read_text()
 
 
+def test_the_reliability_page_is_written_from_its_files(tmp_path: Path) -> None:
+    out = tmp_path / 'reliability.md'
+    subprocess.run(
+        [sys.executable, 'docs/scripts/write_reliability.py', '--out', str(out)],
+        cwd=ROOT,
+        check=True,
+    )
+    text = out.read_text()
+    assert text == (ROOT / 'docs/reliability.md').read_text()
+    for family in BACKBONES:
+        assert f' | {family} | ' in text
+    for fault in ('CMYK', 'EXIF', 'full disk', 'killed', 'without area'):
+        assert fault in text
+
+
 def test_the_models_are_written_from_their_files_and_configs(tmp_path: Path) -> None:
     out = tmp_path / 'models.md'
     subprocess.run(
