@@ -395,8 +395,7 @@ for _kind in ('with code in it', 'that is text', 'of another model', 'that is no
         path = trial.data.with_name('given.pth')
         _checkpoint(kind, path)
         places = ['--data-root', trial.data, '--work-dir', trial.work]
-
-    return ['test', DETECTOR, path, *places, '--cfg-options', 'built_in_data=None']
+        return ['test', DETECTOR, path, *places, '--cfg-options', 'built_in_data=None']
 
 
 @fault('no detection at all', r'the model detects nothing[^\n]*', 0)
