@@ -24,3 +24,4 @@ model = dict(
     # two shapes hardly ever have the same box
     test_cfg=dict(nms=dict(class_agnostic=True)),
 )
+default_hooks = dict(logger=dict(interval=10))

@@ -30,4 +30,4 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=100),
     dict(type='CosineAnnealingLR', by_epoch=False, begin=0, end=2800),
 ]
-default_hooks = dict(checkpoint=dict(interval=1400))
+default_hooks = dict(checkpoint=dict(interval=1400), logger=dict(interval=10))

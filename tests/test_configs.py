@@ -19,11 +19,11 @@ from torch import nn
 from mmrest.backbones import BACKBONES
 from mmrest.commands import load_config, move_data_root
 from mmrest.commands.pretraining import train_from_scratch
-from mmrest.config_nodes import iterate_dicts, task_model
+from mmrest.config_nodes import task_model
 from mmrest.datasets import CLASSES
 from tests.conftest import ROOT
 from tests.published_results import PAPER
-from tests.shipped import PATHS, shipped
+from tests.shipped import PATHS, sample_few, shipped
 
 CONFIGS = PATHS
 
@@ -39,15 +39,6 @@ def shrink(pipeline: list[dict]) -> None:
             step['scale'] = (96, 64)
         elif step['type'] == 'RandomCrop' and step.get('crop_type') != 'relative':
             step['crop_size'] = (64, 64)
-
-
-def sample_few(model: dict) -> None:
-    """Let a detector of two stages look at a few boxes of an image instead of a thousand."""
-    for node in iterate_dicts(model):
-        if node.get('type') == 'RandomSampler':
-            node['num'] = 16
-        if 'max_per_img' in node:
-            node['max_per_img'] = 32
 
 
 def build(cfg: Config) -> nn.Module:
@@ -74,7 +65,7 @@ def batches(cfg: Config, split: str) -> Any:
 
 def take_steps(cfg: Config) -> nn.Module:
     """A training step and a prediction; the model afterwards."""
-    sample_few(cfg.model)
+    sample_few(cfg.model, boxes=16, proposals=32)
     model = build(cfg)
     # some parameters of Deformable DETR hold whatever the memory held until this is called
     model.init_weights()

@@ -1,4 +1,4 @@
-"""Time and peak memory of backbones and models: ``python tools/benchmark.py MODEL [MODEL ...]``.
+"""Time and peak memory of backbones and models: ``python -m mmrest benchmark MODEL [MODEL ...]``.
 
 A MODEL is a registered backbone with its arguments, for example ``ResT:arch=small``,
 ``ResFormer:arch=base,window_size=14`` or ``mmdet.ResNet:depth=50``, or the config of a whole

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 import copy
+import os
+import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -69,16 +71,30 @@ def main() -> None:
             model = MODELS.build(task_model(cfg)).eval()
         require_fit(model, read_checkpoint(args.checkpoint), args.checkpoint)
         part = exported_part(fuse(model, inplace=True) if args.fuse else model, args.part)
-        export(part, args.out, shape)
-        try:
-            error = compare(part, args.out)
-        except InputError:
-            for file in (args.out, f'{args.out}.data'):
-                Path(file).unlink(missing_ok=True)
-            raise
-        written = [file for file in (args.out, f'{args.out}.data') if Path(file).exists()]
-        print(f'{" and ".join(written)}: {", ".join(part.output_names)}')
+        written, error = export_checked(part, Path(args.out), shape)
+        print(f'{" and ".join(map(str, written))}: {", ".join(part.output_names)}')
         print(f'equal to torch within {error:.1e} at {len(OTHER_SIZES)} sizes that were not traced')
+
+
+def export_checked(part: Exported, path: Path, shape: tuple[int, int]) -> tuple[list[Path], float]:
+    """Export beside ``path`` and move there what computes the same; else nothing is replaced.
+
+    Returns:
+        The files, and the largest difference from torch.
+
+    Raises:
+        InputError: torch cannot export it, or the file differs.
+    """
+    with tempfile.TemporaryDirectory(dir=path.absolute().parent) as folder:
+        draft = Path(folder, path.name)
+        export(part, str(draft), shape)
+        error = compare(part, str(draft))
+        # weights that an earlier export left would be taken for this one's
+        path.with_name(f'{path.name}.data').unlink(missing_ok=True)
+        drafts = sorted(draft.parent.iterdir())
+        for file in drafts:
+            os.replace(file, path.with_name(file.name))
+    return [path.with_name(file.name) for file in drafts], error
 
 
 def require_onnx() -> None:
@@ -163,14 +179,14 @@ def compare(part: nn.Module, path: str) -> float:
         except Exception as error:  # each runtime has its own
             lines = str(error).strip().splitlines()
             raise InputError(
-                f'{path} cannot be run on images of {height}x{width}: {lines[0][:300]}'
+                f'{Path(path).name} cannot be run on images of {height}x{width}: {lines[0][:300]}'
             ) from error
         for actual, wanted, truth in zip(outputs, expected, exact, strict=True):
             scale = wanted.abs().max().clamp(min=1e-6)
             largest = max(largest, ((actual - wanted).abs().max() / scale).item())
             allowed = max(allowed, 30 * ((wanted - truth).abs().max() / scale).item())
     if not largest < max(TOLERANCE, allowed):
-        raise InputError(f'{path} differs from torch by {largest:.1e} and is not kept')
+        raise InputError(f'{Path(path).name} differs from torch by {largest:.1e} and is not kept')
     return largest
 
 

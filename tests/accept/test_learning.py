@@ -19,10 +19,10 @@ from mmrest.backbones import BACKBONES
 from mmrest.commands import move_data_root
 from mmrest.config_nodes import task_model
 from mmrest.datasets import write_shapes
-from tests.shipped import shipped
+from tests.shipped import sample_few, shipped
 
 pytestmark = pytest.mark.accept
-ITERATIONS = 250
+ITERATIONS = 200
 
 STAGES = dict(embed_dims=(32, 64, 128, 256), depths=(1, 2, 2, 2), num_heads=(1, 2, 4, 8))
 WIDENING = dict(STAGES, mlp_ratios=(4, 4, 4, 4))
@@ -93,6 +93,7 @@ def config_of(task: Task, family: str, shapes: Path, work_dir: Path) -> Config:
     else:
         model.decode_head.in_channels = list(channels)
         model.auxiliary_head.in_channels = channels[model.auxiliary_head.in_index]
+    sample_few(model, boxes=64, proposals=100)
     cfg.work_dir = str(work_dir)
     cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=ITERATIONS, val_interval=ITERATIONS)
     cfg.param_scheduler = [

@@ -15,7 +15,8 @@ from mmrest.backbones import PyramidBackbone
 from mmrest.engine.exporting import ExportedFeatures, exported_part
 from mmrest.errors import InputError
 from mmrest.lookup import get_config
-from mmrest.tools.export import NOT_EXPORTED, compare, export
+from mmrest.tools import export as export_tool
+from mmrest.tools.export import NOT_EXPORTED, compare, export, export_checked
 from tests.backbones.families import ROWS, build_tiny, randomize
 
 Run = Callable[..., subprocess.CompletedProcess]
@@ -121,6 +122,28 @@ def test_a_file_that_differs_is_refused(tmp_path: Path) -> None:
         next(part.parameters()).mul_(1.5)
     with pytest.raises(InputError, match=r'differs from torch by .* is not kept'):
         compare(part, path)
+
+
+def test_an_export_that_fails_leaves_the_file_that_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = part_of(next(family for family in ROWS if family.__name__ == 'ResT'))
+    path, weights = tmp_path / 'model.pt2', tmp_path / 'model.pt2.data'
+    path.write_text('old')
+    weights.write_text('old')
+
+    def differ(*_: object) -> float:
+        raise InputError('differs')
+
+    with monkeypatch.context() as broken:
+        broken.setattr(export_tool, 'compare', differ)
+        with pytest.raises(InputError, match='differs'):
+            export_checked(part, path, (128, 192))
+    assert path.read_text() == weights.read_text() == 'old'
+    assert sorted(tmp_path.iterdir()) == [path, weights]
+    written, error = export_checked(part, path, (128, 192))
+    assert written == [path] == sorted(tmp_path.iterdir())
+    assert compare(part, str(path)) < 1e-4 > error
 
 
 def test_a_detector_without_a_dense_head_says_what_can_be_exported() -> None:
