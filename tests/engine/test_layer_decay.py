@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -102,8 +103,8 @@ class Lines(logging.Handler):
         self.lines.append(record.getMessage())
 
 
-def test_the_log_tells_the_rates_that_are_used() -> None:
-    logger = MMLogger.get_instance('layer-decay', log_level='INFO')
+def test_the_log_tells_the_rates_that_are_used(tmp_path: Path) -> None:
+    logger = MMLogger.get_instance(str(tmp_path), log_level='INFO')  # one that no test has
     handler = Lines()
     logger.addHandler(handler)
     model = Detector(build(next(iter(ROWS))))
