@@ -32,8 +32,8 @@ _STARTS = {
 }
 # what gloo, NCCL and torch's store say of a process that does not answer any more
 _LOST = re.compile(
-    r'gloo/transport|connection (closed|reset|refused)|broken pipe|timed? ?out|ncclRemoteError|'
-    r'ncclSystemError|unhandled system error|remote process exited',
+    r'gloo/transport|connection (closed|reset|refused)|broken pipe|timed out (after|waiting)|'
+    r'wait timeout|ncclRemoteError|ncclSystemError|unhandled system error|remote process exited',
     re.IGNORECASE,
 )
 
