@@ -9,6 +9,7 @@ import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from mmengine.config import Config
 from mmrest.checkpoints import read_checkpoint
 from mmrest.commands.processes import (
     choose_model_wrapper,
+    explain_lost_processes,
     is_first_process,
     require_launched,
 )
@@ -101,6 +103,30 @@ def test_slurm_without_scontrol_wants_the_address(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv('PATH', '')
     with pytest.raises(InputError, match='export MASTER_ADDR='):
         require_launched('slurm')
+
+
+@pytest.mark.parametrize(
+    ('text', 'lost'),
+    [
+        ('[gloo/transport/tcp/pair.cc:537] Read error [::1]:1: Connection reset by peer', True),
+        ('NCCL error: remote process exited or there was a network error', True),
+        ('wait timeout after 600000ms, keys: /default_pg/0//cpu//0/1', True),
+        ('Timed out after 61 seconds waiting for clients. 1/2 clients joined.', True),
+        ('CUDA out of memory', False),
+        ('mat1 and mat2 shapes cannot be multiplied', False),
+    ],
+)
+def test_errors_of_waiting_alone_are_of_a_lost_process(
+    text: str, lost: bool, tmp_path: Path
+) -> None:
+    runner = SimpleNamespace(world_size=2, rank=1, work_dir=str(tmp_path))
+    expected = InputError if lost else RuntimeError
+    with pytest.raises(expected) as caught, explain_lost_processes(runner):
+        raise RuntimeError(text)
+    assert isinstance(caught.value, InputError) == lost
+    runner.world_size = 1
+    with pytest.raises(RuntimeError), explain_lost_processes(runner):
+        raise RuntimeError(text)
 
 
 @pytest.fixture
