@@ -40,7 +40,7 @@ class RenamedCheckpoint:
     notes: list[str] = field(default_factory=list)
 
 
-class Renames(Protocol):
+class RenamesKeys(Protocol):
     """A module that knows the key names of its published checkpoints."""
 
     def rename_checkpoint(self, state: Mapping[str, Tensor]) -> RenamedCheckpoint:
@@ -57,7 +57,7 @@ class Renames(Protocol):
 
 
 def load_pretrained(
-    backbone: Renames,
+    backbone: RenamesKeys,
     checkpoint: str,
     sha256: str | None = None,
     prefix: str | None = None,

@@ -58,7 +58,7 @@ def _forward(
 ) -> tuple[Tensor, Tensor]:
     """The output (B, heads, N, head_dim of v) and the factor r of each map (B, heads)."""
     with torch.autocast(q.device.type, enabled=False):
-        maps = _Maps(q, k, mix_weight)
+        maps = _AttentionMaps(q, k, mix_weight)
         out = empty_tokens(q, v.shape[3])
         out_rows = out.transpose(1, 2)
         v_t = v.mT.contiguous()
@@ -86,7 +86,7 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of q, k, v and of the mix (of no elements without one)."""
     with torch.autocast(q.device.type, enabled=False):
-        maps = _Maps(q, k, mix_weight)
+        maps = _AttentionMaps(q, k, mix_weight)
         mixed = mix_weight is not None
         dq = empty_tokens(q)
         grad_rows, dq_rows = grad.transpose(1, 2), dq.transpose(1, 2)
@@ -126,7 +126,7 @@ def _backward(
     return dq, dk, dv, mix_grad
 
 
-class _Maps:
+class _AttentionMaps:
     """The blocks of the attention maps, (images, rows, heads, keys), and memory for one at a time.
 
     Some products bring memory of their own. Statistics and softmax are in float32 at least,
