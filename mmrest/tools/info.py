@@ -7,9 +7,11 @@ Levels of the backbone, parameters, multiply-adds of the backbone at an image si
 from __future__ import annotations
 
 import argparse
+import math
 from typing import Any
 
 import torch
+from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
@@ -21,27 +23,42 @@ from mmrest.commands.config import find_config, require_model
 from mmrest.commands.config_errors import explain_config_errors
 from mmrest.config_nodes import iterate_dicts, scope_of, task_model
 from mmrest.errors import InputError, clear_errors
+from mmrest.multires.sweep import find_resize
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('config', help='a config of mmdet or mmseg, or the name of one of mmrest')
-    parser.add_argument('--shape', default='800x1344', metavar='HxW', help='image size')
+    parser.add_argument('--shape', metavar='HxW', help="image size (default: the config's own)")
     parser.add_argument(
         '--measure', action='store_true', help='also time and memory of a step, on a processor'
     )
     add_config_arguments(parser)
     args = parser.parse_args()
     with clear_errors():
-        shape = parse_shape(args.shape)
+        shape = parse_shape(args.shape) if args.shape else None
         cfg = config_from_arguments(args)
         require_model(cfg)
+        shape = shape or usual_shape(cfg)
         for key, value in describe(cfg, shape).items():
             print(f'{key}: {value}')
         if args.measure:
             if args.cfg_options:
                 raise InputError('--measure takes a config as it is; leave --cfg-options out')
             print('\n'.join(measure(str(find_config(args.config)), shape)))
+
+
+def usual_shape(cfg: Config) -> tuple[int, int]:
+    """(height, width) of a segmentor's crops or a detector's largest test images."""
+    preprocessor = task_model(cfg).get('data_preprocessor') or {}
+    if size := preprocessor.get('size'):
+        return tuple(size)
+    try:
+        short, long = sorted(find_resize(cfg).scale)
+    except InputError:
+        return 800, 1344
+    divisor = preprocessor.get('pad_size_divisor', 1)
+    return math.ceil(short / divisor) * divisor, math.ceil(long / divisor) * divisor
 
 
 def describe(cfg: Any, shape: tuple[int, int]) -> dict[str, str]:
@@ -64,6 +81,7 @@ def describe(cfg: Any, shape: tuple[int, int]) -> dict[str, str]:
     if isinstance(backbone, nn.Module):
         facts |= _describe_backbone(backbone, shape, whole)
     weights = [node['checkpoint'] for node in iterate_dicts(cfg.model) if node.get('checkpoint')]
+    weights += [cfg.load_from] if cfg.get('load_from') else []
     facts['starts from'] = ', '.join(weights) or 'random weights'
     if 'train_dataloader' in cfg:
         loader = cfg.train_dataloader

@@ -16,7 +16,10 @@ RATIOS = 0.5, 0.7, 1.4, 2.0
 
 def main() -> None:
     """Run the command line."""
-    args = test.parse_args()
+    args = test.parse_args(
+        'Test a detector or segmentor at several resolutions: by default at '
+        f'{", ".join(map(str, RATIOS))} times that of its test pipeline.'
+    )
     if args.config and args.checkpoint and not args.resolutions:
         with clear_errors():
             cfg = load_config(args.config, args.cfg_options)

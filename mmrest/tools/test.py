@@ -25,8 +25,8 @@ from mmrest.multires.report import draw
 from mmrest.multires.sweep import parse_aspect_ratio
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Test a detector or segmentor.')
+def parse_args(description: str = 'Test a detector or segmentor.') -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
         'config', nargs='?', help='a config of mmdet or mmseg, or the name of one of mmrest'
     )

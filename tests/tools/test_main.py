@@ -84,6 +84,19 @@ def test_info_tells_what_a_config_comes_to(run: Run) -> None:
     assert facts['starts from'] == 'mmrest://gpvit_l1'
 
 
+def test_info_takes_the_configs_own_size(run: Run) -> None:
+    result = run('info', 'retinanet_rest_lite_shapes', '--cfg-options', 'load_from=mine.pth')
+    assert 'stride 8, 128 channels, 12x24' in result.stdout
+    assert 'starts from: mine.pth' in result.stdout
+    assert '800x1333' in run('info', 'retinanet_rest_small_coco').stdout
+    assert '512x512' in run('info', 'upernet_rest_small_ade20k').stdout
+
+
+def test_sweep_says_what_it_tests(run: Run) -> None:
+    said = ' '.join(run('sweep', '--help').stdout.split())
+    assert 'at several resolutions: by default at 0.5, 0.7, 1.4, 2.0 times' in said
+
+
 def test_weights_tells_what_is_here(run: Run, tmp_path: Path) -> None:
     (tmp_path / 'weights').mkdir()
     (tmp_path / 'weights/rest_base.pth').write_bytes(b'x')
