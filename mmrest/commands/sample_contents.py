@@ -97,9 +97,7 @@ def _other_sizes(
             continue
         any_turned |= turned
         why = ', turned by its EXIF data' if turned else ''
-        wrong.append(
-            f'{info["img_path"]} ({width}x{height}{why}; annotated {"x".join(map(str, annotated))})'
-        )
+        wrong.append(f'{info["img_path"]} ({width}x{height}{why}; annotated {_size(annotated)})')
     if not wrong:
         return None
     text = (
@@ -118,47 +116,63 @@ def _label_maps(
     sample: DatasetSample, sizes: Mapping[str, tuple[int, int, bool]]
 ) -> Iterator[str | None]:
     """Label maps of another size than their image, in colour, or with labels of no class."""
-    other, coloured, unknown = [], [], []
-    raw: set[int] = set()
-    classes: set[int] = set()
-    num_classes = len(sample.reader.metainfo.get('classes') or ())
-    ignored = getattr(sample.reader, 'ignore_index', 255)
-    for info in (sample.infos or ())[:_MOST_LABEL_MAPS]:
-        path = info.get('seg_map_path')
-        try:
-            with Image.open(path) as image:
-                labels = np.asarray(image)
-        except Exception:
-            continue
-        size = sizes.get(info.get('img_path'), labels.shape[1::-1])[:2]
-        if labels.shape[1::-1] != size:
-            what = 'x'.join(map(str, labels.shape[1::-1]))
-            other.append(f'{path} ({what}; image {"x".join(map(str, size))})')
-        if labels.ndim > 2:
-            coloured.append(str(path))
-            continue
-        values = {int(value) for value in np.unique(labels)}
-        mapped = _mapped(values, info)
-        raw, classes = raw | values, classes | mapped
-        if strange := sorted(mapped - {*range(num_classes), ignored}):
-            unknown.append(f'{path} ({list_some(strange, most=5)})')
+    maps = [*_read_label_maps((sample.infos or ())[:_MOST_LABEL_MAPS])]
+    other = [
+        f'{info["seg_map_path"]} ({_size(labels.shape[1::-1])}; image {_size(image)})'
+        for info, labels in maps
+        for image in [sizes.get(info.get('img_path'), labels.shape[1::-1])[:2]]
+        if labels.shape[1::-1] != image
+    ]
     if other:
         yield f'label maps have another size than their image: {list_some(other, most=3)}'
-    if coloured:
+    if coloured := [info['seg_map_path'] for info, labels in maps if labels.ndim > 2]:
         yield (
             f'label maps are in colour: {list_some(coloured, most=3)}. mmseg reads one channel, '
             "each pixel's class number"
         )
+    yield _labels_of_no_class(sample.reader, [(i, labels) for i, labels in maps if labels.ndim < 3])
+
+
+def _read_label_maps(
+    infos: Sequence[Mapping[str, Any]],
+) -> Iterator[tuple[Mapping[str, Any], np.ndarray]]:
+    for info in infos:
+        try:
+            with Image.open(info.get('seg_map_path')) as image:
+                labels = np.asarray(image)
+        except Exception:  # as for images
+            continue
+        yield info, labels
+
+
+def _labels_of_no_class(
+    reader: Any, maps: Sequence[tuple[Mapping[str, Any], np.ndarray]]
+) -> str | None:
+    num_classes = len(reader.metainfo.get('classes') or ())
+    ignored = getattr(reader, 'ignore_index', 255)
+    raw = [{int(value) for value in np.unique(labels)} for _, labels in maps]
+    mapped = [_mapped(values, info) for values, (info, _) in zip(raw, maps, strict=True)]
+    known = {*range(num_classes), ignored}
+    unknown = [
+        f'{info["seg_map_path"]} ({list_some(sorted(values - known), most=5)})'
+        for values, (info, _) in zip(mapped, maps, strict=True)
+        if values - known
+    ]
     if unknown and num_classes:
-        yield (
+        return (
             f'label maps have labels of no class, which are 0 to {num_classes - 1} and {ignored} '
             f'for none: {list_some(unknown, most=3)}'
         )
-    elif num_classes > 1 and raw == {0, 255} and classes == {0, ignored}:
-        yield (
+    if num_classes > 1 and set().union(*raw) == {0, 255} and set().union(*mapped) == {0, ignored}:
+        return (
             f'its first label maps hold 0 and 255 alone, and {ignored} is ignored: a mask of 0 and '
             '255 must be written as 0 and 1'
         )
+    return None
+
+
+def _size(width_and_height: tuple[int, ...]) -> str:
+    return 'x'.join(map(str, width_and_height))
 
 
 def _mapped(values: set[int], info: Mapping[str, Any]) -> set[int]:
