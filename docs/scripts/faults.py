@@ -39,7 +39,10 @@ def main() -> None:
     parser.add_argument('--force', action='store_true', help='replace --out')
     args = parser.parse_args()
     with clear_errors():
-        require_new_file('--out', args.out, args.force, '--force replaces it')
+        replace = args.force or bool(args.only)
+        require_new_file('--out', args.out, replace, '--force replaces it')
+        if args.force:
+            args.out.unlink(missing_ok=True)
         chosen = [fault for fault in FAULTS if all(word in fault.name for word in args.only)]
         rows, wrong = [], []
         with tempfile.TemporaryDirectory() as folder:
@@ -53,11 +56,20 @@ def main() -> None:
                 rows.append(row)
         if wrong:
             raise InputError(f'not as expected: {", ".join(wrong)}')
-        with open(args.out, 'w', newline='') as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator='\n')
-            writer.writeheader()
-            writer.writerows(rows)
+        enter(rows, args.out)
         print(f'{len(rows)} faults, all as expected; written to {args.out}')
+
+
+def enter(rows: list[dict], out: Path) -> None:
+    """Put rows into the file, in the order of the list; what was not tried now stays."""
+    known = {row['fault']: row for row in rows}
+    if out.exists():
+        with open(out, newline='') as file:
+            known = {row['fault']: row for row in csv.DictReader(file)} | known
+    with open(out, 'w', newline='') as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator='\n')
+        writer.writeheader()
+        writer.writerows(known[fault.name] for fault in FAULTS if fault.name in known)
 
 
 def attempt(fault: Fault, shapes: Path, folder: Path) -> tuple[dict[str, object], str]:
@@ -74,7 +86,8 @@ def attempt(fault: Fault, shapes: Path, folder: Path) -> tuple[dict[str, object]
         if os.path.ismount(trial.work):
             subprocess.run(['umount', trial.work], check=True)
     found = re.search(fault.says, text, re.DOTALL)
-    clean = 'Traceback (most recent call last)' not in text
+    # torchrun shows one of its own
+    clean = command[0] == 'torchrun' or 'Traceback (most recent call last)' not in text
     message = found.group(0).replace(str(folder), '...').replace(str(ROOT), '...') if found else ''
     row = {
         'fault': fault.name,
