@@ -41,8 +41,6 @@ def main() -> None:
     with clear_errors():
         replace = args.force or bool(args.only)
         require_new_file('--out', args.out, replace, '--force replaces it')
-        if args.force:
-            args.out.unlink(missing_ok=True)
         chosen = [fault for fault in FAULTS if all(word in fault.name for word in args.only)]
         rows, wrong = [], []
         with tempfile.TemporaryDirectory() as folder:
@@ -56,14 +54,14 @@ def main() -> None:
                 rows.append(row)
         if wrong:
             raise InputError(f'not as expected: {", ".join(wrong)}')
-        enter(rows, args.out)
+        enter(rows, args.out, keep=bool(args.only))
         print(f'{len(rows)} faults, all as expected; written to {args.out}')
 
 
-def enter(rows: list[dict], out: Path) -> None:
-    """Put rows into the file, in the order of the list; what was not tried now stays."""
+def enter(rows: list[dict], out: Path, keep: bool) -> None:
+    """Put rows into the file, in the order of the list; ``keep`` those that were not tried."""
     known = {row['fault']: row for row in rows}
-    if out.exists():
+    if keep and out.exists():
         with open(out, newline='') as file:
             known = {row['fault']: row for row in csv.DictReader(file)} | known
     with open(out, 'w', newline='') as file:
