@@ -37,8 +37,8 @@ def main() -> None:
         if args.results:
             write_csv(PROPERTIES, [row for file in args.results for row in read_results(file)])
         text = (FOLDER / 'page.md').read_text()
-        for name, table in (('properties', properties()), ('faults', faults()), ('kills', kills())):
-            text = text.replace(f'{{{{ {name} }}}}', table)
+        for part in (properties, faults, kills, stacks):
+            text = text.replace(f'{{{{ {part.__name__} }}}}', part())
         args.out.write_text(text)
 
 
@@ -118,6 +118,17 @@ def faults() -> str:
     first = rows[0]
     stamp = f'{first["date"]}, torch {first["torch"]}, commit {first["commit"]}'
     return '\n'.join([*lines, '', f'{len(rows)} faults: {stamp}.'])
+
+
+def stacks() -> str:
+    """Environments that were made, and what was run in them."""
+    lines = ['| packages | Python | torch | tests | commands | date |', '|---|---|---|---|---|---|']
+    lines += [
+        f'| {row["packages"]} | {row["python"]} | {row["torch"]} | {row["tests"].strip("= ")} | '
+        f'{row["commands"]} | {row["date"]}, commit {row["commit"]} |'
+        for row in read_csv('stacks.csv')
+    ]
+    return '\n'.join(lines)
 
 
 def kills() -> str:
