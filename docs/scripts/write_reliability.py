@@ -8,7 +8,7 @@ import argparse
 import csv
 import re
 import xml.etree.ElementTree as ElementTree
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import torch
@@ -101,7 +101,7 @@ def properties() -> str:
     for row in rows:
         counts = ' | '.join(f'{int(row[family]):,}' for family in FAMILIES)
         file, _, name = row['test'].partition('::test_')
-        lines.append(f'| {name.replace("_", " ")} ([{Path(file).stem}](../{file})) | {counts} |')
+        lines.append(f'| {name.replace("_", " ")} (`{file.removeprefix("tests/")}`) | {counts} |')
     total = sum(int(row[family]) for row in rows for family in FAMILIES)
     dates = sorted({f'{row["date"]}, torch {row["torch"]}, commit {row["commit"]}' for row in rows})
     lines += ['', f'{len(rows)} properties, {total:,} cases, all passed: {"; ".join(dates)}.']
@@ -134,10 +134,7 @@ def stacks() -> str:
 def kills() -> str:
     """How many trainings were ended, and by what."""
     rows = read_csv('kills.csv')
-    count = {
-        name: sum(row['signal'] == name for row in rows)
-        for name in ('SIGKILL', 'SIGTERM', 'SIGINT')
-    }
+    count = Counter(row['signal'] for row in rows)
     writing = sum(row['while writing'] == 'True' for row in rows)
     half = sum(row['half-written files'] != '0' for row in rows)
     by = ', '.join(f'{number} {name}' for name, number in count.most_common())

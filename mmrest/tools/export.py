@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument('checkpoint', help='of the whole model')
     parser.add_argument('out', help='FILE.onnx, or FILE.pt2 for a program of torch.export')
     parser.add_argument('--part', choices=PARTS, default='model')
-    parser.add_argument('--shape', default='128x192', metavar='HxW', help='that is traced')
+    parser.add_argument('--shape', default='256x320', metavar='HxW', help='that is traced')
     parser.add_argument('--force', action='store_true', help='replace OUT')
     add_fuse_argument(parser)
     add_config_arguments(parser)

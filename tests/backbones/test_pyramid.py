@@ -9,9 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from mmdet.registry import MODELS as MMDET_MODELS
 from mmengine.registry import MODELS, DefaultScope, init_default_scope
-from mmseg.registry import MODELS as MMSEG_MODELS
 
 import mmrest
 from mmrest.backbones import BACKBONES, PyramidBackbone
@@ -244,6 +242,9 @@ def test_layer_depth_grows_along_the_network(family: type[PyramidBackbone]) -> N
 
 @families
 def test_registered_in_every_scope(family: type[PyramidBackbone]) -> None:
+    from mmdet.registry import MODELS as MMDET_MODELS
+    from mmseg.registry import MODELS as MMSEG_MODELS
+
     cfg = dict(type=family.__name__, arch=ROWS[family].arch)
     for registry in (MODELS, MMDET_MODELS, MMSEG_MODELS):
         assert type(registry.build(cfg)) is family
