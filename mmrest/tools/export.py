@@ -180,8 +180,8 @@ def compare(part: nn.Module, path: str) -> float:
             lines = str(error).strip().splitlines()
             raise InputError(
                 f'{Path(path).name} cannot be run on images of {height}x{width}: {lines[0][:300]}. '
-                'What has one row at the traced size, torch may take for one row at every size: try '
-                'a larger --shape'
+                'What has one row at the traced size, torch may take for one row at every size: '
+                'try a larger --shape'
             ) from error
         for actual, wanted, truth in zip(outputs, expected, exact, strict=True):
             scale = wanted.abs().max().clamp(min=1e-6)
