@@ -136,7 +136,8 @@ def commands(python: Path, config: str, place: Path) -> list[str]:
     Raises:
         InputError: One fails.
     """
-    work, data = place / f'work_{config}', place / f'data_{config}'
+    place = Path(tempfile.mkdtemp(dir=place))
+    work, data = place / 'work', place / 'data'
     common = ['--data-root', data, '--work-dir', work, '--cfg-options']
     common += ['built_in_data.num_train=12', 'built_in_data.num_val=4']
     short = ['train_cfg.max_epochs=1', 'default_hooks.checkpoint.interval=1']
@@ -147,7 +148,7 @@ def commands(python: Path, config: str, place: Path) -> list[str]:
     (checkpoint,) = (*work.glob('epoch_1.pth'), *work.glob('iter_2.pth'))
     run([*mmrest, 'test', config, checkpoint, *common], cwd=place)
     image = next(iter((data / 'val2017').glob('*.jpg')))
-    run([*mmrest, 'predict', config, checkpoint, image, '--out-dir', place / config], cwd=place)
+    run([*mmrest, 'predict', config, checkpoint, image, '--out-dir', place / 'drawn'], cwd=place)
     return [f'{what} {config}' for what in ('train', 'test', 'predict')]
 
 
