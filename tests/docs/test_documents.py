@@ -36,7 +36,7 @@ def test_the_reliability_page_is_written_from_its_files(tmp_path: Path) -> None:
     text = out.read_text()
     assert text == (ROOT / 'docs/reliability.md').read_text()
     for family in BACKBONES:
-        assert f' | {family} | ' in text
+        assert f'| {family} |' in text
     for fault in ('CMYK', 'EXIF', 'full disk', 'killed', 'without area'):
         assert fault in text
 
