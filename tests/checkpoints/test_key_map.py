@@ -30,6 +30,18 @@ def test_rules_are_applied_in_their_order_and_one_key_can_feed_several() -> None
     assert keys.rename('head.weight') == keys.rename('stage9.x') == []
 
 
+def test_every_name_that_a_key_feeds_goes_through_the_later_rules() -> None:
+    keys = KeyMap(rules=((r'(.+)\.qkv', (r'\1.q', r'\1.kv')), (r'.+\.k?[qv]+', r'block.block')))
+    assert keys.rename('attn.qkv') == ['block.block', 'block.block']
+    split = KeyMap(rules=((r'a', ('b.x', 'b.y')), (r'b', 'c')))
+    assert split.rename('a.b') == ['c.x.b', 'c.y.b']
+
+
+def test_a_rule_renames_the_beginning_of_a_key_alone() -> None:
+    keys = KeyMap(rules=((r'norm', 'ln'),))
+    assert keys.rename('norm.norm.norm') == ['ln.norm.norm']
+
+
 def test_tensors_of_another_shape_are_adapted_where_a_rule_says_so() -> None:
     """A table of positions is resized, joined weights are split: what the keys' owner says."""
 

@@ -89,6 +89,28 @@ def test_a_bad_rate_is_named(rate: Any) -> None:
         optimizer_of(Detector(build(next(iter(ROWS)))), rate)
 
 
+def test_a_rate_of_one_decays_nothing() -> None:
+    model = Detector(build(next(iter(ROWS))))
+    assert {group['lr'] for group in optimizer_of(model, 1.0).param_groups} == {1.0}
+
+
+def test_offsets_of_deformable_convolutions_keep_their_own_rate() -> None:
+    """mmengine tells its own recursion what kind of module it is in."""
+    from mmcv.ops import ModulatedDeformConv2dPack
+
+    model = Detector(build(next(iter(ROWS))))
+    model.neck = ModulatedDeformConv2dPack(2, 2, 3)
+    optimizer = optimizer_of(model, 0.5, dcn_offset_lr_mult=0.25)
+    rates = {id(p): group['lr'] for group in optimizer.param_groups for p in group['params']}
+    assert rates[id(model.neck.weight)] == 1.0
+    assert rates[id(model.neck.conv_offset.weight)] == 0.25
+
+
+def test_a_model_without_a_backbone_is_named() -> None:
+    with pytest.raises(InputError, match=r'the backbone of Linear .*which NoneType does not have'):
+        optimizer_of(nn.Linear(2, 2), 0.5)
+
+
 def test_a_backbone_without_depths_is_named() -> None:
     with pytest.raises(InputError, match='which Linear does not have'):
         optimizer_of(Detector(nn.Linear(2, 2)), 0.5)

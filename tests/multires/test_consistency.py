@@ -8,14 +8,17 @@ from mmrest.multires import ScaleConsistencyLoss
 from mmrest.multires.consistency import TARGETS, features_of_map
 
 
-def by_hand(student: torch.Tensor, teacher: torch.Tensor, eps: float = 1e-6) -> float:
-    """Smooth-L1 (beta 1, mean) to the whitened teacher, an element at a time."""
+def by_hand(
+    student: torch.Tensor, teacher: torch.Tensor, eps: float = 1e-6, beta: float = 1.0
+) -> float:
+    """Smooth-L1 (mean) to the whitened teacher, an element at a time."""
     total, count = 0.0, 0
     for s, t in zip(student.tolist(), teacher.tolist(), strict=True):
         mean, variance = np.mean(t), np.var(t)
         for a, b in zip(s, t, strict=True):
             distance = abs(a - (b - mean) / np.sqrt(variance + eps))
-            total += 0.5 * distance**2 if distance < 1 else distance - 0.5
+            near = distance < beta
+            total += 0.5 * distance**2 / beta if near else distance - 0.5 * beta
             count += 1
     return total / count
 
@@ -25,6 +28,26 @@ def test_vectors_equal_a_hand_calculation(target: str) -> None:
     student, teacher = torch.randn(3, 8) * 2, torch.randn(3, 8) * 5 + 2
     loss = ScaleConsistencyLoss(target, loss_weight=0.5)(student, teacher)
     assert loss.item() == pytest.approx(0.5 * by_hand(student, teacher), rel=1e-5)
+
+
+def test_options_equal_a_hand_calculation() -> None:
+    student, teacher = torch.randn(3, 8) * 2, torch.randn(3, 8)
+    loss = ScaleConsistencyLoss('gap', eps=0.5, beta=0.25)(student, teacher)
+    assert loss.item() == pytest.approx(by_hand(student, teacher, 0.5, 0.25), rel=1e-5)
+
+
+def test_other_numbers_of_images_are_no_pairs() -> None:
+    maps = [torch.randn(5, 2, 3)] * 2
+    with pytest.raises(ValueError, match='shorter'):
+        ScaleConsistencyLoss('map')(maps, maps[:1])
+    with pytest.raises(ValueError, match='shorter'):
+        features_of_map(torch.randn(2, 5, 2, 3), [(8, 8)], (8, 8), pool=True)
+
+
+def test_a_small_image_keeps_one_cell() -> None:
+    last_map = torch.randn(1, 5, 4, 4)
+    (part,) = features_of_map(last_map, [(1, 8)], (32, 32), pool=False)
+    assert torch.equal(part, last_map[0, :, :1, :1])
 
 
 def test_maps_equal_a_hand_calculation() -> None:
