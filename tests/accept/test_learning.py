@@ -134,4 +134,4 @@ def test_it_learns(family: str, task: str, shapes: Path, tmp_path: Path) -> None
         f'{family} {task}: {metric:.3f}, loss {losses[:20].mean():.3f} -> {losses[-20:].mean():.3f}'
     )
     assert metric >= TASKS[task].bound
-    assert losses[-20:].mean() < 0.6 * losses[:20].mean()
+    assert losses[-20:].mean() < 0.7 * losses[:20].mean()
