@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 import sys
 
 from mmrest.version import __version__
@@ -41,7 +42,9 @@ def main() -> None:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f'; did you mean {close[0]}?' if close else ''
         sys.exit(f'error: mmrest has no command {name}; it has {", ".join(COMMANDS)}{hint}')
-    sys.argv[:2] = [f'mmrest {name}']
+    # as argparse shows it
+    program = 'mmrest' if os.path.basename(sys.argv[0]) == 'mmrest' else 'python -m mmrest'
+    sys.argv[:2] = [f'{program} {name}']
     importlib.import_module(f'mmrest.tools.{name}').main()
 
 

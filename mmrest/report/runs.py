@@ -200,9 +200,11 @@ def read_config(text: str) -> dict[str, Any] | None:
 
 def _value(node: ast.expr) -> Any:
     if isinstance(node, ast.Call):
-        if not isinstance(node.func, ast.Name) or node.func.id != 'dict' or node.args:
+        if not isinstance(node.func, ast.Name) or node.func.id != 'dict' or len(node.args) > 1:
             raise ValueError('not a literal')
-        return {keyword.arg: _value(keyword.value) for keyword in node.keywords}
+        # mmengine writes keys that are no names as dict({'.pos.': ...})
+        pairs = dict(_value(node.args[0])) if node.args else {}
+        return pairs | {keyword.arg: _value(keyword.value) for keyword in node.keywords}
     if isinstance(node, ast.List):
         return [_value(element) for element in node.elts]
     if isinstance(node, ast.Tuple):

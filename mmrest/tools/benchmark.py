@@ -35,7 +35,7 @@ COLUMNS = (
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0].replace('`', ''))
     parser.add_argument('models', nargs='+', metavar='MODEL', help='TYPE[:key=value,...] or CONFIG')
     parser.add_argument(
         '--against', nargs='+', default=[], metavar='MODEL', help='peers, measured once each'

@@ -19,7 +19,7 @@ from mmrest.errors import InputError, clear_errors
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0].replace('`', ''))
     parser.add_argument(
         'families',
         nargs='*',

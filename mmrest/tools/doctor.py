@@ -61,7 +61,7 @@ class Finding:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0].replace('`', ''))
     parser.add_argument('--json', action='store_true', help='as JSON')
     args = parser.parse_args()
     findings = list(examine())

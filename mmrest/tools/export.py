@@ -45,12 +45,14 @@ OTHER_SIZES = (1, 97, 161), (2, 160, 96), (1, 65, 230)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0].replace('`', ''))
     parser.add_argument('config', help='a config of mmdet or mmseg, or the name of one of mmrest')
     parser.add_argument('checkpoint', help='of the whole model')
     parser.add_argument('out', help='FILE.onnx, or FILE.pt2 for a program of torch.export')
     parser.add_argument('--part', choices=PARTS, default='model')
-    parser.add_argument('--shape', default='256x320', metavar='HxW', help='that is traced')
+    parser.add_argument(
+        '--shape', default='256x320', metavar='HxW', help='of the image that is traced'
+    )
     parser.add_argument('--force', action='store_true', help='replace OUT')
     add_fuse_argument(parser)
     add_config_arguments(parser)

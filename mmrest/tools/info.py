@@ -27,7 +27,7 @@ from mmrest.multires.sweep import find_resize
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0].replace('`', ''))
     parser.add_argument('config', help='a config of mmdet or mmseg, or the name of one of mmrest')
     parser.add_argument('--shape', metavar='HxW', help="image size (default: the config's own)")
     parser.add_argument(

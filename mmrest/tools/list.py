@@ -14,7 +14,7 @@ from mmrest.lookup import config_names, config_path
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0].replace('`', ''))
     parser.add_argument('family', nargs='?', help='with all its configs; or a part of their names')
     args = parser.parse_args()
     with clear_errors():

@@ -16,7 +16,7 @@ from mmrest.report import read_run, write_page
 
 def main() -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0].replace('`', ''))
     parser.add_argument('work_dirs', nargs='+', metavar='WORK_DIR', help='of a training or a test')
     parser.add_argument(
         '--out', metavar='FILE.html', help='by default report.html in the (first) WORK_DIR'

@@ -72,7 +72,7 @@ def add_sweep_arguments(parser: argparse.ArgumentParser) -> None:
         '--train-resolution',
         type=int,
         metavar='PIXELS',
-        help='that retention is relative to (default: the short side of the test pipeline)',
+        help='that the others are compared with (default: the short side of the test pipeline)',
     )
     group.add_argument('--metric', help="to compare (default: the evaluator's usual one)")
     group.add_argument(
@@ -88,7 +88,9 @@ def main() -> None:
             compare(args)
             return
         if args.config is None or args.checkpoint is None:
-            raise InputError('name a config and a checkpoint: tools/test.py CONFIG CHECKPOINT')
+            raise InputError(
+                'name a config and a checkpoint: python -m mmrest test CONFIG CHECKPOINT'
+            )
         check_sweep(args)
         cfg = config_from_arguments(args)
         if args.show or args.show_dir:

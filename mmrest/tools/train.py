@@ -19,7 +19,7 @@ from mmrest.commands.cli import (
 )
 from mmrest.commands.output_files import sole_training
 from mmrest.commands.pretraining import forget_weights, require_weights, train_from_scratch
-from mmrest.commands.processes import leave_process_group
+from mmrest.commands.processes import is_first_process, leave_process_group
 from mmrest.engine.checkpointing import newest_whole_checkpoint
 from mmrest.errors import InputError, clear_errors
 
@@ -85,6 +85,8 @@ def main() -> None:
         with sole_training(cfg.work_dir):
             run_training(build_runner(cfg, purpose, args.skip_non_finite))
         leave_process_group()
+        if is_first_process() and (last := find_latest_checkpoint(cfg.work_dir)):
+            print(f'next: python -m mmrest test {args.config} {last}')
 
 
 def _find_checkpoint(cfg: Config) -> str | None:

@@ -30,7 +30,7 @@ HOW = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0].replace('`', ''))
     parser.add_argument('names', nargs='*', metavar='NAME', help='all if none is named')
     parser.add_argument('--download', action='store_true', help='fetch those that are not here')
     parser.add_argument('--json', action='store_true', help='as JSON')

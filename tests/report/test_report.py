@@ -18,6 +18,7 @@ from mmrest.report import read_run, write_page
 from mmrest.report.charts import draw_chart
 from mmrest.report.runs import read_config
 from mmrest.tools.report import unique_names
+from tests.shipped import NAMES, shipped
 
 BROWSER = shutil.which('chromium') or shutil.which('google-chrome') or shutil.which('chrome')
 VOID = {'meta', 'link', 'img', 'br', 'hr', 'input', 'path', 'use', 'rect'}
@@ -199,6 +200,8 @@ def test_damaged_files_are_named(folder: Path) -> None:
             "a = dict(b=[1, (2, -3.0)], c={'d': None})",
             {'a': {'b': [1, (2, -3.0)], 'c': {'d': None}}},
         ),
+        ("a = dict({'.b.': 1}, c=2)", {'a': {'.b.': 1, 'c': 2}}),
+        ("a = dict([('b', 1)], [2])", None),
         ("a = __import__('os')", None),
         ('a = open("x")', None),
         ('a.b = 1', None),
@@ -207,6 +210,12 @@ def test_damaged_files_are_named(folder: Path) -> None:
 )
 def test_a_config_is_read_as_data(text: str, value: dict | None) -> None:
     assert read_config(text) == value
+
+
+@pytest.mark.parametrize('name', [name for name in NAMES if name.endswith('_shapes')])
+def test_a_shipped_config_is_read_as_mmengine_writes_it(name: str) -> None:
+    cfg = shipped(name)
+    assert read_config(cfg.pretty_text)['optim_wrapper'] == cfg.optim_wrapper.to_dict()
 
 
 def test_names_tell_folders_apart() -> None:

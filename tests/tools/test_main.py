@@ -59,7 +59,7 @@ def test_an_unknown_command_is_named(run: Run) -> None:
 def test_every_command_has_help_under_its_name(command: str, run: Run) -> None:
     result = run(command, '--help')
     assert result.returncode == 0, result.stderr
-    assert f'usage: mmrest {command} ' in result.stdout
+    assert f'usage: python -m mmrest {command} ' in result.stdout
 
 
 def test_list_names_the_configs_of_a_family(run: Run) -> None:
