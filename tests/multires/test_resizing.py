@@ -192,3 +192,52 @@ def test_what_cannot_be_resized_is_named() -> None:
     sample.gt_instances.keypoint_maps = torch.zeros(2, 20, 30)
     with pytest.raises(ValueError, match='keypoint_maps'):
         resize_batch(image[None], [sample], 0.5)
+
+
+def sample_of(size: tuple[int, int], **meta: Any) -> DetDataSample:
+    sample = DetDataSample(metainfo=dict(img_shape=size, batch_input_shape=size, **meta))
+    sample.gt_instances = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0).long())
+    return sample
+
+
+def test_images_are_averaged_when_they_shrink() -> None:
+    """Stripes of one pixel become grey; without antialiasing single stripes would be picked."""
+    stripes = torch.zeros(1, 3, 64, 64)
+    stripes[..., ::4] = 1
+    images, _ = resize_batch(stripes, [sample_of((64, 64))], 0.25)
+    assert images.shape == (1, 3, 16, 16)
+    torch.testing.assert_close(images.mean(), torch.tensor(0.25), rtol=0.02, atol=0)
+    assert images[..., 1:-1].std() < 0.01
+
+
+def test_a_sample_without_a_scale_factor_gets_that_of_the_resize() -> None:
+    _, (sample,) = resize_batch(torch.zeros(1, 3, 64, 32), [sample_of((64, 32))], 0.5)
+    assert sample.scale_factor == (0.5, 0.5)
+
+
+def test_samples_must_be_those_of_the_images() -> None:
+    with pytest.raises(ValueError, match='shorter'):
+        resize_batch(torch.zeros(2, 3, 64, 32), [sample_of((64, 32))], 0.5)
+
+
+def test_what_a_label_map_says_of_itself_is_kept() -> None:
+    labels = PixelData(metainfo=dict(source='a.png'), data=torch.zeros(1, 64, 32).long())
+    sample = SegDataSample(metainfo=dict(img_shape=(64, 32)), gt_sem_seg=labels)
+    _, (resized,) = resize_batch(torch.zeros(1, 3, 64, 32), [sample], 0.5)
+    assert resized.gt_sem_seg.source == 'a.png'
+
+
+@pytest.mark.parametrize(
+    ('names', 'expected'),
+    [
+        ({}, Padding(1, 0, 255)),
+        (dict(size_divisor=8, pad_val=3.0, seg_pad_val=0), Padding(8, 3.0, 0)),
+        (dict(pad_size_divisor=16, pad_value=4.0, seg_pad_value=7), Padding(16, 4.0, 7)),
+    ],
+)
+def test_padding_has_the_names_of_both_libraries(names: dict[str, Any], expected: Padding) -> None:
+    preprocessor = torch.nn.Module()
+    for name, value in names.items():
+        setattr(preprocessor, name, value)
+    assert padding_of(preprocessor) == expected
+    assert padding_of(preprocessor, 32).divisor == 32
