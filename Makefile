@@ -3,7 +3,7 @@
 #   make test     the tests of every change, in under 12 minutes on two cores
 #   make test-all also every published variant, every config's step, and the compiler
 #   make coverage the same, and which lines of the package nothing runs (at most 5 %)
-#   make accept   a short training of every family and task, an hour on two cores
+#   make accept   a short training of every family and task
 #   make fuzz     2,000 drawn sizes, batches and options of each family (EXAMPLES=2000)
 #   make lint     ruff: lint and format; bandit; and the site, warnings are errors
 #   make docs     the site, into docs/_build/html

@@ -16,7 +16,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -86,10 +85,10 @@ def attempt(fault: Fault, shapes: Path, folder: Path) -> tuple[dict[str, object]
     found = re.search(fault.says, text, re.DOTALL)
     # torchrun shows one of its own
     clean = command[0] == 'torchrun' or 'Traceback (most recent call last)' not in text
-    message = found.group(0).replace(str(folder), '...').replace(str(ROOT), '...') if found else ''
+    message = found.group(0).replace(f'{folder}/', '').replace(f'{ROOT}/', '') if found else ''
     row = {
         'fault': fault.name,
-        'command': shlex.join(map(str, command)).replace(str(folder), '...'),
+        'command': shlex.join(map(str, command)).replace(f'{folder}/', ''),
         'exit status': status,
         'message': ' '.join(message.split()) if clean else '',
         'commit': find_commit(),
@@ -131,7 +130,6 @@ def run(
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-        time.sleep(0.1)
     return log.read_text(errors='replace'), status
 
 

@@ -103,7 +103,7 @@ def attempt(name: str, python: str, torch: str, place: Path, whole: bool) -> Row
     run([python, '-m', 'venv', place / 'venv'])
     inside = place / 'venv/bin/python'
     pip = [inside, '-m', 'pip', 'install', '--quiet']
-    if torch == '2.13.0' and not whole_version_differs(inside):
+    if torch == '2.13.0' and is_pinned_python(inside):
         pip += ['--constraint', ROOT / stack.constraints]
     run([*pip, f'torch=={torch}', 'numpy', 'setuptools', 'wheel', 'ninja'])
     operators = f'MMCV_WITH_OPS={int(stack.operators)}'
@@ -125,9 +125,9 @@ def attempt(name: str, python: str, torch: str, place: Path, whole: bool) -> Row
     )
 
 
-def whole_version_differs(python: Path) -> bool:
-    """Whether the pinned versions are for another Python than this one."""
-    return run([python, '-c', 'import sys; print(sys.version_info[:2])']).strip() != '(3, 11)'
+def is_pinned_python(python: Path) -> bool:
+    """Whether the versions in ``constraints/`` are for this Python."""
+    return run([python, '-c', 'import sys; print(sys.version_info[:2])']).strip() == '(3, 11)'
 
 
 def commands(python: Path, config: str, place: Path) -> list[str]:

@@ -22,7 +22,7 @@ FOLDER = ROOT / 'docs/reliability'
 PROPERTIES = FOLDER / 'properties.csv'
 DOCUMENT = ROOT / 'docs/reliability.md'
 FAMILIES = [family.__name__ for family in BACKBONES.values()]
-# a test that a few families have is about these families
+# a test that only a few families have is about these alone
 _FEWEST_FAMILIES = len(FAMILIES) - 1
 
 Row = dict[str, str]
@@ -31,18 +31,21 @@ Row = dict[str, str]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--results', type=Path, nargs='+', default=[], metavar='FILE.xml')
+    parser.add_argument('--commit', help='that was tested (default: this one)')
     parser.add_argument('--out', type=Path, default=DOCUMENT)
     args = parser.parse_args()
     with clear_errors():
         if args.results:
-            write_csv(PROPERTIES, [row for file in args.results for row in read_results(file)])
+            commit = args.commit or find_commit()
+            rows = [row for file in args.results for row in read_results(file, commit)]
+            write_csv(PROPERTIES, rows)
         text = (FOLDER / 'page.md').read_text()
         for part in (properties, faults, kills, stacks):
             text = text.replace(f'{{{{ {part.__name__} }}}}', part())
         args.out.write_text(text)
 
 
-def read_results(file: Path) -> list[Row]:
+def read_results(file: Path, commit: str) -> list[Row]:
     """A row for every test that has a case for each family: how many cases passed.
 
     Raises:
@@ -63,7 +66,7 @@ def read_results(file: Path) -> list[Row]:
                 raise InputError(f'{file}: {test}[{parameters}] failed')
             if case.find('skipped') is None:
                 cases[test][family] += 1 if examples is None else int(examples.attrib['value'])
-    common = dict(date=date, torch=torch.__version__, commit=find_commit())
+    common = dict(date=date, torch=torch.__version__, commit=commit)
     return [
         dict(test=test, **{family: str(count.get(family, 0)) for family in FAMILIES}, **common)
         for test, count in sorted(cases.items())

@@ -18,8 +18,6 @@ from mmrest.errors import InputError, list_some
 # (a worker's error quotes the lines of code before its text, so that the last match counts)
 _DAMAGED = re.compile(r'failed to load image: (.+)')
 _GONE = re.compile(r"No such file or directory: '(.+)'")
-
-
 # what torch says of a batch that does not fit together, and what it means
 _BATCHES = {
     'stack expects each tensor to be equal size': (

@@ -73,7 +73,8 @@ def sample_dataset(node: Mapping[str, Any]) -> DatasetSample | None:
         return sample
     if ann_file and ann_file.endswith('.json'):
         sample.categories = read_first(ann_file, 'categories', 2**20) or []
-        sample.objects = read_first(ann_file, 'annotations', _MOST_OBJECTS)
+        if sample.categories:  # other formats have such lists within an image's entry
+            sample.objects = read_first(ann_file, 'annotations', _MOST_OBJECTS)
     with _short_copy(ann_file, sample.categories) as short:
         if short is not None:
             _read(sample, short)

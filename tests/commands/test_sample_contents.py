@@ -52,6 +52,16 @@ def detection(tmp_path: Path) -> dict[str, Any]:
     )
 
 
+def test_lists_of_annotations_within_another_format_are_no_boxes(detection: dict[str, Any]) -> None:
+    entries = [
+        dict(img_path=f'{i}.jpg', height=30, width=40, annotations=[], instances=[]) for i in (1, 2)
+    ]
+    file = Path(detection['data_root'], 'a.json')
+    file.write_text(json.dumps(dict(metainfo=dict(classes=['a']), data_list=entries)))
+    node = dict(detection, type='BaseDetDataset', filter_cfg=dict(filter_empty_gt=True))
+    assert warnings_of('mmdet', node) == ''
+
+
 def change_box(node: dict[str, Any], **values: Any) -> None:
     file = Path(node['data_root'], 'a.json')
     content = json.loads(file.read_text())

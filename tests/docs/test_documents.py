@@ -16,24 +16,21 @@ from tests.conftest import ROOT
 from tests.published_results import PAPER
 
 
+def written_by(script: str, tmp_path: Path) -> str:
+    """What a script of docs/scripts makes of the files that are there."""
+    out = tmp_path / 'page.md'
+    command = [sys.executable, f'docs/scripts/{script}', '--out', str(out)]
+    subprocess.run(command, cwd=ROOT, check=True)
+    return out.read_text()
+
+
 def test_the_benchmarks_are_written_from_their_files(tmp_path: Path) -> None:
-    out = tmp_path / 'benchmarks.md'
-    subprocess.run(
-        [sys.executable, 'docs/scripts/write_benchmarks.py', '--out', str(out)],
-        cwd=ROOT,
-        check=True,
-    )
-    assert out.read_text() == (ROOT / 'docs/benchmarks.md').read_text()
+    text = written_by('write_benchmarks.py', tmp_path)
+    assert text == (ROOT / 'docs/benchmarks.md').read_text()
 
 
 def test_the_reliability_page_is_written_from_its_files(tmp_path: Path) -> None:
-    out = tmp_path / 'reliability.md'
-    subprocess.run(
-        [sys.executable, 'docs/scripts/write_reliability.py', '--out', str(out)],
-        cwd=ROOT,
-        check=True,
-    )
-    text = out.read_text()
+    text = written_by('write_reliability.py', tmp_path)
     assert text == (ROOT / 'docs/reliability.md').read_text()
     for family in BACKBONES:
         assert f'| {family} |' in text
@@ -42,12 +39,8 @@ def test_the_reliability_page_is_written_from_its_files(tmp_path: Path) -> None:
 
 
 def test_the_models_are_written_from_their_files_and_configs(tmp_path: Path) -> None:
-    out = tmp_path / 'models.md'
-    subprocess.run(
-        [sys.executable, 'docs/scripts/write_models.py', '--out', str(out)], cwd=ROOT, check=True
-    )
-    assert out.read_text() == (ROOT / 'docs/models.md').read_text()
-    rows = out.read_text()
+    rows = written_by('write_models.py', tmp_path)
+    assert rows == (ROOT / 'docs/models.md').read_text()
     for family in BACKBONES.values():
         for name in family.variants:
             assert f'| {family.__name__} {name} | ' in rows
