@@ -50,6 +50,7 @@ class Study:
         growth: Whether time and memory are to be fitted against the pixels.
         device: ``'cpu'`` or ``'cuda'``.
         environment: Variables that the runs need.
+        given: A variable that whoever measures has to set.
     """
 
     title: str
@@ -59,6 +60,7 @@ class Study:
     growth: bool = False
     device: str = 'cpu'
     environment: dict[str, str] = field(default_factory=dict)
+    given: str = ''
 
 
 def _compared(model: str, steps: int, more: str = '', shape: str = '800x1344') -> str:
@@ -115,6 +117,14 @@ STUDIES = (
             'rest_small_more_peers': f'ResT:arch=small --against {MORE_PEERS} --shapes 800x1344 '
             '--mode infer train --steps 5',
         },
+    ),
+    Study(
+        "ResT against its authors' code",
+        "`d2/rest.py` of the authors' repository as it is, on today's torch. It is no part of this "
+        'project: `docs/scripts/authors_code.py` says how to get it and names what it is given.',
+        {'rest_small_authors': _against('ResT:arch=small', 'authors_code.rest:arch=small')},
+        environment={'PYTHONPATH': 'docs/scripts'},
+        given='REST_CODE',
     ),
     Study(
         'What each trick is worth',
@@ -234,8 +244,12 @@ def main() -> None:
         require_new_file('--out', args.out, replace, 'only the document itself is replaced')
         for study in STUDIES if args.measure else ():
             for name, arguments in study.runs.items():
-                if study.device == args.device and not (FOLDER / f'{name}.csv').exists():
-                    measure(study, name, arguments)
+                if study.device != args.device or (FOLDER / f'{name}.csv').exists():
+                    continue
+                if study.given and study.given not in os.environ:
+                    print(f'{name} is left out: {study.given} is not set')
+                    continue
+                measure(study, name, arguments)
         args.out.write_text(write())
         print(f'written to {args.out}')
 
@@ -246,7 +260,7 @@ def measure(study: Study, name: str, arguments: str) -> None:
     command += f' --plot {FOLDER / name}.png' if study.growth else ''
     tool = [sys.executable, str(ROOT / study.tool)]
     environment = {**os.environ, **study.environment}
-    if subprocess.run([*tool, *shlex.split(command)], env=environment).returncode:
+    if subprocess.run([*tool, *shlex.split(command)], env=environment, cwd=ROOT).returncode:
         raise InputError(f'{name} could not be measured: see above')
 
 
@@ -256,7 +270,8 @@ def write() -> str:
     for study in STUDIES:
         parts.append(f'## {study.title}\n\n{study.text}')
         for name, arguments in study.runs.items():
-            variables = ''.join(f'{key}={value} ' for key, value in study.environment.items())
+            variables = {study.given: 'FOLDER'} if study.given else {}
+            variables = ''.join(f'{k}={v} ' for k, v in {**variables, **study.environment}.items())
             command = f'```bash\n{variables}python {study.tool} {arguments}\n```'
             file = FOLDER / f'{name}.csv'
             if not file.exists():

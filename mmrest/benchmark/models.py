@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -82,23 +83,42 @@ def build_step(
 
 
 def build_backbone(cfg: dict[str, Any]) -> nn.Module:
-    """A backbone from the registry of the package that its type names.
+    """A backbone from the registry of the package that its type names, or of any module.
+
+    Args:
+        cfg: Its type is a registered name, with ``mmdet.`` or ``mmseg.`` before it for theirs, or
+            a class or function of a module that can be imported, ``package.module.Backbone``.
 
     Raises:
         InputError: There is no such backbone, or it does not take these arguments.
     """
-    scope = cfg['type'].rpartition('.')[0]
+    scope, _, name = cfg['type'].rpartition('.')
     if scope in ('mmdet', 'mmseg'):
         init_default_scope(scope)
-    if MODELS.get(cfg['type']) is None:
-        raise InputError(
-            f"no backbone {cfg['type']} is registered; mmdet's and mmseg's are written "
-            'mmdet.ResNet or mmseg.ResNet'
-        )
     try:
-        return MODELS.build(dict(cfg))
+        if MODELS.get(cfg['type']) is not None:
+            return MODELS.build(dict(cfg))
+        arguments = {key: value for key, value in cfg.items() if key != 'type'}
+        return _from_module(scope, name)(**arguments)
     except TypeError as error:
         raise InputError(f'{cfg}: {error}') from error
+
+
+def _from_module(module: str, name: str) -> Callable[..., nn.Module]:
+    """A class or function of a module.
+
+    Raises:
+        InputError: There is none.
+    """
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:  # ValueError: no module's name
+        reason = f' ({error})' if module else ''
+        raise InputError(
+            f"no backbone {module}{'.' if module else ''}{name} is registered{reason}; mmdet's "
+            "and mmseg's are written mmdet.ResNet or mmseg.ResNet, one of your own as "
+            'my_package.my_module.MyBackbone'
+        ) from error
 
 
 def build_whole(path: str) -> nn.Module:

@@ -1,8 +1,9 @@
 """Time and peak memory of backbones and models: ``python -m mmrest benchmark MODEL [MODEL ...]``.
 
 A MODEL is a registered backbone with its arguments, for example ``ResT:arch=small``,
-``ResFormer:arch=base,window_size=14`` or ``mmdet.ResNet:depth=50``, or the config of a whole
-detector or segmentor. With several ``--impl``, each MODEL is measured with each implementation of
+``ResFormer:arch=base,window_size=14`` or ``mmdet.ResNet:depth=50``; a class of any module that can
+be imported, ``my_package.my_module.MyBackbone:depth=3``; or the config of a whole detector or
+segmentor. With several ``--impl``, each MODEL is measured with each implementation of
 its operators. Every row of the table is a process of its own; all take their steps in turn, and
 "time / first" is the median of this row's time over the first row's of the same shape, pair by
 pair. Inference is with the model fused (``--no-fuse`` leaves it as it is trained). Memory is the

@@ -45,12 +45,13 @@ def test_compares_ways_and_peers(run_tool: Run, tmp_path: Path) -> None:
     file = tmp_path / 'table.csv'
     result = run_tool(
         'benchmark.py', 'ResT:arch=lite', '--impl', 'auto', 'reference', '--against',
-        'mmdet.SwinTransformer:depths=(1,1,1,1)', '--shapes', '64x64', '--steps', 1, '--csv', file,
+        'mmdet.SwinTransformer:depths=(1,1,1,1)', 'mmdet.models.backbones.swin.SwinTransformer',
+        '--shapes', '64x64', '--steps', 1, '--csv', file,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     with open(file, newline='') as table:
         rows = list(csv.DictReader(table))
-    assert [row['impl'] for row in rows] == ['auto', 'reference', '']
+    assert [row['impl'] for row in rows] == ['auto', 'reference', '', '']
     assert rows[0]['GMACs'] == rows[1]['GMACs']
 
 
@@ -69,6 +70,8 @@ def test_measures_whole_models(run_tool: Run) -> None:
     ('arguments', 'message'),
     [
         (['NoSuchNet'], 'no backbone NoSuchNet is registered'),
+        (['no_such.Net'], "no backbone no_such.Net is registered (No module named 'no_such')"),
+        (['mmrest.backbones.Net'], "has no attribute 'Net'"),
         (['ResT:arch'], 'write TYPE:key=value'),
         (['ResT:arch=huge'], "unknown arch 'huge'"),
         (['ResT', '--shapes', '32'], '32 is no image size'),
