@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import os
 import sys
 
+from mmrest.errors import did_you_mean
 from mmrest.version import __version__
 
 # Name -> what it does; the module of that name in mmrest/tools does it.
@@ -39,8 +39,7 @@ def main() -> None:
         print(__version__)
         return
     if name not in COMMANDS:
-        close = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f'; did you mean {close[0]}?' if close else ''
+        hint = did_you_mean(name, COMMANDS)
         sys.exit(f'error: mmrest has no command {name}; it has {", ".join(COMMANDS)}{hint}')
     # as argparse shows it
     program = 'mmrest' if os.path.basename(sys.argv[0]) == 'mmrest' else 'python -m mmrest'

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
+import difflib
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 
 class InputError(ValueError):
@@ -23,6 +27,16 @@ class Interrupted(Exception):
     def __init__(self, text: str, number: int) -> None:
         super().__init__(text)
         self.signal = number
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse's, which also names the option that was perhaps meant."""
+
+    def error(self, message: str) -> NoReturn:
+        """Show the message and exit with status 2."""
+        if unknown := re.match(r'unrecognized arguments: (--[\w-]+)', message):
+            message += did_you_mean(unknown[1], self._option_string_actions)
+        super().error(message)
 
 
 @contextmanager
@@ -45,6 +59,12 @@ def clear_errors() -> Iterator[None]:
     except BrokenPipeError:  # nobody reads on, `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+
+
+def did_you_mean(name: str, names: Iterable[str], most: int = 1) -> str:
+    """Names that are spelled alike, as the end of a message; empty if there are none."""
+    close = difflib.get_close_matches(name, sorted(names), n=most)
+    return f'; did you mean {" or ".join(close)}?' if close else ''
 
 
 def list_some(names: Iterable[object], most: int = 12) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import os
 import pathlib
@@ -17,6 +16,7 @@ from mmengine.logging import MMLogger
 from mmengine.runner import checkpoint as mmengine_checkpoint
 
 from mmrest.checkpoints.errors import CheckpointError, CheckpointNotFoundError
+from mmrest.errors import did_you_mean
 
 
 def resolve_address(source: str) -> str:
@@ -32,8 +32,7 @@ def resolve_address(source: str) -> str:
     if scheme in ('open-mmlab', 'openmmlab'):
         name = mmengine_checkpoint.get_deprecated_model_names().get(name, name)
     if name not in table:
-        close = difflib.get_close_matches(name, table)
-        hint = f'; did you mean {" or ".join(close)}?' if close else ''
+        hint = did_you_mean(name, table, most=3)
         raise CheckpointError(f'{source}: {scheme}:// has no model {name!r}{hint}')
     address = table[name]
     if '://' in address:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ from mmengine.registry import TRANSFORMS
 
 from mmrest.commands.data_root import move_data_root
 from mmrest.config_nodes import iterate_dicts, scope_of
-from mmrest.errors import InputError
+from mmrest.errors import InputError, did_you_mean
 from mmrest.lookup import config_names, config_path
 
 
@@ -44,6 +43,8 @@ def load_config(
             f'{path} or a base of it is not written in UTF-8 ({error}); save it as UTF-8'
         ) from error
     except (OSError, SyntaxError, KeyError, ImportError, AttributeError, TypeError) as error:
+        if isinstance(error, ImportError) and isinstance(error.__cause__, ImportError):
+            raise InputError(f'{path}: {_failed_import(error.__cause__)}') from error
         raise InputError(
             f'{path} is no config that can be read: {type(error).__name__}: {error}'
         ) from error
@@ -55,6 +56,17 @@ def load_config(
         move_data_root(cfg, data_root)
     cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs', file.stem))
     return cfg
+
+
+def _failed_import(error: ImportError) -> str:
+    """What mmengine says of ``custom_imports``, without the places where it looked."""
+    failed = str(error).removeprefix('Failed to import ')
+    hint = did_you_mean(failed, ['mmrest', 'mmdet', 'mmseg', 'mmpretrain'])
+    reason = error.__context__ or error
+    return (
+        f'custom_imports: {failed} cannot be imported ({reason}){hint or "; "}'
+        f'{" M" if hint else "m"}odules are looked for in the working directory and on PYTHONPATH'
+    )
 
 
 def _require_library(cfg: Config) -> None:
@@ -85,8 +97,7 @@ def find_config(path: str) -> Path:
         return Path(config_path(name))
     names = [str(f) for f in file.parent.glob('*.py')] if file.parent.is_dir() else []
     names += config_names() if is_name else []
-    close = difflib.get_close_matches(str(file), names)
-    hint = f'; did you mean {" or ".join(close)}?' if close else ''
+    hint = did_you_mean(str(file), names, most=3)
     found = 'is a folder, not a config' if file.is_dir() else 'is not there'
     raise InputError(f'config {path} {found}{hint}')
 

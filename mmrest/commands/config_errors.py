@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import re
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from typing import Any
 
 from mmengine.registry import build_from_cfg
 
-from mmrest.errors import InputError
+from mmrest.errors import InputError, did_you_mean
 
 
 @contextmanager
@@ -52,8 +51,7 @@ def _explain(error: Exception, frame: FrameType) -> str | None:
     if match := re.search(r"unexpected keyword argument '(\w+)'", str(error)):
         if match[1] not in arguments:
             return None
-        close = difflib.get_close_matches(match[1], sorted(_parameters(built)), n=2)
-        hint = f'; did you mean {" or ".join(close)}?' if close else ''
+        hint = did_you_mean(match[1], _parameters(built), most=2)
         return f'the config gives {name} an argument {match[1]!r}, which it does not have{hint}'
     if match := re.search(r'missing \d+ required \w+(?:-only)? arguments?: (.*)', str(error)):
         return f'the config gives {name} no {match[1]}, which it needs'
@@ -65,8 +63,7 @@ def _unknown_type(name: str, registry: Any) -> str:
     names = set(registry.module_dict)
     if registry.parent is not None:
         names |= set(registry.parent.module_dict)
-    close = difflib.get_close_matches(own, sorted(names), n=2)
-    hint = f'; did you mean {" or ".join(close)}?' if close else ''
+    hint = did_you_mean(own, names, most=2)
     return (
         f'{name} is no {registry.name} that {registry.scope} knows{hint} (a module of your own '
         "must be named in custom_imports=dict(imports=['...']))"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import os
 import sys
@@ -20,7 +19,7 @@ from mmrest.commands.json_parts import is_whole_json
 from mmrest.commands.sample_contents import doubts_about
 from mmrest.config_nodes import datasets_of, iterate_dicts, scope_of, type_name
 from mmrest.datasets import write_shapes
-from mmrest.errors import InputError
+from mmrest.errors import InputError, did_you_mean
 
 _SOURCES = {
     'Coco': (
@@ -119,8 +118,7 @@ def require_workers(loader: Mapping[str, Any] | None, split: str) -> None:
     known = {*inspect.signature(DataLoader).parameters, 'num_batch_per_epoch'}
     for option in loader:
         if option not in known and not option.startswith('_'):
-            close = difflib.get_close_matches(option, known, n=1)
-            hint = f'; did you mean {close[0]}?' if close else ''
+            hint = did_you_mean(option, known)
             raise InputError(f'{split}_dataloader has no option {option}{hint}')
     if loader.get('num_workers'):
         return

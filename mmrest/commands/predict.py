@@ -13,8 +13,9 @@ import cv2
 import mmcv
 import torch
 from mmengine.config import Config
+from torch import nn
 
-from mmrest.checkpoints import read_checkpoint, require_fit, use_safe_reader
+from mmrest.checkpoints import require_fit, use_safe_reader
 from mmrest.commands.config import name_transforms
 from mmrest.commands.features import FeatureRecorder, draw_features
 from mmrest.commands.output_files import make_folder
@@ -96,7 +97,6 @@ def predict(
         except (RuntimeError, AssertionError) as error:
             raise InputError(f'--device {device} is not there: {error}') from error
     inferencer, options = _build_inferencer(cfg, checkpoint, device, score_threshold)
-    require_fit(inferencer.model, read_checkpoint(checkpoint), checkpoint)
     if fused and features_at is None:
         fuse(inferencer.model, inplace=True)
     with contextlib.ExitStack() as stack:
@@ -149,13 +149,24 @@ def _build_inferencer(
         if scope == 'mmdet':
             from mmdet.apis import DetInferencer
 
-            inferencer = DetInferencer(**arguments, show_progress=False)
+            inferencer = _strict(DetInferencer, checkpoint)(**arguments, show_progress=False)
             return inferencer, dict(pred_score_thr=score_threshold)
         if scope == 'mmseg':
             from mmseg.apis import MMSegInferencer
 
-            return MMSegInferencer(**arguments), {}
+            return _strict(MMSegInferencer, checkpoint)(**arguments), {}
     raise InputError(f"the config's library is {scope!r}; predicting knows mmdet and mmseg")
+
+
+def _strict(inferencer: type, source: str) -> type:
+    """The inferencer that refuses a checkpoint of another model, which mmengine's load in part."""
+
+    class Strict(inferencer):
+        def _load_weights_to_model(self, model: nn.Module, checkpoint: Any, cfg: Any) -> None:
+            require_fit(model, checkpoint, source)
+            super()._load_weights_to_model(model, checkpoint, cfg)
+
+    return Strict
 
 
 def require_no_features(pictures: Iterable[Path], replace: bool) -> None:

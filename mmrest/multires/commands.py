@@ -49,6 +49,7 @@ def sweep_resolutions(
     report = Report(cfg.work_dir, cfg, cfg.load_from, training, metric)
     wanted = [Resolution(side) for side in (training, *sorted({*short_sides} - {training}))]
     wanted += [Resolution(training, ratio) for ratio in dict.fromkeys(aspect_ratios)]
+    print(f'testing {cfg.load_from} at {len(wanted)} resolutions: {", ".join(map(str, wanted))}')
     failed = 0
     columns = None
     with _ended_by_signals():

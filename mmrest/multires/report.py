@@ -114,7 +114,7 @@ class Report:
         return self._line(
             [
                 str(measurement.resolution),
-                *(f'{value:.4g}' for value in values),
+                *(_shown(value) for value in values),
                 f'{measurement.images_per_second:.3g}',
                 f'{measurement.peak_bytes / 1e6:.0f}',
                 '' if retention is None else f'{retention:.3f}',
@@ -223,6 +223,11 @@ class Report:
             writer = csv.DictWriter(file, dict.fromkeys(key for row in rows for key in row))
             writer.writeheader()
             writer.writerows(rows)
+
+
+def _shown(value: float) -> str:
+    """A metric; COCO's evaluation says -1 where there are no objects of a size."""
+    return '-' if value == -1 else f'{value:.4g}'
 
 
 def draw(files: Sequence[str | Path], picture: str | Path) -> None:

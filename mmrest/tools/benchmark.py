@@ -26,7 +26,7 @@ from mmrest.benchmark.models import build_backbone, build_whole, parse_model
 from mmrest.commands.cli import parse_shape
 from mmrest.commands.output_files import require_new_file, require_new_picture
 from mmrest.engine.compiling import require_compiler
-from mmrest.errors import InputError, clear_errors
+from mmrest.errors import ArgumentParser, InputError, clear_errors
 from mmrest.ops.dispatch import IMPLEMENTATIONS
 
 COLUMNS = (
@@ -36,7 +36,7 @@ COLUMNS = (
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0].replace('`', ''))
+    parser = ArgumentParser(description=__doc__.splitlines()[0].replace('`', ''))
     parser.add_argument('models', nargs='+', metavar='MODEL', help='TYPE[:key=value,...] or CONFIG')
     parser.add_argument(
         '--against', nargs='+', default=[], metavar='MODEL', help='peers, measured once each'

@@ -5,7 +5,6 @@ in docs/parameters.md; with ``--configs`` the models of configs, as the table in
 mmrest/benchmark/complexity.py says what is counted.
 """
 
-import argparse
 from collections.abc import Iterable
 
 import torch
@@ -15,11 +14,11 @@ from mmrest.backbones import BACKBONES
 from mmrest.benchmark.complexity import count_macs, count_parameters
 from mmrest.commands import load_config
 from mmrest.commands.cli import parse_shape
-from mmrest.errors import InputError, clear_errors
+from mmrest.errors import ArgumentParser, InputError, clear_errors
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0].replace('`', ''))
+    parser = ArgumentParser(description=__doc__.splitlines()[0].replace('`', ''))
     parser.add_argument(
         'families',
         nargs='*',

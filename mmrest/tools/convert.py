@@ -11,11 +11,11 @@ from mmrest.checkpoints import (
     save_safetensors,
     take_backbone,
 )
-from mmrest.errors import InputError, clear_errors
+from mmrest.errors import ArgumentParser, InputError, clear_errors
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description="Write the tensors of a checkpoint (authors', detectron2's, mmengine's) as "
         'safetensors, which hold no code. Optimizer and training state are left out; key names '
         'stay, without those of wrappers. The result is read wherever mmrest reads checkpoints.'

@@ -6,7 +6,6 @@ mended.
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import importlib.util
 import json
@@ -20,6 +19,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from mmrest.errors import ArgumentParser
 from mmrest.stack import BrokenStackError, check_stack
 
 PACKAGES = (
@@ -61,7 +61,7 @@ class Finding:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0].replace('`', ''))
+    parser = ArgumentParser(description=__doc__.splitlines()[0].replace('`', ''))
     parser.add_argument('--json', action='store_true', help='as JSON')
     args = parser.parse_args()
     findings = list(examine())
@@ -185,11 +185,12 @@ def _ranges() -> Iterator[Finding]:
 def _opencv() -> Iterator[Finding]:
     names = 'opencv-python', 'opencv-python-headless', 'opencv-contrib-python'
     installed = [name for name in names if _version(name)]
-    if len(installed) > 1:
+    if len({_version(name) for name in installed}) > 1:
+        versions = ' and '.join(f'{name} {_version(name)}' for name in installed)
         yield Finding(
             'opencv',
             'warning',
-            f'{" and ".join(installed)} overwrite each other in the folder cv2/',
+            f'{versions} overwrite each other in the folder cv2/',
             f'pip uninstall -y {" ".join(installed)}; pip install {installed[0]}',
         )
 

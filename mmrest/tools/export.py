@@ -8,7 +8,6 @@ logits, or the dense head's scores and box deltas of a detector, and with ``--pa
 
 from __future__ import annotations
 
-import argparse
 import copy
 import os
 import tempfile
@@ -35,7 +34,7 @@ from mmrest.commands.output_files import require_new_file
 from mmrest.commands.pretraining import forget_weights
 from mmrest.config_nodes import scope_of, task_model, type_name
 from mmrest.engine.exporting import PARTS, Exported, exported_part
-from mmrest.errors import InputError, clear_errors
+from mmrest.errors import ArgumentParser, InputError, clear_errors
 from mmrest.inference import fuse
 
 # What torch 2.13 does not export for all sizes; it would take minutes to fail.
@@ -45,11 +44,16 @@ OTHER_SIZES = (1, 97, 161), (2, 160, 96), (1, 65, 230)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0].replace('`', ''))
+    parser = ArgumentParser(description=__doc__.splitlines()[0].replace('`', ''))
     parser.add_argument('config', help='a config of mmdet or mmseg, or the name of one of mmrest')
     parser.add_argument('checkpoint', help='of the whole model')
     parser.add_argument('out', help='FILE.onnx, or FILE.pt2 for a program of torch.export')
-    parser.add_argument('--part', choices=PARTS, default='model')
+    parser.add_argument(
+        '--part',
+        choices=PARTS,
+        default='model',
+        help='features: the maps of backbone and neck; backbone: those of the backbone',
+    )
     parser.add_argument(
         '--shape', default='256x320', metavar='HxW', help='of the image that is traced'
     )

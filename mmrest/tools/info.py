@@ -6,7 +6,6 @@ Levels of the backbone, parameters, multiply-adds of the backbone at an image si
 
 from __future__ import annotations
 
-import argparse
 import math
 from typing import Any
 
@@ -22,12 +21,12 @@ from mmrest.commands.cli import add_config_arguments, config_from_arguments, par
 from mmrest.commands.config import find_config, require_model
 from mmrest.commands.config_errors import explain_config_errors
 from mmrest.config_nodes import iterate_dicts, scope_of, task_model
-from mmrest.errors import InputError, clear_errors
+from mmrest.errors import ArgumentParser, InputError, clear_errors
 from mmrest.multires.sweep import find_resize
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0].replace('`', ''))
+    parser = ArgumentParser(description=__doc__.splitlines()[0].replace('`', ''))
     parser.add_argument('config', help='a config of mmdet or mmseg, or the name of one of mmrest')
     parser.add_argument('--shape', metavar='HxW', help="image size (default: the config's own)")
     parser.add_argument(

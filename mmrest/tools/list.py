@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import torch
 
 from mmrest.backbones import BACKBONES
 from mmrest.benchmark.complexity import count_parameters
-from mmrest.errors import InputError, clear_errors
+from mmrest.errors import ArgumentParser, InputError, clear_errors, did_you_mean
 from mmrest.lookup import config_names, config_path
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0].replace('`', ''))
+    parser = ArgumentParser(description=__doc__.splitlines()[0].replace('`', ''))
     parser.add_argument('family', nargs='?', help='with all its configs; or a part of their names')
     args = parser.parse_args()
     with clear_errors():
@@ -46,7 +45,10 @@ def list_family(text: str) -> list[str]:
     """
     names = configs_of(text) or [name for name in config_names() if text.lower() in name]
     if not names:
-        raise InputError(f'no config has {text} in its name; families are {", ".join(BACKBONES)}')
+        hint = did_you_mean(text, [*BACKBONES, *config_names()], most=2)
+        raise InputError(
+            f'no config has {text} in its name; families are {", ".join(BACKBONES)}{hint}'
+        )
     width = max(map(len, names))
     return [f'{name:{width}}  {title_of(name)}' for name in names]
 

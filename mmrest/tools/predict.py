@@ -10,11 +10,11 @@ from mmrest.commands.cli import (
 )
 from mmrest.commands.features import parse_point
 from mmrest.commands.predict import plan_pictures, predict, require_no_features
-from mmrest.errors import InputError, clear_errors
+from mmrest.errors import ArgumentParser, InputError, clear_errors
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description='Draw the predictions of a detector or segmentor into pictures.'
     )
     parser.add_argument('config', help='a config of mmdet or mmseg, or the name of one of mmrest')

@@ -6,17 +6,16 @@ environments that lie in the work directories. Nothing is run or measured.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from mmrest.commands.output_files import require_new_file
-from mmrest.errors import InputError, clear_errors
+from mmrest.errors import ArgumentParser, InputError, clear_errors
 from mmrest.report import read_run, write_page
 
 
 def main() -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0].replace('`', ''))
+    parser = ArgumentParser(description=__doc__.splitlines()[0].replace('`', ''))
     parser.add_argument('work_dirs', nargs='+', metavar='WORK_DIR', help='of a training or a test')
     parser.add_argument(
         '--out', metavar='FILE.html', help='by default report.html in the (first) WORK_DIR'

@@ -19,14 +19,14 @@ from mmrest.commands.cli import (
 from mmrest.commands.output_files import require_new_picture
 from mmrest.commands.processes import leave_process_group
 from mmrest.commands.testing import dump_results, show_results, use_fused_model, use_tta
-from mmrest.errors import InputError, clear_errors
+from mmrest.errors import ArgumentParser, InputError, clear_errors
 from mmrest.multires.commands import sweep_resolutions
 from mmrest.multires.report import draw
 from mmrest.multires.sweep import parse_aspect_ratio
 
 
 def parse_args(description: str = 'Test a detector or segmentor.') -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=description)
+    parser = ArgumentParser(description=description)
     parser.add_argument(
         'config', nargs='?', help='a config of mmdet or mmseg, or the name of one of mmrest'
     )

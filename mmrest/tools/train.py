@@ -21,11 +21,11 @@ from mmrest.commands.output_files import sole_training
 from mmrest.commands.pretraining import forget_weights, require_weights, train_from_scratch
 from mmrest.commands.processes import is_first_process, leave_process_group
 from mmrest.engine.checkpointing import newest_whole_checkpoint
-from mmrest.errors import InputError, clear_errors
+from mmrest.errors import ArgumentParser, InputError, clear_errors
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Train a detector or segmentor.')
+    parser = ArgumentParser(description='Train a detector or segmentor.')
     parser.add_argument('config', help='a config of mmdet or mmseg, or the name of one of mmrest')
     parser.add_argument(
         '--resume',

@@ -5,7 +5,6 @@ A config takes one by ``init_cfg=dict(type='Pretrained', checkpoint='mmrest://NA
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import asdict
 
@@ -19,7 +18,7 @@ from mmrest.checkpoints.published import (
     published,
     weights_folder,
 )
-from mmrest.errors import InputError, clear_errors
+from mmrest.errors import ArgumentParser, InputError, clear_errors
 
 HOW = {
     'direct': 'downloads',
@@ -30,7 +29,7 @@ HOW = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0].replace('`', ''))
+    parser = ArgumentParser(description=__doc__.splitlines()[0].replace('`', ''))
     parser.add_argument('names', nargs='*', metavar='NAME', help='all if none is named')
     parser.add_argument('--download', action='store_true', help='fetch those that are not here')
     parser.add_argument('--json', action='store_true', help='as JSON')

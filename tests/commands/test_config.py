@@ -71,6 +71,19 @@ def test_work_dir_and_launcher() -> None:
     assert load_config(RETINANET, work_dir='x').work_dir == 'x'
 
 
+def test_a_module_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
+    file = tmp_path / 'mine.py'
+    file.write_text("custom_imports = dict(imports=['mmrset'])\n")
+    with pytest.raises(InputError, match=r"mmrset cannot be .* 'mmrset'\); did you mean mmrest\?"):
+        load_config(str(file))
+    (tmp_path / 'broken.py').write_text('import mmrest\nimport no_such_module\n')
+    file.write_text("custom_imports = dict(imports=['broken'])\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(tmp_path))
+        with pytest.raises(InputError, match=r"broken cannot be .* 'no_such_module'"):
+            load_config(str(file))
+
+
 def test_a_name_of_the_package_may_be_written_as_in_a_base() -> None:
     name = 'retinanet_rest_lite_shapes'
     for text in (name, f'mmrest::{name}', f'mmrest::{name}.py'):

@@ -127,7 +127,8 @@ def test_a_sweep_goes_past_what_fails_and_resumes(
     cfg.custom_hooks = [dict(type='DieAt', short_side=150)]
     report = sweep_resolutions(cfg, [96, 150], [1.0])
     first = capfd.readouterr().out
-    assert 'coco/bbox_mAP' in first.splitlines()[0]
+    assert 'at 3 resolutions: 96, 150, 96x96' in first.splitlines()[0]
+    assert 'coco/bbox_mAP' in first.splitlines()[1]
     assert '150  out of memory' in first
     assert '96x96' in first
     assert 'without 150' in first
@@ -212,6 +213,8 @@ def test_a_report_has_a_table_a_csv_and_a_picture(cfg: Config, tmp_path: Path) -
         '1000',
         '0.500',
     ]
+    none = Measurement(Resolution(32), {'coco/bbox_mAP': 0.5, 'coco/bbox_mAP_s': -1.0})
+    assert report.line(none).split()[1:3] == ['0.5', '-']  # no small objects
     assert '0.750' in report.summary()
     with Image.open(tmp_path / 'a/resolutions.png') as picture:
         assert min(picture.size) > 300

@@ -97,7 +97,7 @@ def test_a_sound_environment(tmp_path: Path) -> None:
         ),
         (LINKED, 'GPU', 'there is an NVIDIA driver', 'pip install --force-reinstall torch'),
         (
-            "pretend(opencv_python='4.12', opencv_python_headless='4.12')",
+            "pretend(opencv_python='4.12', opencv_python_headless='4.11')",
             'opencv',
             'overwrite each other in the folder cv2/',
             'pip uninstall -y opencv-python opencv-python-headless',

@@ -70,6 +70,7 @@ def test_list_names_the_configs_of_a_family(run: Run) -> None:
     result = run('list', 'yolo')
     assert result.returncode == 1
     assert 'no config has yolo in its name' in result.stderr
+    assert 'did you mean ResT' in run('list', 'RestT').stderr
 
 
 def test_info_tells_what_a_config_comes_to(run: Run) -> None:
