@@ -29,8 +29,7 @@ class Stack:
 
     Attributes:
         packages: Beside torch and mmcv.
-        mmcv: Its distribution.
-        operators: mmcv's are compiled, which takes minutes.
+        mmcv: Its distribution; all but mmcv-lite compile operators, which takes minutes.
         configs: What is trained, tested and predicts.
         constraints: The file of versions.
         suite: The whole suite can be run, by ``--suite``.
@@ -38,7 +37,6 @@ class Stack:
 
     packages: tuple[str, ...]
     mmcv: str = 'onedl-mmcv'
-    operators: bool = True
     configs: tuple[str, ...] = ()
     constraints: str = 'constraints/onedl.txt'
     suite: bool = False
@@ -49,7 +47,7 @@ STACKS = {
     'both': Stack((_DET, _SEG), configs=(DETECTOR, SEGMENTOR), suite=True),
     'mmdet': Stack((_DET,), configs=(DETECTOR,)),
     'mmseg': Stack((_SEG,), configs=(SEGMENTOR,)),
-    'backbones': Stack((), operators=False),
+    'backbones': Stack((), mmcv='mmcv-lite'),
     'openmmlab': Stack(
         ('mmdet', 'mmsegmentation', 'ftfy', 'regex', 'setuptools<81'),
         mmcv='mmcv',
@@ -106,8 +104,7 @@ def attempt(name: str, python: str, torch: str, place: Path, whole: bool) -> Row
     if torch == '2.13.0' and is_pinned_python(inside):
         pip += ['--constraint', ROOT / stack.constraints]
     run([*pip, f'torch=={torch}', 'numpy', 'setuptools', 'wheel', 'ninja'])
-    operators = f'MMCV_WITH_OPS={int(stack.operators)}'
-    run(['env', operators, *pip, '--no-build-isolation', stack.mmcv])
+    run(['env', 'MMCV_WITH_OPS=1', *pip, '--no-build-isolation', stack.mmcv])
     run([*pip, *stack.packages, 'pytest', 'pytest-xdist', 'hypothesis', '--editable', ROOT])
     tests = [*BACKBONES, '-k', _WITHOUT_LIBRARIES]
     if whole and stack.suite:
@@ -153,7 +150,7 @@ def commands(python: Path, config: str, place: Path) -> list[str]:
 
 
 def versions(python: Path) -> str:
-    wanted = 'mmengine', 'mmcv', 'mmdet', 'mmsegmentation', 'numpy', 'opencv-python'
+    wanted = 'mmengine', 'mmcv', 'mmcv-lite', 'mmdet', 'mmsegmentation', 'numpy', 'opencv-python'
     lines = run([python, '-m', 'pip', 'list', '--format=freeze']).splitlines()
     known = {f'onedl-{name}' for name in (*wanted, 'mmdetection')} | {*wanted}
     return ', '.join(line for line in lines if line.partition('==')[0] in known)
