@@ -14,7 +14,7 @@ from mmrest.ops import dispatch, reference
 from mmrest.ops.blockwise import attend_blockwise
 from mmrest.ops.convolution import conv_tokens
 from mmrest.ops.cpu.linear import linear_by_onednn
-from mmrest.ops.cpu.mlp import mlp_in_chunks
+from mmrest.ops.cpu.mlp import is_one_chunk, mlp_in_chunks
 from mmrest.ops.triton.emsa import attend_by_triton
 
 
@@ -184,8 +184,12 @@ def mlp(
         (..., out_channels).
     """
     fits = x.shape[-1] == fc1_weight.shape[-1] and len(fc1_weight) == fc2_weight.shape[-1]
-    compute = mlp_in_chunks if fits and dispatch.uses_onednn(x) else reference.mlp
-    return compute(x, fc1_weight, fc1_bias, fc2_weight, fc2_bias)
+    if not fits or not dispatch.uses_onednn(x):
+        return reference.mlp(x, fc1_weight, fc1_bias, fc2_weight, fc2_bias)
+    # a compiled graph would hold for the smaller or for the larger maps alone
+    if torch.compiler.is_compiling() or not is_one_chunk(x[..., 0].numel(), len(fc1_weight)):
+        return mlp_in_chunks(x, fc1_weight, fc1_bias, fc2_weight, fc2_bias)
+    return linear(F.gelu(linear(x, fc1_weight, fc1_bias)), fc2_weight, fc2_bias)
 
 
 def _one_hot_places(rows: int, columns: int, like: Tensor) -> Tensor:

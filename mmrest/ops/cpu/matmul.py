@@ -3,7 +3,8 @@
 torch multiplies float32 matrices by MKL, and computes convolutions by oneDNN. Which is faster
 depends on the processor. MKL does not use AVX-512 on AMD's, which is half the speed of those whose
 units are as wide (Zen 5 on); oneDNN does. On others both reach the units' speed: oneDNN is faster
-with many rows, MKL in attention as a whole and where both matrices are transposed.
+with many rows, MKL in attention as a whole, in its blocks unless oneDNN alone has AVX-512 there, and
+where both matrices are transposed.
 
 ``docs/scripts/ablation.py --constants`` tries other sizes than those below.
 """
@@ -36,9 +37,18 @@ def is_mkl_fast(processor: Mapping[str, str]) -> bool:
     return vendor == 'GenuineIntel' or narrow_amd
 
 
+def is_mkl_faster_in_blocks(processor: Mapping[str, str]) -> bool:
+    """Whether MKL is the faster for the small products of attention in blocks.
+
+    It is on Intel's, and on AMD's where oneDNN has no AVX-512 either.
+    """
+    vendor = processor.get('vendor_id')
+    has_avx512 = 'avx512f' in processor.get('flags', '').split()
+    return vendor == 'GenuineIntel' or (vendor == 'AuthenticAMD' and not has_avx512)
+
+
 FAST_MKL = is_mkl_fast(processor_facts())
-# Whether it is the faster for the small products of attention in blocks.
-_MKL_IN_BLOCKS = processor_facts().get('vendor_id') == 'GenuineIntel'
+_MKL_IN_BLOCKS = is_mkl_faster_in_blocks(processor_facts())
 # Above, a weight's gradient is faster as a product than as a convolution's.
 _LARGE_WEIGHT = 2**20
 

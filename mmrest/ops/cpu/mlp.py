@@ -36,6 +36,11 @@ def mlp_in_chunks(
     return out.view(*x.shape[:-1], len(fc2_weight))
 
 
+def is_one_chunk(tokens: int, hidden_channels: int) -> bool:
+    """True if the whole hidden layer stays in the cache: to store it then is faster."""
+    return tokens * hidden_channels <= _CHUNK_ELEMENTS
+
+
 def _chunks(hidden_channels: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """The tensors (n, ...) in views of as many tokens as a chunk has."""
     about = max(_FEWEST_TOKENS, _CHUNK_ELEMENTS // hidden_channels)

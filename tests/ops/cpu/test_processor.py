@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mmrest.ops.cpu.matmul import is_mkl_fast
+from mmrest.ops.cpu.matmul import is_mkl_fast, is_mkl_faster_in_blocks
 from mmrest.ops.cpu.processor import processor_facts
 
 
@@ -34,3 +34,19 @@ def test_mkl_is_fast_where_units_are_narrow_or_intels(
 ) -> None:
     facts = {'vendor_id': vendor, 'cpu family': family}
     assert is_mkl_fast({key: value for key, value in facts.items() if value}) == fast
+
+
+@pytest.mark.parametrize(
+    ('vendor', 'flags', 'faster'),
+    [
+        ('GenuineIntel', 'avx2 avx512f', True),
+        ('GenuineIntel', 'avx2', True),
+        ('AuthenticAMD', 'avx2', True),
+        ('AuthenticAMD', 'avx2 avx512f', False),
+        ('Another', 'avx2', False),
+    ],
+)
+def test_mkl_multiplies_blocks_where_onednn_has_no_wider_units(
+    vendor: str, flags: str, faster: bool
+) -> None:
+    assert is_mkl_faster_in_blocks({'vendor_id': vendor, 'flags': flags}) == faster
