@@ -40,6 +40,13 @@ SETTINGS = settings(
 _LARGEST = 2000
 # of all images of an example together, so that it takes a fraction of a second
 _PIXELS = 2**15
+# so that examples have several blocks and chunks
+SMALL_BLOCKS = {
+    'blockwise._BLOCK_ELEMENTS': 20_000,
+    'blockwise._FEWEST_QUERIES': 16,
+    'cpu.mlp._CHUNK_ELEMENTS': 20_000,
+    'cpu.mlp._FEWEST_TOKENS': 16,
+}
 _TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-3}
 
 
@@ -92,9 +99,14 @@ def model_and_images(
 @families
 @pytest.mark.parametrize('training', [False, True])
 def test_maps_are_as_promised(
-    family: type[PyramidBackbone], training: bool, record_property: Callable[[str, object], None]
+    family: type[PyramidBackbone],
+    training: bool,
+    record_property: Callable[[str, object], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     record_property('examples', EXAMPLES)  # for docs/scripts/write_reliability.py
+    for name, elements in SMALL_BLOCKS.items():
+        monkeypatch.setattr(f'mmrest.ops.{name}', elements)
 
     @SETTINGS
     @given(examples())

@@ -3,7 +3,7 @@
 torch multiplies float32 matrices by MKL, and computes convolutions by oneDNN. Which is faster
 depends on the processor. MKL does not use AVX-512 on AMD's, which is half the speed of those whose
 units are as wide (Zen 5 on); oneDNN does. On others both reach the units' speed: oneDNN is faster
-with many rows, MKL in attention as a whole, in its blocks unless oneDNN alone has AVX-512 there, and
+with many rows, MKL in attention as a whole, in its blocks unless oneDNN alone has AVX-512, and
 where both matrices are transposed.
 
 ``docs/scripts/ablation.py --constants`` tries other sizes than those below.
