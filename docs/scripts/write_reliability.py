@@ -1,7 +1,8 @@
 """Write docs/reliability.md from its text and from what was tried.
 
 ``--results FILE.xml ...`` first takes what ``make test-all`` and ``make fuzz`` have written with
-``PYTEST_ADDOPTS=--junitxml=FILE.xml`` into docs/reliability/properties.csv.
+``PYTEST_ADDOPTS=--junitxml=FILE.xml`` into docs/reliability/properties.csv, and ``--accepted
+FILE.xml`` that of ``make accept`` into accept.csv.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from mmrest.errors import InputError, clear_errors
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / 'docs/reliability'
 PROPERTIES = FOLDER / 'properties.csv'
+ACCEPTED = FOLDER / 'accept.csv'
 DOCUMENT = ROOT / 'docs/reliability.md'
 FAMILIES = [family.__name__ for family in BACKBONES.values()]
 # a test that only a few families have is about these alone
@@ -31,16 +33,19 @@ Row = dict[str, str]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--results', type=Path, nargs='+', default=[], metavar='FILE.xml')
+    parser.add_argument('--accepted', type=Path, metavar='FILE.xml')
     parser.add_argument('--commit', help='that was tested (default: this one)')
     parser.add_argument('--out', type=Path, default=DOCUMENT)
     args = parser.parse_args()
     with clear_errors():
+        commit = args.commit or find_commit()
         if args.results:
-            commit = args.commit or find_commit()
             rows = [row for file in args.results for row in read_results(file, commit)]
             write_csv(PROPERTIES, rows)
+        if args.accepted:
+            write_csv(ACCEPTED, read_metrics(args.accepted, commit))
         text = (FOLDER / 'page.md').read_text()
-        for part in (properties, faults, kills, stacks):
+        for part in (properties, faults, kills, accepted, stacks):
             text = text.replace(f'{{{{ {part.__name__} }}}}', part())
         args.out.write_text(text)
 
@@ -51,11 +56,7 @@ def read_results(file: Path, commit: str) -> list[Row]:
     Raises:
         InputError: One did not pass, or the file holds no results.
     """
-    try:
-        suite = ElementTree.parse(file).getroot().find('testsuite')
-        date = suite.attrib['timestamp'][:10]
-    except (OSError, ElementTree.ParseError, AttributeError, KeyError) as error:
-        raise InputError(f'{file} holds no results of pytest --junitxml: {error}') from error
+    suite, date = read_suite(file)
     cases: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     for case in suite.iter('testcase'):
         name, _, parameters = case.attrib['name'].rstrip(']').partition('[')
@@ -72,6 +73,39 @@ def read_results(file: Path, commit: str) -> list[Row]:
         for test, count in sorted(cases.items())
         if len(count) >= _FEWEST_FAMILIES
     ]
+
+
+def read_metrics(file: Path, commit: str) -> list[Row]:
+    """A row for every family and task: what it has reached.
+
+    Raises:
+        InputError: One did not pass, or the file holds no results.
+    """
+    suite, date = read_suite(file)
+    rows = []
+    for case in suite.iter('testcase'):
+        metric = case.find('properties/property[@name="metric"]')
+        if metric is None:
+            continue
+        family, _, task = case.attrib['name'].partition('[')[2].rstrip(']').partition('-')
+        if case.find('failure') is not None:
+            raise InputError(f'{file}: {family}, {task} reached only {metric.attrib["value"]}')
+        common = dict(date=date, torch=torch.__version__, commit=commit)
+        rows.append(dict(family=family, task=task, metric=metric.attrib['value'], **common))
+    return rows
+
+
+def read_suite(file: Path) -> tuple[ElementTree.Element, str]:
+    """What pytest wrote, and of which day.
+
+    Raises:
+        InputError: The file holds no results.
+    """
+    try:
+        suite = ElementTree.parse(file).getroot().find('testsuite')
+        return suite, suite.attrib['timestamp'][:10]
+    except (OSError, ElementTree.ParseError, AttributeError, KeyError) as error:
+        raise InputError(f'{file} holds no results of pytest --junitxml: {error}') from error
 
 
 def write_csv(file: Path, rows: list[Row]) -> None:
@@ -121,6 +155,24 @@ def faults() -> str:
     first = rows[0]
     stamp = f'{first["date"]}, torch {first["torch"]}, commit {first["commit"]}'
     return '\n'.join([*lines, '', f'{len(rows)} faults: {stamp}.'])
+
+
+def accepted() -> str:
+    """What each family has reached in each task."""
+    rows = read_csv('accept.csv')
+    reached = {(row['family'], row['task']): row['metric'] for row in rows}
+    tasks = {
+        'detector': 'RetinaNet, box AP50 (at least 0.3)',
+        'instance segmentor': 'Mask R-CNN, mask AP50 (at least 0.3)',
+        'segmentor': 'UPerNet, mIoU (at least 30)',
+    }
+    lines = ['| family | ' + ' | '.join(tasks.values()) + ' |', '|---|---:|---:|---:|']
+    for family in FAMILIES:
+        cells = (reached.get((family, task), 'not run') for task in tasks)
+        lines.append(f'| {family} | {" | ".join(cells)} |')
+    first = rows[0]
+    stamp = f'{first["date"]}, torch {first["torch"]}, commit {first["commit"]}'
+    return '\n'.join([*lines, '', f'{len(rows)} trainings: {stamp}.'])
 
 
 def stacks() -> str:
