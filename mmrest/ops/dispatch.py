@@ -141,10 +141,14 @@ def _blockwise_beats_sdpa(q: Tensor, k: Tensor) -> bool:
     return torch.compiler.is_compiling() or q.shape[2] * k.shape[2] >= _SMALLEST_BLOCKWISE_MAP
 
 
-@torch.compiler.assume_constant_result
 def _in_this_context() -> str:
     """The request; what is compiled keeps that which it was compiled under."""
     return _requested.get()
+
+
+# What torch.compiler.assume_constant_result does. That imports the compiler, which takes a third of
+# the time that `import mmrest` takes.
+_in_this_context._dynamo_marked_constant = True
 
 
 def _check(name: str) -> str:
