@@ -37,12 +37,12 @@ def adaptive_average(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
     What torch exports of it holds for the sizes alone that it saw.
     """
-    if not torch.compiler.is_exporting():
+    if not (torch.compiler.is_exporting() or torch.jit.is_tracing()):
         return F.adaptive_avg_pool2d(maps, size)
     rows, columns = (
         _averages(side, count, maps) for side, count in zip(maps.shape[2:], size, strict=True)
     )
-    return rows @ maps @ columns.mT
+    return rows @ maps @ columns.transpose(0, 1)  # ONNX knows no mT
 
 
 def _averages(side: int, count: int, like: Tensor) -> Tensor:

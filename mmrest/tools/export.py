@@ -37,8 +37,17 @@ from mmrest.engine.exporting import PARTS, Exported, exported_part
 from mmrest.errors import ArgumentParser, InputError, clear_errors
 from mmrest.inference import fuse
 
+TORCHSCRIPT = 'torchscript'
 # What torch 2.13 does not export for all sizes; it would take minutes to fail.
-NOT_EXPORTED = {'.onnx': ('GPViTAdapter',), '.pt2': ('GPViT', 'GPViTAdapter')}
+NOT_EXPORTED = {
+    '.onnx': ('GPViTAdapter',),
+    '.pt2': ('GPViT', 'GPViTAdapter'),
+    # which takes what Python computes of sizes for constants
+    TORCHSCRIPT: (
+        *('CSWin', 'GPViT', 'GPViTAdapter', 'MViTV2', 'P2T', 'PVT'),
+        *('Swin', 'TwinsPCPVT', 'TwinsSVT'),
+    ),
+}
 TOLERANCE = 1e-4
 OTHER_SIZES = (1, 97, 161), (2, 160, 96), (1, 65, 230)
 
@@ -57,6 +66,11 @@ def main() -> None:
     parser.add_argument(
         '--shape', default='256x320', metavar='HxW', help='of the image that is traced'
     )
+    parser.add_argument(
+        '--torchscript',
+        action='store_true',
+        help="write ONNX by torch's older exporter, of opset 17; few families can",
+    )
     parser.add_argument('--force', action='store_true', help='replace OUT')
     add_fuse_argument(parser)
     add_config_arguments(parser)
@@ -66,23 +80,28 @@ def main() -> None:
             raise InputError(f'{args.out} should end with .onnx or .pt2')
         if args.out.endswith('.onnx'):
             require_onnx()
+        elif args.torchscript:
+            raise InputError(f'--torchscript writes ONNX, and {args.out} is to be a program')
+        way = TORCHSCRIPT if args.torchscript else Path(args.out).suffix
         require_new_file('OUT', args.out, args.force, '--force replaces it')
         shape = parse_shape(args.shape)
         cfg = config_from_arguments(args)
         require_model(cfg)
-        require_exportable(cfg, Path(args.out).suffix)
+        require_exportable(cfg, way)
         require_files(cfg, args.checkpoint)
         forget_weights(cfg)
         with explain_config_errors(), DefaultScope.overwrite_default_scope(scope_of(cfg)):
             model = MODELS.build(task_model(cfg)).eval()
         require_fit(model, read_checkpoint(args.checkpoint), args.checkpoint)
         part = exported_part(fuse(model, inplace=True) if args.fuse else model, args.part)
-        written, error = export_checked(part, Path(args.out), shape)
+        written, error = export_checked(part, Path(args.out), shape, args.torchscript)
         print(f'{" and ".join(map(str, written))}: {", ".join(part.output_names)}')
         print(f'equal to torch within {error:.1e} at {len(OTHER_SIZES)} sizes that were not traced')
 
 
-def export_checked(part: Exported, path: Path, shape: tuple[int, int]) -> tuple[list[Path], float]:
+def export_checked(
+    part: Exported, path: Path, shape: tuple[int, int], torchscript: bool = False
+) -> tuple[list[Path], float]:
     """Export beside ``path`` and move there what computes the same; else nothing is replaced.
 
     Returns:
@@ -93,7 +112,7 @@ def export_checked(part: Exported, path: Path, shape: tuple[int, int]) -> tuple[
     """
     with tempfile.TemporaryDirectory(dir=path.absolute().parent) as folder:
         draft = Path(folder, path.name)
-        export(part, str(draft), shape)
+        export(part, str(draft), shape, torchscript)
         error = compare(part, str(draft))
         # weights that an earlier export left would be taken for this one's
         path.with_name(f'{path.name}.data').unlink(missing_ok=True)
@@ -119,45 +138,55 @@ def require_onnx() -> None:
         raise InputError(f'ONNX needs {" and ".join(missing)}: pip install {" ".join(missing)}')
 
 
-def require_exportable(cfg: Config, suffix: str) -> None:
+def require_exportable(cfg: Config, way: str) -> None:
     """Check that a config's backbone is none of those that torch cannot export.
 
     Raises:
         InputError: It is.
     """
     family = (type_name(task_model(cfg).get('backbone')) or '').rpartition('.')[2]
-    if family in NOT_EXPORTED[suffix]:
+    if family in NOT_EXPORTED[way]:
         others = [other for other, names in NOT_EXPORTED.items() if family not in names]
         instead = f'; as {others[0]} it can' if others else ''
-        raise InputError(f'{family} cannot be exported as {suffix} for all image sizes{instead}')
+        shown = 'by --torchscript' if way == TORCHSCRIPT else f'as {way}'
+        raise InputError(f'{family} cannot be exported {shown} for all image sizes{instead}')
 
 
-def export(part: Exported, path: str, shape: tuple[int, int]) -> None:
+def export(part: Exported, path: str, shape: tuple[int, int], torchscript: bool = False) -> None:
     """Write a part of a model with dynamic batch, height and width.
 
     Args:
-        part: In eval mode.
+        part: Is put into eval mode.
         path: ``.onnx`` or ``.pt2``.
         shape: (height, width) of the images that are traced.
+        torchscript: Write ONNX by torch's older exporter.
 
     Raises:
         InputError: torch cannot export it.
     """
+    part.eval()  # one of the exporters puts its mode back, and that of all in it
     images = torch.randn(2, 3, *shape)
     sizes = {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+    axes = {0: 'batch', 2: 'height', 3: 'width'}
+    names = dict(input_names=['images'], output_names=list(part.output_names))
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter('ignore')
             if path.endswith('.pt2'):
                 program = torch.export.export(part, (images,), dynamic_shapes=(sizes,))
                 torch.export.save(program, path)
+            elif torchscript:
+                torch.onnx.export(
+                    *(part, (images,), path),
+                    **names,
+                    dynamic_axes=dict(images=axes),
+                    dynamo=False,
+                    opset_version=17,
+                )
             else:
                 torch.onnx.export(
-                    part,
-                    (images,),
-                    path,
-                    input_names=['images'],
-                    output_names=list(part.output_names),
+                    *(part, (images,), path),
+                    **names,
                     dynamic_shapes=(sizes,),
                     dynamo=True,
                     verbose=False,

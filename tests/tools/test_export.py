@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
@@ -16,12 +17,19 @@ from mmrest.engine.exporting import ExportedFeatures, exported_part
 from mmrest.errors import InputError
 from mmrest.lookup import get_config
 from mmrest.tools import export as export_tool
-from mmrest.tools.export import NOT_EXPORTED, compare, export, export_checked
+from mmrest.tools.export import (
+    NOT_EXPORTED,
+    TORCHSCRIPT,
+    compare,
+    export,
+    export_checked,
+    require_exportable,
+)
 from tests.backbones.families import ROWS, build_tiny, randomize
 
 Run = Callable[..., subprocess.CompletedProcess]
 NOT_YET = NOT_EXPORTED
-IN_EVERY_RUN = ('.onnx', 'ResTV2'), ('.pt2', 'ResT')
+IN_EVERY_RUN = ('.onnx', 'ResTV2'), ('.pt2', 'ResT'), (TORCHSCRIPT, 'ResT')
 
 
 @pytest.fixture(autouse=True)
@@ -36,25 +44,38 @@ def part_of(family: type[PyramidBackbone]) -> ExportedFeatures:
 
 
 @pytest.mark.parametrize(
-    ('suffix', 'family'),
+    ('way', 'family'),
     [
         pytest.param(
-            suffix,
+            way,
             family,
-            marks=[] if (suffix, family.__name__) in IN_EVERY_RUN else pytest.mark.slow,
-            id=f'{family.__name__}{suffix}',
+            marks=[] if (way, family.__name__) in IN_EVERY_RUN else pytest.mark.slow,
+            id=f'{family.__name__} {way}',
         )
-        for suffix, missing in NOT_YET.items()
+        for way, missing in NOT_YET.items()
         for family in ROWS
         if family.__name__ not in missing
     ],
 )
-def test_every_family_is_exported(
-    suffix: str, family: type[PyramidBackbone], tmp_path: Path
-) -> None:
+def test_every_family_is_exported(way: str, family: type[PyramidBackbone], tmp_path: Path) -> None:
+    suffix = '.onnx' if way == TORCHSCRIPT else way
     part, path = part_of(family), str(tmp_path / f'backbone{suffix}')
-    export(part, path, (128, 192))
+    export(part, path, (128, 192), way == TORCHSCRIPT)
     compare(part, path)
+
+
+@pytest.mark.parametrize(
+    ('family', 'way', 'said'),
+    [
+        ('Swin', TORCHSCRIPT, 'by --torchscript for all image sizes; as .onnx it can'),
+        ('GPViT', '.pt2', 'as .pt2 for all image sizes; as .onnx it can'),
+        ('GPViTAdapter', '.onnx', 'as .onnx for all image sizes'),
+    ],
+)
+def test_what_cannot_be_exported_is_named_at_once(family: str, way: str, said: str) -> None:
+    cfg = Config(dict(model=dict(backbone=dict(type=f'mmrest.{family}'))))
+    with pytest.raises(InputError, match=f'{family} cannot be exported {said}$'):
+        require_exportable(cfg, way)
 
 
 def built(name: str, **options: object) -> nn.Module:
@@ -68,20 +89,23 @@ DENSE = tuple(f'{kind}_{i}' for kind in ('scores', 'boxes') for i in range(3))
 
 
 @pytest.mark.parametrize(
-    ('name', 'outputs', 'suffix'),
+    ('name', 'outputs', 'way'),
     [
         ('retinanet_rest_lite_shapes', DENSE, '.onnx'),
         pytest.param('upernet_rest_lite_shapes', ('logits',), '.onnx', marks=pytest.mark.slow),
         pytest.param('upernet_rest_lite_shapes', ('logits',), '.pt2', marks=pytest.mark.slow),
         pytest.param('retinanet_rest_lite_shapes', DENSE, '.pt2', marks=pytest.mark.slow),
+        pytest.param('retinanet_rest_lite_shapes', DENSE, TORCHSCRIPT, marks=pytest.mark.slow),
+        pytest.param('upernet_rest_lite_shapes', ('logits',), TORCHSCRIPT, marks=pytest.mark.slow),
     ],
 )
 def test_whole_models_are_exported(
-    name: str, outputs: tuple[str, ...], suffix: str, tmp_path: Path
+    name: str, outputs: tuple[str, ...], way: str, tmp_path: Path
 ) -> None:
+    suffix = '.onnx' if way == TORCHSCRIPT else way
     part, path = exported_part(built(name), 'model'), str(tmp_path / f'model{suffix}')
     assert part.output_names == outputs
-    export(part, path, (128, 192))
+    export(part, path, (128, 192), way == TORCHSCRIPT)
     compare(part, path)
 
 
