@@ -56,6 +56,7 @@ class _Array:
         order = 'F' if is_fortran else 'C'
         if not isinstance(dtype, _Dtype):
             raise pickle.UnpicklingError('Unsupported global: GLOBAL numpy.ndarray of objects')
+        data = _as_bytes(data)
         self.array = np.frombuffer(data, dtype.value).reshape(shape, order=order).copy()
 
     def settle(self) -> np.ndarray:
@@ -86,9 +87,15 @@ def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
 
 
 def _scalar(dtype: Any, data: Any) -> np.generic:
+    data = _as_bytes(data)
     if not isinstance(dtype, _Dtype) or not isinstance(data, bytes):
         raise pickle.UnpicklingError('Unsupported global: GLOBAL numpy.scalar of an object')
     return np.frombuffer(data, dtype.value, count=1)[0]
+
+
+def _as_bytes(data: Any) -> Any:
+    """What Python 2 wrote for bytes is read as text."""
+    return data.encode('latin1') if isinstance(data, str) else data
 
 
 def _method_name(owner: Any, name: str) -> str:
@@ -103,6 +110,13 @@ def _encode(text: Any, encoding: Any) -> bytes:
     if not isinstance(text, str) or encoding != 'latin1':
         raise pickle.UnpicklingError(f'Unsupported global: GLOBAL _codecs.encode to {encoding!r}')
     return text.encode('latin1')
+
+
+def _no_bytes(*content: Any) -> bytes:
+    """Stands in for ``bytes``, which Python 3 calls where there are none; a number is a claim."""
+    if content:
+        raise pickle.UnpicklingError('Unsupported global: GLOBAL builtins.bytes of something')
+    return b''
 
 
 _ALLOWED = {
@@ -124,6 +138,7 @@ _ALLOWED = {
 _ALLOWED_IN_PICKLES = {
     **{name: stand_in for name, stand_in in _ALLOWED.items() if name.startswith('numpy.')},
     '_codecs.encode': _encode,
+    '__builtin__.bytes': _no_bytes,
     'collections.OrderedDict': OrderedDict,
     'numpy.core.numeric._frombuffer': _from_buffer,
     'numpy._core.numeric._frombuffer': _from_buffer,

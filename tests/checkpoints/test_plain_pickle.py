@@ -1,0 +1,104 @@
+"""Pickles of arrays and plain data, as numpy and both Pythons write them."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from mmengine.logging import HistoryBuffer
+
+from mmrest.checkpoints import CheckpointError, read_checkpoint
+from mmrest.checkpoints.plain_pickle import only_plain_data, read_plain_pickle, settle
+
+
+class _Python2Pickler(pickle._Pickler):
+    """Writes bytes as Python 2 wrote its strings, without saying that they are bytes."""
+
+    dispatch: ClassVar = {**pickle._Pickler.dispatch}
+
+    def save_bytes(self, data: bytes) -> None:
+        self.write(pickle.BINSTRING + struct.pack('<i', len(data)) + data)
+        self.memoize(data)
+
+    dispatch[bytes] = save_bytes
+
+
+def _by_python_2(value: Any) -> bytes:
+    file = io.BytesIO()
+    _Python2Pickler(file, protocol=2).dump(value)
+    return file.getvalue()
+
+
+def _by_python_3(value: Any) -> bytes:
+    return pickle.dumps(value, protocol=2)
+
+
+# of all values of a byte, which no text encoding but latin1 gives back
+BYTES = np.arange(256, dtype=np.uint8)
+ARRAYS = {
+    'rows first': BYTES.view('<f2').reshape(8, 16),
+    'columns first': np.asfortranarray(BYTES.view('<i4').reshape(8, 8)),
+    'big-endian': np.arange(6, dtype='>i8').reshape(2, 3),
+    'no elements': np.empty((0, 3), np.float32),
+    'scalar': np.float64(-1.5),
+    'booleans': np.array([True, False]),
+}
+
+
+@pytest.mark.parametrize('write', [_by_python_2, _by_python_3, pickle.dumps])
+@pytest.mark.parametrize('name', ARRAYS)
+def test_arrays_are_what_they_were(
+    name: str, write: Callable[[Any], bytes], tmp_path: Path
+) -> None:
+    file, array = tmp_path / 'model.pkl', ARRAYS[name]
+    file.write_bytes(write({'weight': array}))
+    with open(file, 'rb') as opened:
+        expected = pickle.load(opened, encoding='latin1')['weight']  # numpy's own
+    actual = settle(read_plain_pickle(str(file)))['weight']
+    np.testing.assert_array_equal(actual, array)
+    np.testing.assert_array_equal(expected, array)
+    assert (actual.dtype, actual.shape) == (array.dtype, array.shape)
+
+
+@pytest.mark.parametrize(
+    'state',
+    [
+        (1, (2,), 'float32', False, bytes(8)),
+        (1, (2,), np.dtype('O'), False, bytes(16)),
+        (1, (2,), np.dtype('f4'), False, [0, 0]),
+        (1, (3,), np.dtype('f4'), False, bytes(8)),
+    ],
+    ids=['no dtype', 'objects', 'no bytes', 'another size'],
+)
+def test_an_array_of_anything_else_is_refused(state: tuple, tmp_path: Path) -> None:
+    class Array:
+        def __reduce__(self) -> tuple:
+            return np._core.multiarray._reconstruct, (np.ndarray, (0,), b'b'), state
+
+    file = tmp_path / 'model.pkl'
+    file.write_bytes(pickle.dumps({'weight': Array()}, protocol=2))
+    with pytest.raises(CheckpointError):
+        read_checkpoint(str(file))
+
+
+def test_bytes_are_not_made_by_the_number(tmp_path: Path) -> None:
+    file = tmp_path / 'model.pkl'
+    file.write_bytes(b'\x80\x02c__builtin__\nbytes\nJ\xff\xff\xff\x7f\x85R.')
+    with pytest.raises(CheckpointError, match='builtins.bytes'):
+        read_checkpoint(str(file))
+
+
+def test_a_history_keeps_its_length(tmp_path: Path) -> None:
+    history = HistoryBuffer([1.0, 2.0, 3.0], [1, 1, 1], max_length=3)
+    torch.save({'loss': history}, tmp_path / 'epoch_1.pth')
+    with only_plain_data():
+        read = settle(torch.load(tmp_path / 'epoch_1.pth', weights_only=True))['loss']
+    read.update(4.0)
+    np.testing.assert_array_equal(read.data[0], [2.0, 3.0, 4.0])
