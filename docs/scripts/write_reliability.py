@@ -43,7 +43,7 @@ def main() -> None:
             rows = [row for file in args.results for row in read_results(file, commit)]
             write_csv(PROPERTIES, rows)
         if args.accepted:
-            write_csv(ACCEPTED, read_metrics(args.accepted, commit))
+            write_csv(ACCEPTED, replaced(read_metrics(args.accepted, commit)))
         text = (FOLDER / 'page.md').read_text()
         for part in (properties, faults, kills, accepted, stacks):
             text = text.replace(f'{{{{ {part.__name__} }}}}', part())
@@ -93,6 +93,15 @@ def read_metrics(file: Path, commit: str) -> list[Row]:
         common = dict(date=date, torch=torch.__version__, commit=commit)
         rows.append(dict(family=family, task=task, metric=metric.attrib['value'], **common))
     return rows
+
+
+def replaced(new: list[Row]) -> list[Row]:
+    """The rows of accept.csv with those of the same family and task replaced."""
+    key = 'family', 'task'
+    done = {tuple(row[name] for name in key) for row in new}
+    old = read_csv(ACCEPTED.name) if ACCEPTED.exists() else []
+    rows = [row for row in old if tuple(row[name] for name in key) not in done] + new
+    return sorted(rows, key=lambda row: (FAMILIES.index(row['family']), row['task']))
 
 
 def read_suite(file: Path) -> tuple[ElementTree.Element, str]:
@@ -170,9 +179,8 @@ def accepted() -> str:
     for family in FAMILIES:
         cells = (reached.get((family, task), 'not run') for task in tasks)
         lines.append(f'| {family} | {" | ".join(cells)} |')
-    first = rows[0]
-    stamp = f'{first["date"]}, torch {first["torch"]}, commit {first["commit"]}'
-    return '\n'.join([*lines, '', f'{len(rows)} trainings: {stamp}.'])
+    stamps = {f'{row["date"]}, torch {row["torch"]}, commit {row["commit"]}' for row in rows}
+    return '\n'.join([*lines, '', f'{len(rows)} trainings: {"; ".join(sorted(stamps))}.'])
 
 
 def stacks() -> str:
