@@ -34,16 +34,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--results', type=Path, nargs='+', default=[], metavar='FILE.xml')
     parser.add_argument('--accepted', type=Path, metavar='FILE.xml')
-    parser.add_argument('--commit', help='that was tested (default: this one)')
+    parser.add_argument(
+        '--commit', nargs='+', default=[], help='that was tested, for each file (default: this one)'
+    )
     parser.add_argument('--out', type=Path, default=DOCUMENT)
     args = parser.parse_args()
     with clear_errors():
-        commit = args.commit or find_commit()
+        commits = [*args.commit, *[find_commit()] * len(args.results), find_commit()]
         if args.results:
-            rows = [row for file in args.results for row in read_results(file, commit)]
-            write_csv(PROPERTIES, rows)
+            # what make fuzz has tried counts, not the few examples of the suite
+            rows = {
+                row['test']: row
+                for file, commit in zip(args.results, commits, strict=False)
+                for row in read_results(file, commit)
+            }
+            write_csv(PROPERTIES, sorted(rows.values(), key=lambda row: row['test']))
         if args.accepted:
-            write_csv(ACCEPTED, replaced(read_metrics(args.accepted, commit)))
+            write_csv(ACCEPTED, replaced(read_metrics(args.accepted, commits[0])))
         text = (FOLDER / 'page.md').read_text()
         for part in (properties, faults, kills, accepted, stacks):
             text = text.replace(f'{{{{ {part.__name__} }}}}', part())
