@@ -66,7 +66,9 @@ class Task:
 
 TASKS = {
     'detector': Task('retinanet_rest_lite_shapes', (1, 2, 3), 'coco/bbox_mAP_50', 0.3),
-    'instance segmentor': Task('mask_rcnn_rest_lite_shapes', (0, 1, 2, 3), 'coco/segm_mAP_50', 0.3),
+    'instance segmentor': Task(
+        'mask_rcnn_rest_lite_shapes', (0, 1, 2, 3), 'coco/segm_mAP_50', 0.3, 250
+    ),
     'segmentor': Task('upernet_rest_lite_shapes', (0, 1, 2, 3), 'mIoU', 30.0, 500),
 }
 
