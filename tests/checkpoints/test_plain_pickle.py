@@ -91,7 +91,7 @@ def test_an_array_of_anything_else_is_refused(state: tuple, tmp_path: Path) -> N
 def test_bytes_are_not_made_by_the_number(tmp_path: Path) -> None:
     file = tmp_path / 'model.pkl'
     file.write_bytes(b'\x80\x02c__builtin__\nbytes\nJ\xff\xff\xff\x7f\x85R.')
-    with pytest.raises(CheckpointError, match='builtins.bytes'):
+    with pytest.raises(CheckpointError, match=r'builtins\.bytes'):
         read_checkpoint(str(file))
 
 
