@@ -13,12 +13,14 @@ import pytest
 import torch
 
 from mmrest.datasets import write_shapes
-from tests import forked
+from tests import config_text, forked  # noqa: F401  (the import is the effect)
 
 ROOT = Path(__file__).parents[1]
 
-# The tests' tensors are tiny: handing them to a second thread costs more than it saves.
+# The tests' tensors are tiny: handing them to a second thread costs more than it saves. Where tests
+# run on all cores, the waiting threads of the processes that they start stall each other.
 torch.set_num_threads(1)
+os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,7 @@ A server process loads them once, and the package, and is forked for every scrip
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import runpy
@@ -17,7 +18,10 @@ from pathlib import Path
 
 _FORKS = multiprocessing.get_context('forkserver')
 _FORKS.set_forkserver_preload(
-    ['mmcv.ops', 'mmdet.apis', 'mmseg.apis', 'mmengine.runner', 'mmrest.multires.commands']
+    [
+        *('mmcv.ops', 'mmdet.apis', 'mmseg.apis', 'mmengine.runner', 'mmrest.multires.commands'),
+        *('torch._dynamo', 'tests.config_text'),
+    ]
 )
 # read when the package is loaded
 _READ_ONCE = ('MMREST_ATTENTION',)
@@ -54,6 +58,8 @@ def run_script(
 
 
 def _run(command: list[str], cwd: str, env: dict[str, str], outputs: list[Path]) -> None:
+    # what was loaded before needs no look at every collection of the run
+    gc.freeze()
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
