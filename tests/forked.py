@@ -16,8 +16,8 @@ import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-_FORKS = multiprocessing.get_context('forkserver')
-_FORKS.set_forkserver_preload(
+CONTEXT = multiprocessing.get_context('forkserver')
+CONTEXT.set_forkserver_preload(
     [
         *('mmcv.ops', 'mmdet.apis', 'mmseg.apis', 'mmengine.runner', 'mmrest.multires.commands'),
         *('torch._dynamo', 'tests.config_text'),
@@ -46,7 +46,7 @@ def run_script(
         )
     with tempfile.TemporaryDirectory() as folder:
         outputs = [Path(folder, name) for name in ('stdout', 'stderr')]
-        process = _FORKS.Process(target=_run, args=(list(command), str(cwd), dict(env), outputs))
+        process = CONTEXT.Process(target=_run, args=(list(command), str(cwd), dict(env), outputs))
         process.start()
         process.join(timeout)
         if process.is_alive():

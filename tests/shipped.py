@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
+import pytest
+import torch
 from mmengine.config import Config
 
 from mmrest.commands import load_config
@@ -27,6 +31,16 @@ def sample_few(model: dict, boxes: int, proposals: int) -> None:
             node['num'] = boxes
         if 'max_per_img' in node:
             node['max_per_img'] = proposals
+
+
+@contextmanager
+def on_meta() -> Iterator[None]:
+    """Models that are built have neither memory nor numbers; drawing them would take as long."""
+    drawing = ('normal_', 'uniform_', 'erfinv_', 'clamp_')
+    with pytest.MonkeyPatch.context() as patched, torch.device('meta'):
+        for name in drawing:
+            patched.setattr(torch.Tensor, name, lambda tensor, *_, **__: tensor)
+        yield
 
 
 @cache

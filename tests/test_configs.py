@@ -23,7 +23,7 @@ from mmrest.config_nodes import task_model
 from mmrest.datasets import CLASSES
 from tests.conftest import ROOT
 from tests.published_results import PAPER
-from tests.shipped import PATHS, sample_few, shipped
+from tests.shipped import PATHS, on_meta, sample_few, shipped
 
 CONFIGS = PATHS
 
@@ -136,7 +136,7 @@ def test_every_family_and_every_head_takes_a_step_in_every_run() -> None:
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
 def test_config_builds(path: Path) -> None:
     cfg = shipped(path.stem)
-    with torch.device('meta'):
+    with on_meta():
         model = build(cfg)
     reader = task_model(cfg).get('neck') or task_model(cfg).decode_head
     assert model.backbone.out_channels == tuple(reader.in_channels)

@@ -121,7 +121,8 @@ def test_every_name_is_found_with_mmrest_before_it(scope: str) -> None:
             assert current.get(name) is registered
 
 
-def test_nothing_needs_to_be_imported_first() -> None:
+@pytest.mark.parametrize('scope', ['mmdet', pytest.param('mmseg', marks=pytest.mark.slow)])
+def test_nothing_needs_to_be_imported_first(scope: str) -> None:
     code = """
         import sys
         from mmengine.registry import HOOKS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS, DefaultScope
@@ -134,18 +135,17 @@ def test_nothing_needs_to_be_imported_first() -> None:
             print(MODELS.get('mmrest.MultiResolution').__name__, MODELS.get('mmrest.Nothing'))
         print('torch._dynamo' in sys.modules)  # takes longer than all of mmrest
     """
-    for scope in ('mmdet', 'mmseg'):
-        result = subprocess.run(
-            [sys.executable, '-c', textwrap.dedent(code).replace('{scope}', scope)],
-            capture_output=True,
-            text=True,
-            cwd=ROOT,
-            check=False,
-        )
-        assert result.stdout.split() == [
-            *('ResT', 'ValidSizesHook', 'LayerDecayOptimWrapperConstructor'),
-            *('make_multi_resolution', 'None', 'False'),
-        ], result.stderr
+    result = subprocess.run(
+        [sys.executable, '-c', textwrap.dedent(code).replace('{scope}', scope)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert result.stdout.split() == [
+        *('ResT', 'ValidSizesHook', 'LayerDecayOptimWrapperConstructor'),
+        *('make_multi_resolution', 'None', 'False'),
+    ], result.stderr
 
 
 @pytest.mark.parametrize('scope', ['mmdet', 'mmseg'])

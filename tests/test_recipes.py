@@ -16,13 +16,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-import torch
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
 from mmrest.config_nodes import task_model
-from tests.shipped import NAMES, shipped
+from tests.shipped import NAMES, on_meta, shipped
 
 COCO_WARM_UP = (0.001, 1000)
 ADE_WARM_UP = (1e-6, 1500)
@@ -417,7 +416,7 @@ def first_of_each_recipe() -> set[str]:
 def test_optimizer(name: str) -> None:
     """The rate and the decay of every single parameter."""
     cfg, recipe = shipped(name), recipe_of(name)
-    with DefaultScope.overwrite_default_scope(cfg.default_scope), torch.device('meta'):
+    with DefaultScope.overwrite_default_scope(cfg.default_scope), on_meta():
         model = MODELS.build(cfg.model)
         # mixed precision needs a GPU, and changes no rate
         wrapper = {**cfg.optim_wrapper, 'type': 'OptimWrapper'}

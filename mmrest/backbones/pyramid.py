@@ -10,6 +10,7 @@ import re
 from abc import ABCMeta, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -308,8 +309,7 @@ class PyramidBackbone(BaseModule, metaclass=ABCMeta):
         scores: dict[str, float] = {}
         for family in signed or BACKBONES.values():
             for name in family.variants:
-                with torch.device('meta'):
-                    model = family(arch=name)
+                model = _published(family, name)
                 renamed = model.rename_checkpoint(state)
                 own = {k: v for k, v in model.state_dict().items() if k not in renamed.optional}
                 same = [
@@ -330,6 +330,13 @@ def register_backbone(family: Family) -> Family:
     """A class decorator: enter a family into the table and into mmengine's root registry."""
     BACKBONES[family.__name__] = MODELS.register_module()(family)
     return family
+
+
+@cache
+def _published(family: type[PyramidBackbone], variant: str) -> PyramidBackbone:
+    # without memory for weights; building all takes seconds
+    with torch.device('meta'):
+        return family(arch=variant)
 
 
 def _pad(level: Tensor, size: Size) -> Tensor:

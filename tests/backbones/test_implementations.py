@@ -32,7 +32,7 @@ ONE_SIZE = {'ResFormer in windows', 'MViTV2 joint'} | {
 }
 # a compiler takes a minute for what is a detail of a family
 COMPILED_IN_EVERY_RUN = ('ResT',)
-EXPORTED_IN_EVERY_RUN = 'ResT', 'P2T'
+EXPORTED_IN_EVERY_RUN = ('ResT',)
 
 
 def mark_slow(*values: object, slow: bool) -> object:

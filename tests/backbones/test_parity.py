@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import pickle
 from collections.abc import Iterable
 from functools import lru_cache
@@ -26,13 +27,17 @@ OTHERS = ResFormer, MViTV2, *READ_IN_SEVERAL_WAYS
 STAGED = {row.record: f for f, row in ROWS.items() if row.record and f not in OTHERS}
 
 
+# images of at most so many pixels
+SMALL, ALL = 10_000, math.inf
+
+
 def tiers(variants: Iterable[str], *others: Iterable[str]) -> list:
-    """A family's first variant in every run, the others in ``make test-all``."""
-    first, *larger = variants
+    """A family's first variant on small images in every run, all in ``make test-all``."""
+    first, *_ = variants
     return [
-        pytest.param(variant, *rest, marks=[pytest.mark.slow] if variant in larger else [])
-        for variant in (first, *larger)
-        for rest in itertools.product(*others)
+        pytest.param(*case, pixels, marks=[pytest.mark.slow] if pixels == ALL else [])
+        for case in itertools.product(variants, *others)
+        for pixels in ((SMALL, ALL) if case[0] == first else (ALL,))
     ]
 
 
@@ -82,9 +87,9 @@ def test_every_published_variant_is_recorded() -> None:
         assert recorded.read(f'mvitv2_{name}_det')['cases']
 
 
-@pytest.mark.parametrize(('prefix', 'arch', 'out_norm'), CASES)
+@pytest.mark.parametrize(('prefix', 'arch', 'out_norm', 'pixels'), CASES)
 def test_computes_what_the_authors_model_computes(
-    prefix: str, arch: str, out_norm: str, tmp_path: Path
+    prefix: str, arch: str, out_norm: str, pixels: float, tmp_path: Path
 ) -> None:
     record, imagenet, norms = authors_weights(f'{prefix}_{arch}')
     state = imagenet if out_norm == 'none' else {**imagenet, **norms}
@@ -93,22 +98,29 @@ def test_computes_what_the_authors_model_computes(
     model = STAGED[prefix](arch, out_norm=out_norm).double().eval()
     load_pretrained(model, str(file))
     file.unlink()
-    assert_computes(
-        model,
-        record,
-        out_norm,
-        FEWER.get((prefix, arch), 5),
-        FLOAT32_TOLERANCE.get((prefix, arch), 1e-4),
-    )
+    tolerance = FLOAT32_TOLERANCE.get((prefix, arch), 1e-4)
+    assert_computes(model, record, out_norm, FEWER.get((prefix, arch), 5), pixels, tolerance)
 
 
 def assert_computes(
-    model: PyramidBackbone, record: dict[str, Any], norm: str, count: int, tolerance: float = 1e-4
+    model: PyramidBackbone,
+    record: dict[str, Any],
+    norm: str,
+    count: int,
+    pixels: float,
+    tolerance: float = 1e-4,
 ) -> None:
     """Every recorded case of a norm, in float64 and in float32."""
     cases = [case for case in record['cases'] if case['norm'] == norm]
     assert len(cases) == count
-    assert_computes_cases(model, record['seed'], cases, tolerance)
+    assert_computes_cases(model, record['seed'], of_size(cases, pixels), tolerance)
+
+
+def of_size(cases: Iterable[dict[str, Any]], pixels: float) -> list[dict[str, Any]]:
+    """The cases whose batches have so many pixels at most: of two or more sizes."""
+    chosen = [c for c in cases if math.prod(c['input']) <= c['input'][1] * pixels]
+    assert len({tuple(case['input']) for case in chosen}) >= 2
+    return chosen
 
 
 def assert_computes_cases(
@@ -123,8 +135,8 @@ def assert_computes_cases(
                 assert recorded.distance(level, expected) < tolerated, (dtype, case['input'])
 
 
-@pytest.mark.parametrize('arch', tiers(ResFormer.variants))
-def test_computes_what_resformer_computes(arch: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(('arch', 'pixels'), tiers(ResFormer.variants))
+def test_computes_what_resformer_computes(arch: str, pixels: float, tmp_path: Path) -> None:
     record, imagenet, _ = authors_weights(f'resformer_{arch}')
     file = tmp_path / 'authors.pth'
     torch.save({'model': imagenet}, file)
@@ -135,7 +147,7 @@ def test_computes_what_resformer_computes(arch: str, tmp_path: Path) -> None:
     file.unlink()
     assert len(record['cases']) == 5
     for dtype, tolerated in ((torch.float64, 1e-9), (torch.float32, 1e-4)):
-        for case in record['cases']:
+        for case in of_size(record['cases'], pixels):
             images = recorded.images(case['input'], record['seed']).to(dtype)
             with torch.inference_mode():
                 outputs = [*raw.to(dtype)(images), *normed.to(dtype)(images)]
@@ -152,20 +164,24 @@ def mvitv2_cases(name: str) -> int:
     return 3 if name.startswith('huge') else 6
 
 
-@pytest.mark.parametrize('arch', tiers(MViTV2.variants))
-def test_computes_what_mvitv2_computes_in_classification(arch: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(('arch', 'pixels'), tiers(MViTV2.variants))
+def test_computes_what_mvitv2_computes_in_classification(
+    arch: str, pixels: float, tmp_path: Path
+) -> None:
     record, imagenet, _ = authors_weights(f'mvitv2_{arch}')
     file = tmp_path / 'authors.pyth'
     torch.save({'epoch': 0, 'model_state': imagenet, 'cfg': ''}, file)
     model = MViTV2(arch, attention='pooling', out_norm='none').double().eval()
     load_pretrained(model, str(file))
     file.unlink()
-    assert_computes(model, record, 'none', mvitv2_cases(arch))
+    assert_computes(model, record, 'none', mvitv2_cases(arch), pixels)
 
 
-@pytest.mark.parametrize(('name', 'out_norm'), tiers(MVITV2_DETECTION, ('none', 'branch')))
+@pytest.mark.parametrize(
+    ('name', 'out_norm', 'pixels'), tiers(MVITV2_DETECTION, ('none', 'branch'))
+)
 def test_computes_what_mvitv2_computes_in_detection(
-    name: str, out_norm: str, tmp_path: Path
+    name: str, out_norm: str, pixels: float, tmp_path: Path
 ) -> None:
     record, imagenet, norms = authors_weights(f'mvitv2_{name}_det')
     file = tmp_path / 'detectron2.pkl'
@@ -176,7 +192,7 @@ def test_computes_what_mvitv2_computes_in_detection(
     model = MViTV2(MVITV2_DETECTION[name], out_norm=out_norm).double().eval()
     load_pretrained(model, str(file))
     file.unlink()
-    assert_computes(model, record, out_norm, mvitv2_cases(name))
+    assert_computes(model, record, out_norm, mvitv2_cases(name), pixels)
 
 
 def reading(family: type[PyramidBackbone], case: dict[str, Any]) -> dict[str, Any]:
@@ -201,24 +217,17 @@ DEFAULTS = {
 }
 
 
+@pytest.mark.parametrize('of', ['default', pytest.param('others', marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
-    ('family', 'arch', 'of'),
+    ('family', 'arch', 'pixels'),
     [
-        pytest.param(
-            family,
-            arch,
-            of,
-            id=f'{family.__name__}-{arch}-{of}',
-            marks=[] if of == 'default' and not i else [pytest.mark.slow],
-        )
+        pytest.param(family, *case.values, id=f'{family.__name__}-{case.values}', marks=case.marks)
         for family in READ_IN_SEVERAL_WAYS
-        for i, arch in enumerate(family.variants)
-        for of in ('default', 'others')
-        if family is not P2T or of == 'default'
+        for case in tiers(family.variants)
     ],
 )
 def test_computes_what_the_authors_models_compute_in_every_reading(
-    family: type[PyramidBackbone], arch: str, of: str, tmp_path: Path
+    family: type[PyramidBackbone], arch: str, pixels: float, of: str, tmp_path: Path
 ) -> None:
     record, imagenet, norms = authors_weights(f'{ROWS[family].record}_{arch}')
     groups: dict[str, list[dict[str, Any]]] = {}
@@ -226,8 +235,9 @@ def test_computes_what_the_authors_models_compute_in_every_reading(
         is_default = reading(family, case) == DEFAULTS[family]
         if is_default == (of == 'default'):
             groups.setdefault(repr(reading(family, case)), []).append(case)
-    assert groups
+    assert groups or (family, of) == (P2T, 'others')
     for cases in groups.values():
+        cases = of_size(cases, pixels) if of == 'default' else cases
         options = reading(family, cases[0])
         file = tmp_path / 'authors.pth'
         with_norms = options.get('stage_norm') or options.get('out_norm') == 'branch'

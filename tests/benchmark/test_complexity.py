@@ -6,13 +6,13 @@ import pytest
 import torch
 from mmengine.analysis import get_model_complexity_info
 
-from mmrest import MViTV2, ResT, Swin
+from mmrest import ResT, Swin
 from mmrest.backbones import PyramidBackbone
 from mmrest.benchmark.complexity import count_macs, count_parameters
 from tests.backbones.families import ROWS, build, families
 
 # tracing is slow: the others in ``make test-all``
-COUNTED_IN_EVERY_RUN = ResT, MViTV2, Swin
+COUNTED_IN_EVERY_RUN = ResT, Swin
 
 
 @pytest.mark.parametrize(

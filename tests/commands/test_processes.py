@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +24,7 @@ from mmrest.commands.processes import (
 from mmrest.errors import InputError
 from tests import forked
 from tests.conftest import ROOT
+from tests.two_processes import free_port
 
 DETECTOR = ROOT / 'configs/retinanet_rest_lite_shapes.py'
 LAUNCHED = {
@@ -136,14 +136,11 @@ def slurm(tmp_path: Path) -> dict[str, str]:
     scontrol = tmp_path / 'bin/scontrol'
     scontrol.write_text('#!/bin/sh\n[ "$*" = "show hostnames n[1-2]" ] && echo 127.0.0.1\n')
     scontrol.chmod(0o755)
-    with socket.socket() as free:
-        free.bind(('localhost', 0))
-        port = str(free.getsockname()[1])
     return dict(
         PATH=f'{scontrol.parent}:{os.environ["PATH"]}',
         SLURM_NTASKS='2',
         SLURM_NODELIST='n[1-2]',
-        MASTER_PORT=port,
+        MASTER_PORT=free_port(),
         CUDA_VISIBLE_DEVICES='',
         OMP_NUM_THREADS='1',
     )

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from mmengine.config import Config
 
-from mmrest.commands.testing import dump_results, use_tta
+from mmrest.commands.testing import dump_results, show_results, use_tta
 from mmrest.errors import InputError
 
 NEEDED = {'img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction'}
@@ -72,3 +72,17 @@ def test_masks_that_cannot_be_merged_are_named() -> None:
         cfg = config(coco(), model=model, test_evaluator=evaluator)
         use_tta(cfg)
         assert cfg.model.type.endswith('MaskTTAModel')
+
+
+@pytest.mark.parametrize('name', ['DetVisualizationHook', 'SegVisualizationHook'])
+def test_pictures_are_shown_by_the_libraries_hooks(name: str) -> None:
+    hooks = dict(visualization=dict(type=name))
+    cfg = config(coco(), default_hooks=hooks)
+    show_results(cfg, None, window=True, wait_time=0.5)
+    # every picture: mmseg's hook takes one in 50
+    every = dict(interval=1) if name.startswith('Seg') else {}
+    shown = dict(type=name, draw=True, show=True, wait_time=0.5, **every)
+    assert cfg.default_hooks.visualization == shown
+    assert 'custom_hooks' not in cfg
+    with pytest.raises(InputError, match=r"--show needs default_hooks\['visualization'\]"):
+        show_results(config(coco()), None, window=True, wait_time=0.5)

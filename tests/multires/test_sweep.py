@@ -24,6 +24,7 @@ from mmrest.multires.sweep import (
     parse_aspect_ratio,
     relative_area,
 )
+from tests import forked
 from tests.conftest import ROOT
 from tests.multires import watching  # noqa: F401  (registers)
 
@@ -32,6 +33,12 @@ def config(shapes_root: Path, folder: Path, name: str = 'retinanet_rest_lite_sha
     cfg = load_config(str(ROOT / f'configs/{name}.py'), work_dir=str(folder / 'work'))
     move_data_root(cfg, str(shapes_root))
     return cfg
+
+
+@pytest.fixture
+def _loaded_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sweep loads the libraries anew for each resolution; others of the tests have it do so."""
+    monkeypatch.setattr('mmrest.multires.sweep.get_context', lambda _: forked.CONTEXT)
 
 
 @pytest.fixture
@@ -120,6 +127,7 @@ def test_images_have_the_resolution(name: str, shapes_root: Path, tmp_path: Path
     assert any(name.endswith('mAP') or name == 'mIoU' for name in result.metrics)
 
 
+@pytest.mark.usefixtures('_loaded_processes')
 def test_a_sweep_goes_past_what_fails_and_resumes(
     cfg: Config, capfd: pytest.CaptureFixture, tmp_path: Path
 ) -> None:
@@ -178,6 +186,7 @@ def test_a_pipeline_that_fixes_the_size_is_named(cfg: Config) -> None:
         find_resize(cfg)
 
 
+@pytest.mark.usefixtures('_loaded_processes')
 def test_out_of_memory_within_python_is_a_result(cfg: Config) -> None:
     cfg.custom_imports = dict(imports=['mmrest', 'tests.multires.watching'])
     cfg.custom_hooks = [dict(type='RaiseAt', short_side=60, message='CUDA out of memory.')]
@@ -186,6 +195,7 @@ def test_out_of_memory_within_python_is_a_result(cfg: Config) -> None:
     assert measure_in_process(cfg, Resolution(60)).error == 'RuntimeError: size mismatch'
 
 
+@pytest.mark.usefixtures('_loaded_processes')
 def test_a_checkpoint_of_another_model_ends_the_sweep(cfg: Config, tmp_path: Path) -> None:
     torch.save(dict(state_dict={'backbone.weight': torch.zeros(1)}), tmp_path / 'model.pth')
     with pytest.raises(ValueError, match=r'model\.pth'):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import pickle
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -21,7 +21,9 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
 from mmrest.checkpoints import read_checkpoint
+from tests import forked
 from tests.conftest import ROOT
+from tests.two_processes import free_port
 
 DETECTOR = 'configs/retinanet_rest_lite_shapes.py'
 # a hardly trained detector is sure of nothing, and no detections give no metric
@@ -80,13 +82,8 @@ def train_and_resume(work_dir: Path, shapes_root: Path) -> None:
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert not (work_dir / 'epoch_4.pth').exists(), 'training ended before it was killed'
-    resumed = subprocess.run(
-        [sys.executable, 'tools/train.py', *arguments, '--resume', *options],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [str(ROOT / 'tools/train.py'), *arguments, '--resume', *options]
+    resumed = forked.run_script(command, ROOT, os.environ, timeout=300)
     output = resumed.stdout + resumed.stderr
     assert resumed.returncode == 0, output[-3000:]
     assert 'resumed epoch: ' in output
@@ -189,27 +186,42 @@ def test_a_segmentor_goes_the_same_way(shapes_root: Path, run_tool: Run, tmp_pat
         assert cv2.imread(str(out_dir / image.name)).shape == cv2.imread(str(image)).shape
 
 
-def test_two_processes_train_and_test_on_the_cpu(tmp_path: Path) -> None:
-    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
+@pytest.mark.parametrize('machines', [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_two_processes_train_on_the_cpu(machines: int, tmp_path: Path) -> None:
+    """By torchrun, as documented: on one machine, or as if each were on a machine of its own."""
+    several = ['--nnodes', '2', '--nproc_per_node', '1', '--master_addr', 'localhost']
+    several += ['--master_port', free_port(), '--node_rank']
     # both also find that the data set is not there yet
-    common = ['--launcher', 'pytorch', '--data-root', str(tmp_path / 'shapes')]
-    common += ['--work-dir', str(tmp_path / 'work'), '--cfg-options', *SMALL_DATA]
-    options = ['train_cfg.max_epochs=1', 'train_cfg.val_interval=1']
-    result = subprocess.run(
-        [*command, 'tools/train.py', DETECTOR, *common, *options],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, 'CUDA_VISIBLE_DEVICES': '', 'OMP_NUM_THREADS': '1'},
-    )
-    output = result.stdout + result.stderr
-    assert result.returncode == 0, output[-3000:]
-    assert 'coco/bbox_mAP_50' in output
+    command = ['tools/train.py', DETECTOR, '--launcher', 'pytorch']
+    command += ['--data-root', str(tmp_path / 'shapes'), '--work-dir', str(tmp_path / 'work')]
+    command += ['--cfg-options', *SMALL_DATA, 'train_cfg.max_epochs=1', 'train_cfg.val_interval=1']
+    environment = {**os.environ, 'CUDA_VISIBLE_DEVICES': '', 'OMP_NUM_THREADS': '1'}
+
+    def launch(rank: int) -> subprocess.CompletedProcess:
+        options = (
+            ['--standalone', '--nproc_per_node', '2'] if machines == 1 else [*several, str(rank)]
+        )
+        return subprocess.run(
+            [sys.executable, '-m', 'torch.distributed.run', *options, *command],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment,
+            timeout=500,
+        )
+
+    with ThreadPoolExecutor() as pool:
+        results = list(pool.map(launch, range(machines)))
+    for result in results:
+        assert result.returncode == 0, (result.stdout + result.stderr)[-3000:]
+    first = results[0].stdout + results[0].stderr
+    assert 'coco/bbox_mAP_50' in first
+    assert machines == 1 or 'coco/bbox_mAP_50' not in results[1].stdout + results[1].stderr
     # 12 images, 4 a batch, 2 processes
-    assert len(read_checkpoint(tmp_path / 'work/epoch_1.pth')['optimizer']['state']) > 0
-    history = read_checkpoint(tmp_path / 'work/epoch_1.pth')['message_hub']['log_scalars']
-    assert len(history['train/loss'].data[0]) == 2
+    trained = read_checkpoint(tmp_path / 'work/epoch_1.pth')
+    assert len(trained['optimizer']['state']) > 0
+    assert len(trained['message_hub']['log_scalars']['train/loss'].data[0]) == 2
 
 
 # runs a tool as one of several processes would, and prints the names of the threads that it leaves
@@ -232,10 +244,7 @@ def test_no_thread_of_a_process_group_outlives_a_run(
     arguments += ['--work-dir', str(tmp_path), '--cfg-options', *SMALL_DATA]
     if tool == 'train.py':
         arguments += ['train_cfg.max_epochs=1', 'train_cfg.val_interval=1']
-    with socket.socket() as free:
-        free.bind(('localhost', 0))
-        port = free.getsockname()[1]
-    group = dict(MASTER_ADDR='localhost', MASTER_PORT=str(port), RANK='0', WORLD_SIZE='1')
+    group = dict(MASTER_ADDR='localhost', MASTER_PORT=free_port(), RANK='0', WORLD_SIZE='1')
     result = subprocess.run(
         [sys.executable, '-c', LIST_THREADS, *arguments],
         cwd=ROOT,

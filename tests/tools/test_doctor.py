@@ -57,66 +57,72 @@ def test_a_sound_environment(tmp_path: Path) -> None:
     assert findings['weights']['text'].startswith('0 of')
 
 
+# name -> what is broken; topic, cause and mend of the finding
+BROKEN = {
+    'torch': ("hide('torch')", 'stack', 'torch cannot be imported', 'pip install torch'),
+    'mmcv': ("hide('mmcv')", 'stack', 'mmcv cannot be imported', 'MMCV_WITH_OPS=1 pip install'),
+    'operators': (
+        "import torch; hide('mmcv._ext', 'undefined symbol')",
+        'stack',
+        'no compiled operators for torch',
+        '--no-build-isolation',
+    ),
+    'mixed': (
+        "pretend(mmcv='2.1.0', onedl_mmcv='2.3.6')",
+        'stack',
+        'overwrite each other',
+        'pip uninstall -y onedl-mmcv mmcv',
+    ),
+    'setuptools': (
+        "hide('mmengine', \"No module named 'pkg_resources'\"); "
+        "pretend(mmengine='0.10.7', onedl_mmengine=None)",
+        'stack',
+        'needs pkg_resources',
+        'pip install "setuptools<81"',
+    ),
+    'old torch': (
+        "import torch; torch.__version__ = '2.1.2'",
+        'stack',
+        'needs torch >= 2.6',
+        'pip install --upgrade torch',
+    ),
+    'mmcv too new': (
+        # what the original mmdet asserts
+        "hide('mmdet.version', 'MMCV==2.3.0 is used but incompatible. Please install "
+        "mmcv>=2.0.0rc4, <2.2.0.')",
+        'mmdet',
+        'MMCV==2.3.0 is used but incompatible',
+        'mmcv>=2.0.0rc4,<2.2.0"',
+    ),
+    'a GPU for nothing': (
+        LINKED,
+        'GPU',
+        'there is an NVIDIA driver',
+        'pip install --force-reinstall torch',
+    ),
+    'opencv': (
+        "pretend(opencv_python='4.12', opencv_python_headless='4.11')",
+        'opencv',
+        'overwrite each other in the folder cv2/',
+        'pip uninstall -y opencv-python opencv-python-headless',
+    ),
+    'compiler': (
+        'import shutil; shutil.which = lambda name: None',
+        'compiler',
+        'no C++ compiler',
+        'apt install g++',
+    ),
+}
+# each starts a process that loads everything
+IN_EVERY_RUN = 'torch', 'operators', 'mmcv too new', 'a GPU for nothing', 'opencv'
+
+
 @pytest.mark.parametrize(
-    ('breakage', 'topic', 'cause', 'mend'),
-    [
-        ("hide('torch')", 'stack', 'torch cannot be imported', 'pip install torch'),
-        ("hide('mmcv')", 'stack', 'mmcv cannot be imported', 'MMCV_WITH_OPS=1 pip install'),
-        (
-            "import torch; hide('mmcv._ext', 'undefined symbol')",
-            'stack',
-            'no compiled operators for torch',
-            '--no-build-isolation',
-        ),
-        (
-            "pretend(mmcv='2.1.0', onedl_mmcv='2.3.6')",
-            'stack',
-            'overwrite each other',
-            'pip uninstall -y onedl-mmcv mmcv',
-        ),
-        (
-            "hide('mmengine', \"No module named 'pkg_resources'\"); "
-            "pretend(mmengine='0.10.7', onedl_mmengine=None)",
-            'stack',
-            'needs pkg_resources',
-            'pip install "setuptools<81"',
-        ),
-        (
-            "import torch; torch.__version__ = '2.1.2'",
-            'stack',
-            'needs torch >= 2.6',
-            'pip install --upgrade torch',
-        ),
-        (
-            # what the original mmdet asserts
-            "hide('mmdet.version', 'MMCV==2.3.0 is used but incompatible. Please install "
-            "mmcv>=2.0.0rc4, <2.2.0.')",
-            'mmdet',
-            'MMCV==2.3.0 is used but incompatible',
-            'mmcv>=2.0.0rc4,<2.2.0"',
-        ),
-        (LINKED, 'GPU', 'there is an NVIDIA driver', 'pip install --force-reinstall torch'),
-        (
-            "pretend(opencv_python='4.12', opencv_python_headless='4.11')",
-            'opencv',
-            'overwrite each other in the folder cv2/',
-            'pip uninstall -y opencv-python opencv-python-headless',
-        ),
-        (
-            'import shutil; shutil.which = lambda name: None',
-            'compiler',
-            'no C++ compiler',
-            'apt install g++',
-        ),
-    ],
-    ids=[
-        *('torch', 'mmcv', 'operators', 'mixed', 'setuptools', 'old torch', 'mmcv too new'),
-        *('a GPU for nothing', 'opencv', 'compiler'),
-    ],
+    'name',
+    [pytest.param(name, marks=[] if name in IN_EVERY_RUN else pytest.mark.slow) for name in BROKEN],
 )
-def test_a_broken_environment_is_named_with_its_mend(
-    breakage: str, topic: str, cause: str, mend: str, tmp_path: Path
-) -> None:
+def test_a_broken_environment_is_named_with_its_mend(name: str, tmp_path: Path) -> None:
+    breakage, topic, cause, mend = BROKEN[name]
     status, findings = examined(breakage, tmp_path)
     assert findings[topic]['status'] in ('problem', 'warning')
     assert status == int(any(f['status'] == 'problem' for f in findings.values()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import pytest
 
 from mmrest import version
 from mmrest.__main__ import COMMANDS
+from mmrest.backbones import BACKBONES
 from mmrest.tools.list import configs_of, title_of
 from tests import forked
 from tests.conftest import ROOT
@@ -71,6 +73,21 @@ def test_list_names_the_configs_of_a_family(run: Run) -> None:
     assert result.returncode == 1
     assert 'no config has yolo in its name' in result.stderr
     assert 'did you mean ResT' in run('list', 'RestT').stderr
+
+
+def test_list_without_a_family_names_all(run: Run) -> None:
+    result = run('list')
+    assert result.returncode == 0, result.stderr
+    first, *lines, last = result.stdout.splitlines()
+    assert first == 'family: variants (million parameters); configs'
+    assert last == 'python -m mmrest list FAMILY names the configs.'
+    families = {line.partition(': ')[0]: line for line in lines}
+    assert list(families) == list(BACKBONES)
+    for name, line in families.items():
+        assert line.endswith(f'; {len(configs_of(name))} configs')
+        assert re.findall(r'(\w+) \(', line) == list(BACKBONES[name].variants)
+    # the paper's 10.49 and 13.66 million (arXiv 2105.13677, table 2) without 512 x 1000 + 1000
+    assert 'lite (10.0), small (13.2)' in families['ResT']
 
 
 def test_info_tells_what_a_config_comes_to(run: Run) -> None:

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shutil
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from mmrest.backbones import PyramidBackbone
 from tests import forked
 from tests.backbones.families import ROWS, build_tiny, randomize
 from tests.conftest import ROOT
+from tests.two_processes import free_port
 
 DETECTOR, SEGMENTOR = 'retinanet_rest_lite_shapes', 'upernet_rest_lite_shapes'
 WITH_BATCH_NORM = [family for family, row in ROWS.items() if row.batch_norm]
@@ -129,11 +129,8 @@ def test_mmcvs_folding_of_batch_norms_changes_no_output(family: type[PyramidBack
 @pytest.fixture(scope='module')
 def mesh() -> Iterator[DeviceMesh]:
     """Of one process on a processor; mmengine's own wrapper asks for an accelerator."""
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
     torch.distributed.init_process_group(
-        'gloo', init_method=f'tcp://127.0.0.1:{port}', rank=0, world_size=1
+        'gloo', init_method=f'tcp://localhost:{free_port()}', rank=0, world_size=1
     )
     yield init_device_mesh('cpu', (1,))
     torch.distributed.destroy_process_group()

@@ -9,6 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from mmrest.tools import sweep
+from mmrest.tools.test import parse_args
+from tests.conftest import ROOT
+
+DETECTOR = str(ROOT / 'configs/retinanet_rest_lite_shapes.py')
 Run = Callable[..., subprocess.CompletedProcess]
 SMALL = 'built_in_data.num_train=12', 'built_in_data.num_val=4'
 
@@ -69,3 +74,22 @@ def test_options_that_do_not_fit_are_named(
     assert result.returncode == 1
     assert message in result.stderr
     assert 'Traceback' not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ('more', 'sides'),
+    [
+        ([], ['48', '67', '134', '192']),
+        (['--cfg-options', 'test_dataloader.dataset.pipeline.1.scale=(200,40)'], None),
+        (['--resolutions', '50'], ['50']),
+    ],
+)
+def test_a_sweep_has_default_resolutions(
+    more: list[str], sides: list[str] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    swept = []
+    monkeypatch.setattr('sys.argv', ['sweep.py', DETECTOR, 'model.pth', *more])
+    monkeypatch.setattr('mmrest.tools.test.main', lambda: swept.append(parse_args().resolutions))
+    sweep.main()
+    # half, 0.7, 1.4 and 2 times the short side of 96
+    assert swept == [[int(side) for side in sides or ('20', '28', '56', '80')]]
