@@ -234,8 +234,9 @@ print('left:', *(task.joinpath('comm').read_text() for task in Path('/proc/self/
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != 'linux', reason='Linux alone lists native threads')
-@pytest.mark.parametrize('tool', ['train.py', pytest.param('test.py', marks=pytest.mark.slow)])
+@pytest.mark.parametrize('tool', ['train.py', 'test.py'])
 def test_no_thread_of_a_process_group_outlives_a_run(
     tool: str, checkpoint: Path, shapes_root: Path, tmp_path: Path
 ) -> None:

@@ -48,17 +48,19 @@ def test_every_command(
     # several build a model wrapper each
     launch = ['-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={processes}']
     command = [*launch, str(ROOT / 'tools/train.py'), config, '--launcher', 'pytorch']
-    command = command if processes > 1 else [str(ROOT / 'tools/train.py'), config]
     environment = {**os.environ, 'CUDA_VISIBLE_DEVICES': '', 'OMP_NUM_THREADS': '1'}
     environment['PYTHONPATH'] = str(ROOT)
-    trained = subprocess.run(
-        [sys.executable, *command, '--work-dir', 'work'],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    if processes == 1:
+        trained = run_tool('train.py', config, '--work-dir', 'work', cwd=folder)
+    else:
+        trained = subprocess.run(
+            [sys.executable, *command, '--work-dir', 'work'],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     assert trained.returncode == 0, trained.stderr[-3000:]
     assert metric in trained.stdout + trained.stderr
     (folder / 'data/shapes').rename(folder / 'moved')
