@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
@@ -488,3 +489,29 @@ def test_pickles_of_arrays_as_detectron2_writes_them(protocol: int, tmp_path: Pa
     file.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(CheckpointError, match='damaged'):
         read_checkpoint(file)
+
+
+def test_safetensors_keep_what_was_said_of_them(tmp_path: Path) -> None:
+    meta = {'dataset_meta': {'classes': ['a', 'b']}, 'epoch': 3}
+    path = tmp_path / 'model.safetensors'
+    save_safetensors({'weight': torch.arange(6.0).view(2, 3)}, str(path), meta)
+    read = read_checkpoint(path)
+    assert read['meta'] == meta
+    assert read['state_dict'].keys() == {'weight'}
+    assert torch.equal(read['state_dict']['weight'], torch.arange(6.0).view(2, 3))
+    # transformers reads no file without it
+    with safetensors.safe_open(path, framework='pt') as file:
+        assert file.metadata()['format'] == 'pt'
+    safetensors.torch.save_file({'weight': torch.ones(1)}, path)
+    assert read_checkpoint(path)['meta'] == {}
+
+
+def test_tensors_come_where_they_are_wanted(tmp_path: Path) -> None:
+    torch.save({'weight': torch.ones(2)}, tmp_path / 'model.pth')
+    assert read_checkpoint(tmp_path / 'model.pth')['weight'].device.type == 'cpu'
+    wanted = read_checkpoint(tmp_path / 'model.pth', map_location='meta')
+    assert wanted['weight'].device.type == 'meta'
+    path = tmp_path / 'model.safetensors'
+    save_safetensors({'weight': torch.ones(2)}, str(path), {})
+    for device in ('cpu', torch.device('cpu'), None):
+        assert read_checkpoint(path, map_location=device)['state_dict']['weight'].is_cpu

@@ -57,6 +57,7 @@ def cfg(shapes_root: Path, tmp_path: Path) -> Config:
         (Resolution(400), (666, 400), True),
         (Resolution(641), (1068, 641), True),
         (Resolution(511, 1.5), (766, 511), False),
+        (Resolution(333), (555, 333), True),
         (Resolution(500, 0.5), (500, 1000), False),
         (Resolution(500, 1.0), (500, 500), False),
     ],
@@ -72,7 +73,15 @@ def test_the_long_side_follows(resolution: Resolution, scale: tuple, keeps: bool
 def test_the_resize_of_any_config_is_found(name: str) -> None:
     cfg = load_config(str(ROOT / f'configs/{name}.py'))
     assert find_resize(cfg) is cfg.test_dataloader.dataset.pipeline[1]
-    del cfg.test_dataloader.dataset.pipeline[1]
+    resize = cfg.test_dataloader.dataset.pipeline[1]
+    cfg.test_dataloader.dataset = dict(type='RepeatDataset', dataset=cfg.test_dataloader.dataset)
+    cfg.test_dataloader.dataset.dataset.pipeline += [
+        dict(type='Resize', scale_factor=1.0),
+        dict(type='Pad', size_divisor=32),
+        dict(type='Normalize', scale=1.0),
+    ]
+    assert find_resize(cfg) == resize
+    del cfg.test_dataloader.dataset.dataset.pipeline[1]
     with pytest.raises(ValueError, match='exactly one Resize'):
         find_resize(cfg)
 

@@ -4,6 +4,8 @@ import copy
 import itertools
 import pickle
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from mmengine.runner.checkpoint import load_checkpoint, save_checkpoint
 from torch import Tensor, nn
 
 from mmrest.engine.valid_sizes import use_valid_sizes
-from mmrest.multires import resizing
+from mmrest.multires import MultiResolutionDDP, resizing
 from tests.multires import two_processes
 from tests.multires.models import BACKBONES, TASKS, batch, build, gradients
 from tests.two_processes import run_both
@@ -114,6 +116,37 @@ def test_in_turn_one_resolution_is_in_memory_at_a_time(accumulate: bool) -> None
     wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
     model.train_step(batch('segmentation'), wrapper)
     assert alive == ([0, 0, 0] if accumulate else [0, 1, 2])
+
+
+class Apart(MultiResolutionDDP):
+    """Knows in which passes nothing is exchanged, as the wrapper of several processes does."""
+
+    def __init__(self, module: nn.Module) -> None:
+        nn.Module.__init__(self)
+        self.module = module
+        self.is_apart = False
+        self.passes: list[bool] = []
+
+    @contextmanager
+    def no_sync(self) -> Iterator[None]:
+        self.is_apart = True
+        yield
+        self.is_apart = False
+
+    def forward(self, **data: Any) -> Any:
+        self.passes.append(self.is_apart)
+        return self.module(**data)
+
+
+def test_gradients_are_exchanged_once_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrapped = Apart(multi(TASKS['segmentation'](), accumulate=True))
+    wrapper = OptimWrapper(torch.optim.SGD(wrapped.parameters(), lr=0.1))
+    entered, context = [], wrapper.optim_context
+    monkeypatch.setattr(wrapper, 'optim_context', lambda m: entered.append(m) or context(m))
+    wrapped.train_step(batch('segmentation'), wrapper)
+    assert wrapped.passes == [True, True, False]
+    # mixed precision for the batch and for each resolution
+    assert [model is wrapped for model in entered] == [True] * 4
 
 
 def test_gradients_accumulate_over_steps_as_ever() -> None:
