@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+from collections.abc import Mapping
 
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
@@ -27,7 +28,7 @@ from mmrest.config_nodes import is_pretrained, iterate_dicts, type_name
 from mmrest.engine.compiling import use_compiled_backbone
 from mmrest.engine.run_checks import saved_last, watch_run
 from mmrest.engine.unread_levels import require_all_levels_read
-from mmrest.errors import InputError
+from mmrest.errors import InputError, did_you_mean
 from mmrest.ops.dispatch import requested
 
 
@@ -132,6 +133,7 @@ def build_runner(cfg: Config, purpose: str = 'test', skip_non_finite: bool = Fal
         raise InputError(
             f'{cfg.filename} has no {" and no ".join(absent)}, so that it cannot {part}'
         )
+    _require_sound_settings(cfg, part)
     require_writable(cfg.work_dir)
     use_safe_reader()
     if cfg.launcher != 'none':
@@ -143,6 +145,20 @@ def build_runner(cfg: Config, purpose: str = 'test', skip_non_finite: bool = Fal
     if part == 'train' and cfg.launcher != 'none':
         require_all_levels_read(runner.model)
     return runner
+
+
+def _require_sound_settings(cfg: Config, part: str) -> None:
+    hooks = cfg.get('default_hooks') or {}
+    for name, hook in hooks.items():
+        if isinstance(hook, Mapping) and 'type' not in hook:
+            hint = did_you_mean(name, [other for other in hooks if other != name])
+            raise InputError(f'default_hooks.{name} has no type{hint}')
+    interval = cfg.train_cfg.get('val_interval', 1) if part == 'train' else 1
+    if not (isinstance(interval, int) and interval >= 1):
+        raise InputError(
+            f'train_cfg.val_interval={interval!r} must be a whole number of 1 or more (of epochs '
+            'or iterations); leave val_cfg, val_dataloader and val_evaluator None for no validation'
+        )
 
 
 def run_training(runner: Runner) -> None:

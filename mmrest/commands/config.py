@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
+import inspect
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.registry import TRANSFORMS
+from mmengine.runner import Runner
 
 from mmrest.commands.data_root import move_data_root
 from mmrest.config_nodes import iterate_dicts, scope_of
-from mmrest.errors import InputError, did_you_mean
+from mmrest.errors import InputError, did_you_mean, list_some
 from mmrest.lookup import config_names, config_path
+
+# settings beside the runner's arguments that mmengine's, mmdet's and our commands read
+_READ_BESIDE = (
+    *('auto_scale_lr', 'built_in_data', 'custom_imports', 'model_wrapper_cfg', 'runner_type'),
+    *('strategy', 'find_unused_parameters', 'sync_bn', 'tta_model', 'tta_pipeline', 'fp16'),
+    *('compile', 'fine_tuning'),
+)
 
 
 def load_config(
@@ -51,11 +62,58 @@ def load_config(
     _require_library(cfg)
     cfg.launcher = launcher
     if options:
-        cfg.merge_from_dict(dict(options))
+        cfg = _merge(cfg, options)
     if data_root is not None:
         move_data_root(cfg, data_root)
     cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs', file.stem))
     return cfg
+
+
+def _merge(cfg: Config, options: Mapping[str, Any]) -> Config:
+    changed = copy.deepcopy(cfg)
+    try:
+        changed.merge_from_dict(dict(options))
+    except Exception as error:  # mmengine's own checks, and what they forget
+        failed = [key for key, value in options.items() if _fails(cfg, key, value)]
+        raise InputError(
+            f'--cfg-options {list_some(failed or options)} cannot be merged into it: {error}'
+        ) from error
+    for key in options:
+        if doubt := _doubt(cfg, key):
+            print(f'warning: --cfg-options {key}: {doubt}', file=sys.stderr)
+    return changed
+
+
+def _fails(cfg: Config, key: str, value: Any) -> bool:
+    try:
+        copy.deepcopy(cfg).merge_from_dict({key: value})
+    except Exception:
+        return True
+    return False
+
+
+def _doubt(cfg: Config, key: str) -> str | None:
+    """Why an option may change nothing."""
+    first = key.split('.')[0]
+    read = {*inspect.signature(Runner).parameters, *_READ_BESIDE}
+    if first not in read:
+        if first in cfg:
+            return (
+                f'{first} is a variable of the config file, from which other settings were made; '
+                'no run reads it. Change those settings'
+            )
+        return f'no run reads a setting of this name{did_you_mean(first, read)}'
+    node: Any = cfg.to_dict()
+    for depth, part in enumerate(key.split('.')):
+        if not isinstance(node, Mapping):  # a list
+            return None
+        if part not in node:
+            # what has a type refuses an unknown argument; elsewhere nothing does
+            is_checked = not depth or 'type' in node
+            hint = '' if is_checked else did_you_mean(part, node)
+            return f'the config has no {part} there{hint}' if hint else None
+        node = node[part]
+    return None
 
 
 def _failed_import(error: ImportError) -> str:

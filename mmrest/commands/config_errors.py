@@ -6,6 +6,7 @@ import inspect
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from traceback import extract_tb
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -13,16 +14,22 @@ from mmengine.registry import build_from_cfg
 
 from mmrest.errors import InputError, did_you_mean
 
+# what classes and registries raise where a config does not suit them
+_REFUSALS = TypeError, KeyError, ValueError, AssertionError, IndexError, AttributeError
+
 
 @contextmanager
 def explain_config_errors() -> Iterator[None]:
-    """Turn an unknown type or argument in a config into an :class:`InputError`.
+    """Turn what a part of a config cannot be built for into an :class:`InputError`.
 
-    Errors of other kinds, and those that a class raises itself, keep their traceback.
+    That is an unknown type or argument, and what a class itself says of its arguments, with the
+    place. Errors of a run, where nothing is being built, keep their traceback.
     """
     try:
         yield
-    except (TypeError, KeyError) as error:
+    except InputError:
+        raise
+    except _REFUSALS as error:
         frame = _building_frame(error.__traceback__)
         text = None if frame is None else _explain(error, frame)
         if text is None:
@@ -43,10 +50,12 @@ def _building_frame(traceback: TracebackType | None) -> FrameType | None:
 def _explain(error: Exception, frame: FrameType) -> str | None:
     local = frame.f_locals
     built, arguments = local.get('obj_cls'), local.get('args', {})
-    if isinstance(error, KeyError):
-        if built is not None or 'obj_type' not in local:
-            return None
-        return _unknown_type(local['obj_type'], local['registry'])
+    if built is None:
+        if isinstance(error, KeyError) and 'obj_type' in local:
+            return _unknown_type(local['obj_type'], local['registry'])
+        if isinstance(error, KeyError) and 'must contain the key "type"' in str(error):
+            return f'a part of the config has no type: {local["cfg"]}'
+        return None
     name = getattr(built, '__name__', str(built))
     if match := re.search(r"unexpected keyword argument '(\w+)'", str(error)):
         if match[1] not in arguments:
@@ -55,7 +64,12 @@ def _explain(error: Exception, frame: FrameType) -> str | None:
         return f'the config gives {name} an argument {match[1]!r}, which it does not have{hint}'
     if match := re.search(r'missing \d+ required \w+(?:-only)? arguments?: (.*)', str(error)):
         return f'the config gives {name} no {match[1]}, which it needs'
-    return None
+    last = extract_tb(error.__traceback__)[-1]
+    text = error.args[0] if isinstance(error, KeyError) and error.args else error
+    return (
+        f'the {name} of the config cannot be built: {type(error).__name__}: {text} '
+        f'({last.filename}:{last.lineno})'
+    )
 
 
 def _unknown_type(name: str, registry: Any) -> str:

@@ -14,6 +14,7 @@ from mmengine.registry import init_default_scope
 from torch.utils.data import DataLoader
 
 from mmrest.commands.class_names import compare_with_annotations, string_for_classes
+from mmrest.commands.coco_annotations import doubts_about_annotations, why_unreadable
 from mmrest.commands.dataset_sample import DatasetSample, sample_dataset
 from mmrest.commands.json_parts import is_whole_json
 from mmrest.commands.sample_contents import doubts_about
@@ -87,7 +88,9 @@ def require_usable_data(cfg: Config, splits: Iterable[str]) -> list[str]:
             place = f'{split}_dataloader: {type_name(node)}: '
             sample = sample_dataset(node)
             error, warning = string_for_classes(node), None
-            if sample is not None and sample.infos == []:
+            if sample is not None and (unreadable := why_unreadable(sample)):
+                error = unreadable
+            elif sample is not None and sample.infos == []:
                 error = f'it finds no image in {_image_folder(sample)}{_suffix(sample)}'
             elif sample is not None and sample.objects == [] and _drops_empty_images(node):
                 error = (
@@ -97,7 +100,8 @@ def require_usable_data(cfg: Config, splits: Iterable[str]) -> list[str]:
             elif sample is not None and sample.infos and not error:
                 place += f'{sample.dataset.ann_file}: ' if sample.dataset.ann_file else ''
                 error, warning = compare_with_annotations(sample)
-                warnings += [place + doubt for doubt in doubts_about(node, sample)]
+                doubts = doubts_about(node, sample) + doubts_about_annotations(sample)
+                warnings += [place + doubt for doubt in doubts]
             errors += [place + error] if error else []
             warnings += [place + warning] if warning else []
     if errors:

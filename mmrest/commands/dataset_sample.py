@@ -21,7 +21,7 @@ from typing import Any
 from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS
 
-from mmrest.commands.json_parts import read_first
+from mmrest.commands.json_parts import is_list, read_first
 
 _MOST_IMAGES = 50
 _MOST_OBJECTS = 5000
@@ -36,7 +36,9 @@ class DatasetSample:
         infos: The first images, as the class describes them; None if it could not be asked.
         missing: A file without which the class cannot read them.
         categories: Those of COCO-like annotations, as they stand in the file.
+        images: The first images of COCO-like annotations, as they stand in the file.
         objects: The first boxes of COCO-like annotations, of any image.
+        is_list: The annotation file is a JSON list.
         reader: The data set that read the sample.
     """
 
@@ -44,7 +46,9 @@ class DatasetSample:
     infos: list[dict[str, Any]] | None = None
     missing: str | None = None
     categories: list[dict[str, Any]] = field(default_factory=list)
+    images: list[dict[str, Any]] | None = None
     objects: list[dict[str, Any]] | None = None
+    is_list: bool = False
     reader: BaseDataset | None = None
 
 
@@ -73,7 +77,9 @@ def sample_dataset(node: Mapping[str, Any]) -> DatasetSample | None:
         return sample
     if ann_file and ann_file.endswith('.json'):
         sample.categories = read_first(ann_file, 'categories', 2**20) or []
+        sample.is_list = is_list(ann_file)
         if sample.categories:  # other formats have such lists within an image's entry
+            sample.images = read_first(ann_file, 'images', _MOST_IMAGES)
             sample.objects = read_first(ann_file, 'annotations', _MOST_OBJECTS)
     with _short_copy(ann_file, sample.categories) as short:
         if short is not None:

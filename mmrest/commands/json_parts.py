@@ -39,6 +39,12 @@ def read_first(path: str | Path, key: str, most: int) -> list[dict[str, Any]] | 
     return None
 
 
+def is_list(path: str | Path) -> bool:
+    """Whether the outermost value of a JSON file is a list."""
+    with open(path, 'rb') as file:
+        return file.read(64).lstrip()[:1] == b'['
+
+
 def is_whole_json(path: str | Path) -> bool:
     """False if a file does not end as a JSON object or list does: it is cut short."""
     with open(path, 'rb') as file:

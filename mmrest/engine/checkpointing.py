@@ -6,10 +6,13 @@ file under a good name, and ``--resume`` takes the file that was named last, who
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
+import shutil
+import time
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,7 @@ from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
-from mmrest.errors import InputError, list_some
+from mmrest.errors import InputError, did_you_mean, list_some
 
 INTERRUPTED = 'interrupted.pth'
 # what a checkpoint from within an epoch says: batches that are done, and those of an epoch
@@ -63,12 +66,29 @@ class SafeCheckpointHook(CheckpointHook):
 
     _batches_done = 0
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        require_saving_options(self)
+
     def before_train(self, runner: Runner) -> None:
-        """Called by the runner before the first epoch; clears what killed runs left."""
+        """Called by the runner before the first epoch.
+
+        Clears what killed runs left, and keeps what an earlier training saved in this place.
+        """
         super().before_train(runner)
-        if runner.rank == 0 and os.path.isdir(self.out_dir):
-            for left in Path(self.out_dir).glob(f'*{_TEMPORARY}'):
-                left.unlink(missing_ok=True)
+        if runner.rank or not os.path.isdir(self.out_dir):
+            return
+        for left in Path(self.out_dir).glob(f'*{_TEMPORARY}'):
+            left.unlink(missing_ok=True)
+        if not runner._resume and (kept := set_aside(self.out_dir, self._name, runner._load_from)):
+            runner.logger.warning(
+                f'{self.out_dir} holds checkpoints of an earlier training. They are now in {kept}, '
+                'since this one begins anew; --resume would have gone on from them'
+            )
+
+    @property
+    def _name(self) -> str | None:
+        return self.filename_tmpl if isinstance(self.filename_tmpl, str) else None
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
@@ -87,9 +107,16 @@ class SafeCheckpointHook(CheckpointHook):
         if runner.rank == 0 and self.last_ckpt and self.last_ckpt != _interrupted(runner):
             Path(_interrupted(runner)).unlink(missing_ok=True)  # this one is further
 
-    def _save_best_checkpoint(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+    def _save_best_checkpoint(self, runner: Runner, metrics: Mapping[str, Any]) -> None:
+        wanted = [name for name in self.key_indicators or () if name not in (*metrics, 'auto')]
+        if wanted and metrics:
+            hint = did_you_mean(wanted[0], list(metrics))
+            raise InputError(
+                f'save_best={wanted[0]!r} of the checkpoint hook is none of the metrics: '
+                f'{", ".join(metrics)}{hint}'
+            )
         with self._removing_afterwards():
-            super()._save_best_checkpoint(runner, *args, **kwargs)
+            super()._save_best_checkpoint(runner, metrics)
 
     @contextmanager
     def _removing_afterwards(self) -> Iterator[None]:
@@ -110,7 +137,24 @@ def use_safe_checkpoints(runner: Runner) -> None:
     register_backend('local', AtomicBackend, force=True, prefixes='')
     for hook in runner.hooks:
         if type(hook) is CheckpointHook:  # it is built, and this has no more state
+            require_saving_options(hook)
             hook.__class__ = SafeCheckpointHook
+
+
+def require_saving_options(hook: CheckpointHook) -> None:
+    """Check what a hook passes on when it saves, which mmengine finds out after the first epoch.
+
+    Raises:
+        InputError: It is no argument of ``Runner.save_checkpoint``.
+    """
+    known = inspect.signature(Runner.save_checkpoint).parameters
+    for name in hook.args:
+        if name not in known:
+            hint = did_you_mean(name, [*inspect.signature(CheckpointHook).parameters, *known])
+            raise InputError(
+                f'the config gives the checkpoint hook an argument {name!r}, which it does not '
+                f'have{hint}'
+            )
 
 
 class _RemovingLater:
@@ -195,6 +239,46 @@ def damage_of(path: str | Path) -> str:
     return f'{bad} in it has a wrong checksum' if bad else ''
 
 
+def set_aside(folder: str, name: str | None, needed: str | None) -> Path | None:
+    """Move the checkpoints of an earlier training to where the next one replaces none.
+
+    Args:
+        folder: That they are in.
+        name: ``filename_tmpl`` of the checkpoint hook; None is its default.
+        needed: A file that is also left where it is.
+
+    Returns:
+        A folder in it that holds them, named after the time of the newest; None if there are none.
+    """
+    patterns = [*_patterns(name), r'best_.+\.pth']
+    earlier = [path for path in _files(Path(folder), patterns) if not path.is_symlink()]
+    Path(folder, 'last_checkpoint').unlink(missing_ok=True)
+    if not earlier:
+        return None
+    newest = max(path.stat().st_mtime for path in earlier)
+    kept = Path(folder, f'earlier_{time.strftime("%Y%m%d_%H%M%S", time.localtime(newest))}')
+    kept.mkdir(exist_ok=True)
+    for path in earlier:
+        if needed and os.path.realpath(needed) == os.path.realpath(path):
+            shutil.copy2(path, kept)
+        else:
+            path.replace(kept / path.name)
+    return kept
+
+
+def _patterns(name: str | None) -> list[str]:
+    names = {*([name] if name else _DEFAULT_NAMES), INTERRUPTED}
+    return [re.escape(name).replace(r'\{\}', r'\d+') for name in names]
+
+
+def _files(folder: Path, patterns: Sequence[str]) -> list[Path]:
+    return [
+        path
+        for path in (folder.iterdir() if folder.is_dir() else ())
+        if path.is_file() and any(re.fullmatch(pattern, path.name) for pattern in patterns)
+    ]
+
+
 def _saved(work_dir: str, options: Mapping[str, Any]) -> set[Path]:
     """All files that a training may go on from."""
     folders = {Path(work_dir)}
@@ -204,12 +288,6 @@ def _saved(work_dir: str, options: Mapping[str, Any]) -> set[Path]:
     with suppress(OSError):
         last = Path(Path(work_dir, 'last_checkpoint').read_text().strip())
         saved |= {last} if last.is_file() else set()
-    names = [options.get('filename_tmpl') or name for name in _DEFAULT_NAMES]
-    patterns = [re.escape(name).replace(r'\{\}', r'\d+') for name in {*names, INTERRUPTED}]
     for folder in folders:
-        saved |= {
-            path
-            for path in (folder.iterdir() if folder.is_dir() else ())
-            if path.is_file() and any(re.fullmatch(pattern, path.name) for pattern in patterns)
-        }
+        saved |= {*_files(folder, _patterns(options.get('filename_tmpl')))}
     return {path.resolve() for path in saved}

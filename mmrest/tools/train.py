@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.runner import find_latest_checkpoint
@@ -98,6 +99,8 @@ def _find_checkpoint(cfg: Config) -> str | None:
     cfg.load_from = path or find_latest_checkpoint(cfg.work_dir)
     if not cfg.load_from:
         print(f'--resume: no checkpoint in {cfg.work_dir} yet, so the training begins')
+        if earlier := sorted(Path(cfg.work_dir).glob('earlier_*')):
+            print(f'(those of an earlier training are in {earlier[-1]}: --resume FILE)')
     return cfg.load_from
 
 

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
 import pytest
+from mmengine.config import Config
 from mmengine.registry import MODELS
 
+from mmrest.commands import load_config
+from mmrest.commands.cli import build_runner
 from mmrest.commands.config_errors import explain_config_errors
 from mmrest.errors import InputError
+from tests.conftest import ROOT
 
 
 class Broken:
@@ -46,8 +50,90 @@ def test_a_missing_argument_is_named() -> None:
         MODELS.build(dict(type='SimpleFPN'))
 
 
-def test_errors_of_a_class_itself_keep_their_traceback() -> None:
-    with pytest.raises(TypeError, match='a bug of its own'), explain_config_errors():
+def test_what_a_class_says_itself_is_told_with_the_place() -> None:
+    said = (
+        r'the Broken of the config cannot be built: TypeError: a bug .*test_config_errors\.py:\d+'
+    )
+    with pytest.raises(InputError, match=said), explain_config_errors():
         MODELS.build(dict(type='BrokenOfTheTest'))
-    with pytest.raises(KeyError), explain_config_errors():
-        {}['a']
+    with pytest.raises(InputError, match=r'has no type: .*interval'), explain_config_errors():
+        MODELS.build(dict(interval=1))
+
+
+@pytest.mark.parametrize('error', [KeyError('a'), TypeError('b'), ValueError('c')])
+def test_errors_of_a_run_keep_their_traceback(error: Exception) -> None:
+    with pytest.raises(type(error)) as raised, explain_config_errors():
+        raise error
+    assert raised.value is error
+
+
+def small(**options: object) -> Config:
+    """A config that can be run, with options in dotted form."""
+    path = str(ROOT / 'configs/retinanet_rest_lite_shapes.py')
+    return load_config(path, {key.replace('__', '.'): value for key, value in options.items()})
+
+
+@pytest.mark.parametrize(
+    ('options', 'said'),
+    [
+        (dict(train_cfg__val_interval=0), 'train_cfg.val_interval=0 must be a whole number'),
+        (
+            dict(default_hooks__chekpoint__interval=1),
+            'default_hooks.chekpoint has no type; did you mean checkpoint',
+        ),
+    ],
+)
+def test_settings_that_fail_only_after_an_epoch_are_refused(options: dict, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        build_runner(small(**options), 'start')
+
+
+@pytest.mark.parametrize(
+    ('options', 'named'),
+    [
+        ({'param_scheduler.9.end': 3}, r'param_scheduler\.9\.end'),
+        (
+            {'model.backbone.arch.x': 3, 'train_cfg.max_epochs': 1},
+            r'model\.backbone\.arch\.x cannot',
+        ),
+    ],
+)
+def test_options_that_cannot_be_merged_are_named(options: dict, named: str) -> None:
+    with pytest.raises(InputError, match=f'--cfg-options {named}'):
+        small(**options)
+
+
+@pytest.mark.parametrize(
+    ('option', 'said'),
+    [
+        ('load_form', 'no run reads a setting of this name; did you mean load_from?'),
+        ('resum', 'did you mean resume?'),
+        ('train_pipeline.1.scales', 'train_pipeline is a variable of the config file'),
+        ('model.test_cfg.score_th', 'the config has no score_th there; did you mean score_thr?'),
+    ],
+)
+def test_options_that_may_change_nothing_are_told(
+    option: str, said: str, capsys: pytest.CaptureFixture
+) -> None:
+    small(**{option: [(96, 64)] if 'scales' in option else 0.5})
+    assert f'warning: --cfg-options {option}: ' in (told := capsys.readouterr().err)
+    assert said in told
+
+
+@pytest.mark.parametrize(
+    'option',
+    [
+        *(
+            'load_from',
+            'model.backbone.drop_path_rate',
+            'model.backbone.with_cp',
+            'randomness.seed',
+        ),
+        *('built_in_data.num_val', 'optim_wrapper.clip_grad.max_norm', 'custom_hooks'),
+        *('train_dataloader.dataset.pipeline.0.to_float32', 'env_cfg.cudnn_benchmark'),
+        *('param_scheduler.0.end', 'default_hooks.checkpoint.save_last', 'auto_scale_lr.enable'),
+    ],
+)
+def test_options_that_are_read_are_no_matter(option: str, capsys: pytest.CaptureFixture) -> None:
+    small(**{option: 1})
+    assert not capsys.readouterr().err

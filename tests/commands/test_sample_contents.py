@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from PIL import Image
 
 from mmrest.commands import require_usable_data
 from mmrest.commands.sample_contents import _sizes_as_loaded
+from mmrest.errors import InputError
 
 LOADING = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True)]
 
@@ -191,3 +193,64 @@ def test_label_maps_that_are_not_their_images_are_told(segmentation: dict[str, A
     assert '2.png (6x8; image 8x6)' in warnings_of('mmseg', segmentation)
     save(root / '2.png', (8, 6))
     assert 'in colour: ' in warnings_of('mmseg', segmentation)
+
+
+def edited(detection: dict[str, Any], change: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
+    file = Path(detection['data_root'], 'a.json')
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps(change(content) or content))
+    return detection
+
+
+@pytest.mark.parametrize(
+    ('change', 'said'),
+    [
+        (
+            lambda c: c['annotations'][1].pop('area') and None,
+            r'a\.json: annotation 2 has no area; where there are no masks it is width times height',
+        ),
+        (lambda c: c['annotations'][0].pop('bbox') and None, 'annotation 1 has no bbox'),
+        (lambda c: c['images'][1].pop('height') and None, 'image 2 has no height'),
+        (lambda c: c['images'][1].pop('file_name') and None, 'image 2 has no file_name'),
+        (
+            lambda c: c['annotations'][0].update(bbox=[1, 2, 3]),
+            r'annotation 1 has the box \[1, 2, 3\]; COCO writes four numbers',
+        ),
+        (lambda c: c['annotations'][0].update(bbox=['1', '2', '3', '4']), 'annotation 1 has the'),
+        (lambda c: c['annotations'], r'a\.json is a list; COCO annotations are an object'),
+    ],
+)
+def test_what_coco_annotations_lack_is_named(
+    detection: dict[str, Any], change: Callable, said: str
+) -> None:
+    with pytest.raises(InputError, match=said):
+        warnings_of('mmdet', edited(detection, change))
+
+
+@pytest.mark.parametrize(
+    ('change', 'said'),
+    [
+        (lambda c: c['images'][1].update(id=1), 'images have the same id, so that one alone is'),
+        (
+            lambda c: c['annotations'][0].update(category_id=7),
+            '1 of its first 2 boxes are of no category, and are left out: annotation 1 of cat',
+        ),
+        (
+            lambda c: c['annotations'].extend(
+                {**c['annotations'][0], 'id': number, 'bbox': [20, 10, 38, 28]}
+                for number in range(3, 8)
+            ),
+            '5 of 7 boxes end outside of their image: [20, 10, 38, 28] (annotation 3)',
+        ),
+    ],
+)
+def test_annotations_that_are_hardly_meant_so_are_told(
+    detection: dict[str, Any], change: Callable, said: str
+) -> None:
+    assert not warnings_of('mmdet', detection)
+    assert said in warnings_of('mmdet', edited(detection, change))
+
+
+def test_other_formats_need_not_have_what_coco_has(detection: dict[str, Any]) -> None:
+    edited(detection, lambda c: c['annotations'][1].pop('area') and None)
+    assert not warnings_of('mmdet', {**detection, 'type': 'LVISV1Dataset'})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,8 @@ from mmrest.engine.checkpointing import (
     SafeCheckpointHook,
     damage_of,
     newest_whole_checkpoint,
+    set_aside,
+    use_safe_checkpoints,
 )
 from mmrest.errors import InputError
 from tests.engine.toy_training import Watcher, make_runner, train
@@ -125,3 +128,45 @@ def test_what_a_killed_run_left_is_cleared(tmp_path: Path) -> None:
     left.write_bytes(b'half')
     train(make_runner(tmp_path / 'run', True), Watcher())
     assert not left.exists()
+
+
+def test_a_training_that_begins_anew_keeps_what_an_earlier_one_saved(tmp_path: Path) -> None:
+    train(make_runner(tmp_path, True))
+    saved = {path.name: path.read_bytes() for path in tmp_path.glob('*.pth')}
+    assert saved
+    save(tmp_path / 'rest_small.pth', 1)  # somebody's weights stay
+    train(make_runner(tmp_path, True))
+    (kept,) = tmp_path.glob('earlier_*')
+    assert {path.name: path.read_bytes() for path in kept.iterdir()} == saved
+    assert {*saved, 'rest_small.pth'} == {path.name for path in tmp_path.glob('*.pth')}
+    # a resumed one goes on with them
+    train(make_runner(tmp_path, True, resume_from=str(tmp_path / 'epoch_3.pth')))
+    assert [*tmp_path.glob('earlier_*')] == [kept]
+
+
+def test_weights_that_a_training_starts_from_stay_in_their_place(tmp_path: Path) -> None:
+    first, best = save(tmp_path / 'epoch_1.pth', 9), save(tmp_path / 'best_mAP_epoch_1.pth', 5)
+    interrupted = save(tmp_path / 'interrupted.pth', 7)
+    content = first.read_bytes()
+    kept = set_aside(str(tmp_path), None, str(first))
+    assert kept.parent == tmp_path
+    assert sorted(path.name for path in kept.iterdir()) == sorted(
+        path.name for path in (first, best, interrupted)
+    )
+    assert first.read_bytes() == (kept / first.name).read_bytes() == content
+    assert not best.exists()
+    assert set_aside(str(tmp_path / 'absent'), None, None) is None
+
+
+@pytest.mark.parametrize('kind', [CheckpointHook, SafeCheckpointHook])
+def test_options_of_saving_are_known_before_the_first_epoch(
+    kind: type[CheckpointHook], tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=r"argument 'intervall'.*did you mean interval"):
+        use_safe_checkpoints(SimpleNamespace(hooks=[kind(intervall=1)]))
+
+
+def test_a_best_metric_that_is_none_is_named_with_those_that_are(tmp_path: Path) -> None:
+    hook = SafeCheckpointHook(save_best='bbox_mAP', rule='greater')
+    with pytest.raises(InputError, match=r"save_best='bbox_mAP' .*: coco/bbox_mAP, coco/x"):
+        hook._save_best_checkpoint(None, {'coco/bbox_mAP': 0.5, 'coco/x': 1.0})

@@ -1,0 +1,112 @@
+"""Are COCO annotations as mmdet's ``CocoDataset`` asks for them?
+
+Files that people make themselves often lack ``area`` or the images' sizes, and mmdet ends with a
+``KeyError`` that names neither the file nor the annotation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from numbers import Real
+from typing import Any
+
+from mmrest.commands.dataset_sample import DatasetSample
+from mmrest.errors import list_some
+
+_OF_IMAGES = 'id', 'file_name', 'height', 'width'
+_OF_BOXES = 'image_id', 'category_id', 'bbox', 'area'
+_MANY = 5  # a few boxes end outside in many data sets, and are cut off
+_MEANS = dict(area='; where there are no masks it is width times height of the box')
+
+
+def why_unreadable(sample: DatasetSample) -> str | None:
+    """What ``CocoDataset`` would fail at in the first images and boxes; None if nothing.
+
+    Args:
+        sample: Of a data set of any class.
+    """
+    if not _is_read_as_coco(sample.dataset):
+        return None
+    file = sample.dataset.ann_file
+    if sample.is_list:
+        return (
+            f'{file} is a list; COCO annotations are an object of images, annotations, categories'
+        )
+    for what, entries, keys in (
+        ('image', sample.images, _OF_IMAGES),
+        ('annotation', sample.objects, _OF_BOXES),
+    ):
+        for entry in entries or ():
+            if absent := [key for key in keys if key not in entry]:
+                means = ''.join(_MEANS.get(key, '') for key in absent)
+                return f'{file}: {_named(what, entry)} has no {list_some(absent)}{means}'
+            if what == 'annotation' and not _is_box(entry['bbox']):
+                return (
+                    f'{file}: {_named(what, entry)} has the box {entry["bbox"]}; COCO writes four '
+                    'numbers, [left, top, width, height], in pixels'
+                )
+    return None
+
+
+def doubts_about_annotations(sample: DatasetSample) -> list[str]:
+    """What mmdet reads without a word, and is hardly meant so."""
+    if not _is_read_as_coco(sample.dataset):
+        return []
+    return [text for text in (_same_ids(sample), _no_category(sample), _beyond(sample)) if text]
+
+
+def _same_ids(sample: DatasetSample) -> str | None:
+    names: dict[Any, list[str]] = {}
+    for image in sample.images or ():
+        names.setdefault(image.get('id'), []).append(str(image.get('file_name')))
+    shared = [f'{", ".join(files)} ({number})' for number, files in names.items() if files[1:]]
+    if not shared:
+        return None
+    return f'images have the same id, so that one alone is read: {list_some(shared, most=3)}'
+
+
+def _no_category(sample: DatasetSample) -> str | None:
+    known = {category.get('id') for category in sample.categories}
+    unknown = [thing for thing in sample.objects or () if thing['category_id'] not in known]
+    if not unknown:
+        return None
+    named = [f'{_named("annotation", t)} of category {t["category_id"]}' for t in unknown]
+    return (
+        f'{len(unknown)} of its first {len(sample.objects)} boxes are of no category, and are left '
+        f'out: {list_some(named, most=3)}'
+    )
+
+
+def _beyond(sample: DatasetSample) -> str | None:
+    """Many boxes that end outside of their image were perhaps written as two corners."""
+    images = {image['id']: image for image in sample.images or ()}
+    of_known = [thing for thing in sample.objects or () if thing['image_id'] in images]
+    beyond = [thing for thing in of_known if _ends_beyond(thing, images[thing['image_id']])]
+    if len(beyond) < _MANY or 5 * len(beyond) <= len(of_known):
+        return None
+    named = [f'{thing["bbox"]} ({_named("annotation", thing)})' for thing in beyond]
+    return (
+        f'{len(beyond)} of {len(of_known)} boxes end outside of their image: '
+        f'{list_some(named, most=3)}. COCO writes a box as [left, top, width, height], not as two '
+        'corners'
+    )
+
+
+def _ends_beyond(thing: Mapping[str, Any], image: Mapping[str, Any]) -> bool:
+    left, top, width, height = thing['bbox']
+    # by more than rounding
+    return left + width > image['width'] + 2 or top + height > image['height'] + 2
+
+
+def _is_read_as_coco(dataset: Any) -> bool:
+    """Whether images and boxes are taken from the file by ``CocoDataset`` itself."""
+    methods = [getattr(type(dataset), name, None) for name in ('load_data_list', 'parse_data_info')]
+    return all(getattr(method, '__module__', None) == 'mmdet.datasets.coco' for method in methods)
+
+
+def _is_box(box: Any) -> bool:
+    return isinstance(box, list) and len(box) == 4 and all(isinstance(n, Real) for n in box)
+
+
+def _named(what: str, entry: Mapping[str, Any]) -> str:
+    return f'{what} {entry.get("id")}'
