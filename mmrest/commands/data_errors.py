@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from traceback import extract_tb, walk_tb
 from typing import Any
 
 import cv2
 from mmengine.runner import Runner
+from PIL import Image
 
 from mmrest.engine.run_checks import files_of
 from mmrest.errors import InputError, list_some
@@ -18,6 +19,8 @@ from mmrest.errors import InputError, list_some
 # (a worker's error quotes the lines of code before its text, so that the last match counts)
 _DAMAGED = re.compile(r'failed to load image: (.+)')
 _GONE = re.compile(r"No such file or directory: '(.+)'")
+NO_SIZE = 'is so thin that its shorter side has no pixel left at the scale of the pipeline'
+_THIN = 50  # times as long as wide
 # what torch says of a batch that does not fit together, and what it means
 _BATCHES = {
     'stack expects each tensor to be equal size': (
@@ -72,9 +75,33 @@ def _what_is_wrong_with_an_image(error: Exception, runner: Runner) -> str | None
             f'empty files in place of images: {list_some(empty)}. Replace them, or take them out '
             'of the annotations'
         )
+    if is_of_no_size(error):
+        thin = list_some(_thin_images(error, runner)) or 'an image'
+        return f'{thin} {NO_SIZE}. Take it out of the annotations, or resize to a larger scale'
     if isinstance(error, FileNotFoundError) and (found := _GONE.findall(str(error))):
         return f'{found[-1]} is not there. Was the data set moved, or a disk unmounted?'
     return None
+
+
+def is_of_no_size(error: Exception) -> bool:
+    """Whether OpenCV was to resize an image to a side without a pixel."""
+    return isinstance(error, cv2.error) and 'resize' in str(error) and 'inv_scale' in str(error)
+
+
+def _thin_images(error: Exception, runner: Runner) -> list[str]:
+    for frame, _ in walk_tb(error.__traceback__):
+        results = frame.f_locals.get('results')
+        if isinstance(results, Mapping) and 'img_path' in results:
+            return [results['img_path']]
+    return [path for path in _images_of(runner) if _is_thin(path)]  # a worker process read it
+
+
+def _is_thin(path: str) -> bool:
+    try:
+        with Image.open(path) as image:
+            return max(image.size) > _THIN * min(image.size)
+    except OSError:
+        return False
 
 
 def _batch_of(error: Exception) -> str:
@@ -87,9 +114,12 @@ def _batch_of(error: Exception) -> str:
 
 def _empty_images(runner: Runner) -> list[str]:
     """The empty files among the images of the data sets that are built."""
-    loops = (runner._train_loop, runner._val_loop, runner._test_loop)
-    datasets = [getattr(getattr(loop, 'dataloader', None), 'dataset', None) for loop in loops]
-    return [path for data in datasets for path in _image_paths(data) if _is_empty(path)]
+    return [path for path in _images_of(runner) if _is_empty(path)]
+
+
+def _images_of(runner: Runner) -> Iterator[str]:
+    for loop in (runner._train_loop, runner._val_loop, runner._test_loop):
+        yield from _image_paths(getattr(getattr(loop, 'dataloader', None), 'dataset', None))
 
 
 def _image_paths(dataset: Any) -> Iterator[str]:

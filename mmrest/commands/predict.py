@@ -17,6 +17,7 @@ from torch import nn
 
 from mmrest.checkpoints import require_fit, use_safe_reader
 from mmrest.commands.config import name_transforms
+from mmrest.commands.data_errors import NO_SIZE, is_of_no_size
 from mmrest.commands.features import FeatureRecorder, draw_features
 from mmrest.commands.output_files import make_folder
 from mmrest.config_nodes import scope_of
@@ -121,7 +122,8 @@ def _predict(
             drawn = inferencer(str(image), return_vis=True, **options)['visualization']
         except (cv2.error, IndexError, ValueError) as error:
             # one strange image (a sliver that resizing makes empty) must not cost the others
-            yield InputError(f'{image} cannot be predicted or drawn: {error}')
+            why = NO_SIZE if is_of_no_size(error) else f'cannot be predicted or drawn: {error}'
+            yield InputError(f'{image} {why}')
             continue
         drawn = drawn[0] if isinstance(drawn, list) else drawn
         mmcv.imwrite(drawn[..., ::-1], str(picture))

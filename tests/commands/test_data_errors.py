@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
-from mmcv.transforms import LoadImageFromFile
+from mmcv.transforms import LoadImageFromFile, Resize
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
 from mmrest.commands.data_errors import explain_data_errors
@@ -47,6 +47,19 @@ def read_all(dataset: Dataset, workers: int) -> None:
     with explain_data_errors(runner):
         for _ in DataLoader(dataset, num_workers=workers):
             pass
+
+
+class Resized(Images):
+    def __getitem__(self, index: int) -> np.ndarray:
+        results = LoadImageFromFile()(self.get_data_info(index))
+        return Resize(scale=(96, 64), keep_ratio=True)(results)['img']
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_an_image_that_resizing_leaves_nothing_of_is_named(folder: Path, workers: int) -> None:
+    cv2.imwrite(str(folder / 'b.jpg'), np.zeros((3, 2000, 3), np.uint8))
+    with pytest.raises(InputError, match=r'b\.jpg is so thin that its shorter side has no pixel'):
+        read_all(Resized(folder), workers)
 
 
 @pytest.mark.parametrize('workers', [0, 1])
