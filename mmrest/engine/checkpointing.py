@@ -108,7 +108,8 @@ class SafeCheckpointHook(CheckpointHook):
             Path(_interrupted(runner)).unlink(missing_ok=True)  # this one is further
 
     def _save_best_checkpoint(self, runner: Runner, metrics: Mapping[str, Any]) -> None:
-        wanted = [name for name in self.key_indicators or () if name not in (*metrics, 'auto')]
+        given = self.key_indicators if self.save_best else ()
+        wanted = [name for name in given if name not in (*metrics, 'auto')]
         if wanted and metrics:
             hint = did_you_mean(wanted[0], list(metrics))
             raise InputError(

@@ -63,7 +63,7 @@ def main() -> None:
         if args.amp:
             use_amp(cfg)
         if args.auto_scale_lr:
-            if not cfg.get('auto_scale_lr', {}).get('base_batch_size'):
+            if not (cfg.get('auto_scale_lr') or {}).get('base_batch_size'):
                 raise InputError(
                     '--auto-scale-lr needs auto_scale_lr = dict(base_batch_size=...) in the config'
                 )

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from mmengine.config import Config
 from mmengine.registry import MODELS
 
-from mmrest.commands import load_config
-from mmrest.commands.cli import build_runner
+from mmrest.commands import load_config, prepare_data
+from mmrest.commands.cli import build_runner, use_amp
 from mmrest.commands.config_errors import explain_config_errors
 from mmrest.errors import InputError
 from tests.conftest import ROOT
@@ -137,3 +139,17 @@ def test_options_that_may_change_nothing_are_told(
 def test_options_that_are_read_are_no_matter(option: str, capsys: pytest.CaptureFixture) -> None:
     small(**{option: 1})
     assert not capsys.readouterr().err
+
+
+def test_a_config_that_cannot_train_says_what_it_lacks(tmp_path: Path) -> None:
+    cfg = small()
+    cfg.work_dir = str(tmp_path / 'work')
+    cfg.train_dataloader = cfg.optim_wrapper = None
+    with pytest.raises(InputError, match='has no train_dataloader and no optim_wrapper, so that'):
+        build_runner(cfg, 'start')
+    with pytest.raises(InputError, match=r'--amp: .* has no optim_wrapper'):
+        use_amp(cfg)
+    assert not (tmp_path / 'work').exists()
+    cfg.built_in_data = dict(type='squares', root=str(tmp_path / 'data'))
+    with pytest.raises(InputError, match="the only built-in data set is type='shapes'"):
+        prepare_data(cfg, ['train'])

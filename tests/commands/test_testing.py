@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -86,3 +87,26 @@ def test_pictures_are_shown_by_the_libraries_hooks(name: str) -> None:
     assert 'custom_hooks' not in cfg
     with pytest.raises(InputError, match=r"--show needs default_hooks\['visualization'\]"):
         show_results(config(coco()), None, window=True, wait_time=0.5)
+
+
+@pytest.mark.parametrize(
+    ('change', 'said'),
+    [
+        (
+            lambda cfg, at: dump_results(cfg, 'o.json'),
+            r"--out o\.json: a detector's predictions go",
+        ),
+        (lambda cfg, at: dump_results(cfg, str(at)), r'o\.pkl exists; name another file'),
+        (lambda cfg, at: show_results(cfg, str(at.parent / 'vis'), False, 0), 'needs a visualizer'),
+        (
+            lambda cfg, at: cfg.test_dataloader.dataset.pop('pipeline') and use_tta(cfg),
+            'needs a test_dataloader whose data set has a pipeline',
+        ),
+    ],
+)
+def test_what_a_test_cannot_do_is_named(change: Callable, said: str, tmp_path: Path) -> None:
+    (tmp_path / 'o.pkl').write_bytes(b'old')
+    with pytest.raises(InputError, match=said):
+        change(config(coco(), test_evaluator=dict(type='CocoMetric')), tmp_path / 'o.pkl')
+    assert (tmp_path / 'o.pkl').read_bytes() == b'old'
+    assert not (tmp_path / 'vis').exists()

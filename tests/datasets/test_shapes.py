@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import runpy
 from pathlib import Path
 
 import cv2
@@ -132,3 +133,17 @@ def test_bad_numbers_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match='num_train'):
         write_shapes(tmp_path / 'shapes', num_train=0)
     assert not (tmp_path / 'shapes').exists()
+
+
+def test_a_command_makes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    root = tmp_path / 'shapes'
+    options = ['--num-train', '2', '--num-val', '1', '--min-side', '32', '--max-side', '48']
+    monkeypatch.setattr('sys.argv', ['shapes', str(root), *options])
+    runpy.run_module('mmrest.datasets', run_name='__main__')
+    assert capsys.readouterr().out.strip() == str(root)
+    assert len([*(root / 'train2017').glob('*.jpg')]) == 2
+    monkeypatch.setattr('sys.argv', ['shapes', str(root), '--num-train', '3'])
+    with pytest.raises(SystemExit, match='error: '):
+        runpy.run_module('mmrest.datasets', run_name='__main__')

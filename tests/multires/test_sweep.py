@@ -260,6 +260,15 @@ def test_models_are_compared_in_one_picture(cfg: Config, tmp_path: Path) -> None
     (tmp_path / 'other.csv').write_text('a,b\n1,2\n')
     with pytest.raises(ValueError, match='no column'):
         draw([tmp_path / 'other.csv'], tmp_path / 'x.png')
-    files[1].write_text(files[1].read_text().replace('coco/bbox_mAP,', 'mIoU,'))
+    measured = files[1].read_text()
+    (tmp_path / 'other.csv').write_text(measured.splitlines()[0])
+    with pytest.raises(ValueError, match=r'other\.csv holds no measurement'):
+        draw([tmp_path / 'other.csv'], tmp_path / 'x.png')
+    (tmp_path / 'other.csv').write_bytes(b'\xff\xfe')
+    with pytest.raises(ValueError, match=r'other\.csv is no resolutions\.csv'):
+        draw([tmp_path / 'other.csv'], tmp_path / 'x.png')
+    with pytest.raises(ValueError, match='cannot be written'):
+        draw(files, tmp_path / 'none/x.png')
+    files[1].write_text(measured.replace('coco/bbox_mAP,', 'mIoU,'))
     with pytest.raises(ValueError, match='different metrics'):
         draw(files, tmp_path / 'x.png')

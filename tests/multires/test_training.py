@@ -321,3 +321,18 @@ def test_two_processes_are_one_with_the_whole_batch(
         if 'loss' in name or 'total' in name:
             both = torch.stack([report['logged'][name] for report in reports]).mean()
             torch.testing.assert_close(both, value, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_what_is_several_times_already_is_refused() -> None:
+    model = multi(TASKS['segmentation']())
+    with pytest.raises(ValueError, match='trains at several resolutions already'):
+        build(dict(type='MultiResolution', model=model, scales=SCALES))
+    with pytest.raises(ValueError, match='a batch must be one tensor of images'):
+        model([torch.zeros(3, 64, 64)], [], mode='loss')
+    plain = Apart(build(TASKS['segmentation']()))
+    with pytest.raises(ValueError, match="wraps a model of type='MultiResolution' alone"):
+        plain.train_step({}, None)
+    model = multi(TASKS['segmentation']('ResFormer'), consistency=dict(target='cls'))
+    model.backbone.compile()
+    with pytest.raises(ValueError, match="target='cls' and a compiled backbone exclude"):
+        model(**preprocess(model, 'segmentation'), mode='loss')

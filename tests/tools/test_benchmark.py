@@ -77,6 +77,7 @@ def test_measures_whole_models(run_tool: Run) -> None:
         (['ResT', '--threads', '-1'], 'at least 0'),
         (['ResT:bar=3'], "unexpected keyword argument 'bar'"),
         (['ResFormer:taps=(0,1),pyramid=taps'], 'needs four taps'),
+        (['ResT', '--device', 'cuda'], '--device cuda: torch sees no GPU here'),
         (['ResT', '--csv', '/nowhere/table.csv'], 'cannot be written'),
         (['ResT', '--plot', '/nowhere/plot.png'], 'cannot be written'),
         (['ResT', '--plot', 'plot.txt'], 'must end with one of'),

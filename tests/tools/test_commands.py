@@ -139,6 +139,22 @@ def test_predicting_draws_images_of_any_size(
         assert str(out_dir / image.name) in result.stdout
 
 
+def test_bad_images_cost_the_others_nothing(
+    checkpoint: Path, shapes_root: Path, run_tool: Run, tmp_path: Path
+) -> None:
+    good = next((shapes_root / 'val2017').glob('*.jpg'))
+    bad = [tmp_path / f'{name}.png' for name in ('damaged', 'thin')]
+    bad[0].write_bytes(b'\x89PNG\r\n\x1a\n')
+    cv2.imwrite(str(bad[1]), np.zeros((3, 2000, 3), np.uint8))
+    out_dir = tmp_path / 'drawn'
+    result = run_tool('predict.py', DETECTOR, checkpoint, *bad, good, '--out-dir', out_dir)
+    assert result.returncode == 1
+    assert 'Traceback' not in result.stderr
+    assert f'{bad[0]} cannot be decoded' in result.stderr
+    assert f'{bad[1]} is so thin that its shorter side has no pixel' in result.stderr
+    assert [path.name for path in out_dir.iterdir()] == [good.name]
+
+
 def test_converting_keeps_a_checkpoint_usable(
     checkpoint: Path, run_tool: Run, tmp_path: Path, shapes_root: Path
 ) -> None:
@@ -382,6 +398,17 @@ LITTLE_DATA = ['--data-root', '{shapes}', '--resume', '{trained}', '--cfg-option
         ),
         (['convert_checkpoint.py', '{tmp}/gone.pth', '{tmp}/a.safetensors'], ['is not there']),
         (['convert_checkpoint.py', '{trained}', '{tmp}/a.pth'], ['should end with .safetensors']),
+        (
+            ['convert_checkpoint.py', '{trained}', '{tmp}/none/a.safetensors'],
+            ['there is no folder'],
+        ),
+        (
+            [
+                *('train.py', DETECTOR, *LITTLE_DATA[:2], '--auto-scale-lr', '--cfg-options'),
+                *('auto_scale_lr=None', *SMALL_DATA),
+            ],
+            ['--auto-scale-lr needs auto_scale_lr = dict(base_batch_size=...)'],
+        ),
         (['model_complexity.py', '--shapes', '800'], ['write HEIGHTxWIDTH']),
     ],
     ids=lambda value: ' '.join(value)[:60],

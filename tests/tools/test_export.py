@@ -190,6 +190,8 @@ def test_a_detector_without_a_dense_head_says_what_can_be_exported() -> None:
             model = MODELS.build(cfg.model)
     with pytest.raises(InputError, match=r'DeformableDETR has no dense head.*--part features'):
         exported_part(model, 'model')
+    with pytest.raises(InputError, match=r"part='heads' must be one of \('model', 'features'"):
+        exported_part(model, 'heads')
     assert exported_part(model, 'features').output_names == tuple(f'level_{i}' for i in range(4))
 
 
@@ -201,6 +203,10 @@ def test_a_detector_without_a_dense_head_says_what_can_be_exported() -> None:
         (
             ['retinanet_gpvit_shapes', 'gone.pth', 'a.pt2'],
             'GPViT cannot be exported as .pt2 for all image sizes; as .onnx it can',
+        ),
+        (
+            ['retinanet_rest_lite_shapes', 'gone.pth', 'a.pt2', '--torchscript'],
+            '--torchscript writes ONNX, and a.pt2 is to be a program',
         ),
         (['no_such_config', 'gone.pth', 'a.onnx'], 'config no_such_config is not there'),
     ],
