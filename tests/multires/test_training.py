@@ -14,10 +14,12 @@ import torch
 import torch.nn.functional as F
 from mmengine.optim import OptimWrapper
 from mmengine.runner.checkpoint import load_checkpoint, save_checkpoint
+from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
 from mmrest.engine.valid_sizes import use_valid_sizes
-from mmrest.multires import MultiResolutionDDP, resizing
+from mmrest.multires import MultiResolutionDDP, ScaleConsistencyLoss, resizing
+from mmrest.multires.training import _features
 from tests.multires import two_processes
 from tests.multires.models import BACKBONES, TASKS, batch, build, gradients
 from tests.two_processes import run_both
@@ -336,3 +338,19 @@ def test_what_is_several_times_already_is_refused() -> None:
     model.backbone.compile()
     with pytest.raises(ValueError, match="target='cls' and a compiled backbone exclude"):
         model(**preprocess(model, 'segmentation'), mode='loss')
+
+
+@pytest.mark.parametrize('as_tuple', [False, True])
+def test_what_is_compared_leaves_the_padding_out(as_tuple: bool) -> None:
+    level = torch.arange(2.0 * 8).view(2, 1, 2, 4)  # of images of 32x64, the second without padding
+    output = (torch.zeros(2, 1, 4, 8), level) if as_tuple else level
+    samples = [BaseDataElement(metainfo=dict(img_shape=shape)) for shape in ((16, 48), (32, 64))]
+    inputs = torch.zeros(2, 3, 32, 64)
+    pooled = _features(ScaleConsistencyLoss(target='gap'), [None, output], inputs, samples)
+    # three cells of the first row are 0, 1, 2; all of the second are 8 to 15
+    assert torch.equal(pooled, torch.tensor([[1.0], [11.5]]))
+    parts = _features(ScaleConsistencyLoss(target='map'), [output], inputs, samples)
+    assert [tuple(part.shape) for part in parts] == [(1, 1, 3), (1, 2, 4)]
+    tokens = torch.arange(12.0).view(2, 2, 3)
+    tokens = _features(ScaleConsistencyLoss(target='cls'), [tokens], inputs, samples)
+    assert torch.equal(tokens, torch.tensor([[0.0, 1, 2], [6, 7, 8]]))
