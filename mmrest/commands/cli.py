@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import shlex
 from collections.abc import Mapping
 
 from mmengine.config import Config, DictAction
@@ -42,11 +43,28 @@ class _ConfigOptions(DictAction):
         values: list[str],
         option_string: str | None = None,
     ) -> None:
+        read: dict[str, object] = {}
         for value in values:
             key, separator, _ = value.partition('=')
             if not (separator and key):
                 parser.error(f'{option_string} {value}: write KEY=VALUE')
-        super().__call__(parser, namespace, values, option_string)
+            try:
+                super().__call__(parser, namespace, [value], option_string)
+            except (AssertionError, RecursionError, ValueError):
+                parser.error(
+                    f'{option_string} {value}: lists are written [1,2] and tuples (1,2), of '
+                    'numbers and words; give what is in a dict by its keys, KEY.INNER=VALUE'
+                )
+            read.update(getattr(namespace, self.dest))
+        setattr(namespace, self.dest, read)
+        namespace.given_options = values
+
+
+def options_given(args: argparse.Namespace) -> str:
+    """``--data-root`` and ``--cfg-options`` as they were given, for a command to be shown."""
+    words = ['--data-root', args.data_root] if args.data_root else []
+    words += ['--cfg-options', *args.given_options] if args.cfg_options else []
+    return ''.join(f' {shlex.quote(word)}' for word in words)
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import difflib
 import importlib.util
 import inspect
 import sys
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,11 @@ _READ_BESIDE = (
     *('auto_scale_lr', 'built_in_data', 'custom_imports', 'model_wrapper_cfg', 'runner_type'),
     *('strategy', 'find_unused_parameters', 'sync_bn', 'tta_model', 'tta_pipeline', 'fp16'),
     *('compile', 'fine_tuning'),
+)
+# of these, a misspelt one is missed by nothing; variables of other names are none's business
+_OPTIONAL = (
+    *('load_from', 'resume', 'custom_hooks', 'custom_imports', 'param_scheduler', 'randomness'),
+    *('auto_scale_lr', 'log_processor', 'env_cfg', 'built_in_data', 'model_wrapper_cfg'),
 )
 
 
@@ -63,6 +70,9 @@ def load_config(
     cfg.launcher = launcher
     if options:
         cfg = _merge(cfg, options)
+    for name in set(cfg) - _settings():
+        if meant := difflib.get_close_matches(name, _OPTIONAL, n=1, cutoff=0.85):
+            print(f'warning: {path}: no run reads {name}; is it {meant[0]}?', file=sys.stderr)
     if data_root is not None:
         move_data_root(cfg, data_root)
     cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs', file.stem))
@@ -84,6 +94,12 @@ def _merge(cfg: Config, options: Mapping[str, Any]) -> Config:
     return changed
 
 
+@cache
+def _settings() -> set[str]:
+    """Names at the top of a config that a run reads."""
+    return {*inspect.signature(Runner).parameters, *_READ_BESIDE}
+
+
 def _fails(cfg: Config, key: str, value: Any) -> bool:
     try:
         copy.deepcopy(cfg).merge_from_dict({key: value})
@@ -95,14 +111,13 @@ def _fails(cfg: Config, key: str, value: Any) -> bool:
 def _doubt(cfg: Config, key: str) -> str | None:
     """Why an option may change nothing."""
     first = key.split('.')[0]
-    read = {*inspect.signature(Runner).parameters, *_READ_BESIDE}
-    if first not in read:
+    if first not in _settings():
         if first in cfg:
             return (
                 f'{first} is a variable of the config file, from which other settings were made; '
                 'no run reads it. Change those settings'
             )
-        return f'no run reads a setting of this name{did_you_mean(first, read)}'
+        return f'no run reads a setting of this name{did_you_mean(first, _settings())}'
     node: Any = cfg.to_dict()
     for depth, part in enumerate(key.split('.')):
         if not isinstance(node, Mapping):  # a list

@@ -13,6 +13,7 @@ from mmrest.commands.cli import (
     add_launch_arguments,
     build_runner,
     config_from_arguments,
+    options_given,
     require_accelerator_for_amp,
     require_files,
     run_training,
@@ -87,7 +88,7 @@ def main() -> None:
             run_training(build_runner(cfg, purpose, args.skip_non_finite))
         leave_process_group()
         if is_first_process() and (last := find_latest_checkpoint(cfg.work_dir)):
-            print(f'next: python -m mmrest test {args.config} {last}')
+            print(f'next: python -m mmrest test {args.config} {last}{options_given(args)}')
 
 
 def _find_checkpoint(cfg: Config) -> str | None:

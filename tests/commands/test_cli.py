@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import argparse
 import errno
+import shlex
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,8 @@ from torch import nn
 
 from mmrest.commands import cli, load_config
 from mmrest.commands.cli import (
+    add_config_arguments,
+    options_given,
     require_accelerator_for_amp,
     run_training,
     use_amp,
@@ -57,3 +61,24 @@ def test_a_config_of_mixed_precision_trains_without_a_gpu(monkeypatch: pytest.Mo
     assert type(build_optim_wrapper(nn.Linear(2, 2), cfg.optim_wrapper)) is OptimWrapper
     use_amp(cfg)
     assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
+
+
+def parsed(*arguments: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add_config_arguments(parser)
+    return parser.parse_args(arguments)
+
+
+def test_options_are_shown_as_they_were_given() -> None:
+    given = ['a.b=[1,2]', 'c=(3,4)', 'd=x', 'a.b=[1,3]']
+    args = parsed('--data-root', 'my data', '--cfg-options', *given)
+    assert args.cfg_options == {'a.b': [1, 3], 'c': (3, 4), 'd': 'x'}
+    assert parsed(*shlex.split(options_given(args))) == args
+    assert options_given(parsed()) == ''
+
+
+@pytest.mark.parametrize('option', ["hooks=[dict(type='EMAHook',momentum=0.1)]", 'a=[(1,2]'])
+def test_an_option_that_cannot_be_read_is_named(option: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit, match='2'):
+        parsed('--cfg-options', option)
+    assert f'--cfg-options {option}: lists are written [1,2]' in capsys.readouterr().err

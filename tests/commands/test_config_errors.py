@@ -11,6 +11,7 @@ from mmrest.commands.cli import build_runner, use_amp
 from mmrest.commands.config_errors import explain_config_errors
 from mmrest.errors import InputError
 from tests.conftest import ROOT
+from tests.shipped import NAMES
 
 
 class Broken:
@@ -153,3 +154,20 @@ def test_a_config_that_cannot_train_says_what_it_lacks(tmp_path: Path) -> None:
     cfg.built_in_data = dict(type='squares', root=str(tmp_path / 'data'))
     with pytest.raises(InputError, match="the only built-in data set is type='shapes'"):
         prepare_data(cfg, ['train'])
+
+
+def test_a_misspelt_setting_in_a_config_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    base = ROOT / 'configs/retinanet_rest_lite_shapes.py'
+    file = tmp_path / 'mine.py'
+    file.write_text(f"_base_ = '{base}'\nload_form = 'a.pth'\nbase_lr = 1\nnum_classes = 5\n")
+    load_config(str(file))
+    said = capsys.readouterr().err
+    assert said == f'warning: {file}: no run reads load_form; is it load_from?\n'
+
+
+def test_no_shipped_config_has_a_misspelt_setting(capsys: pytest.CaptureFixture) -> None:
+    for name in NAMES[::10]:
+        load_config(str(ROOT / f'configs/{name}.py'))
+    assert not capsys.readouterr().err
