@@ -28,7 +28,9 @@ endif
 CONSTRAINTS := constraints/$(STACK).txt
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip install --quiet --constraint $(CONSTRAINTS)
-PYTEST := $(RUN) -m pytest -n auto --maxprocesses 4 --dist worksteal
+# one more than the cores, since tests of command lines wait for their processes
+WORKERS := $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$(( n < 3 ? n + 1 : 4 )))
+PYTEST := $(RUN) -m pytest -n $(WORKERS) --dist worksteal
 DEMO := configs/retinanet_rest_lite_shapes.py
 DEMO_DIR := work_dirs/retinanet_rest_lite_shapes
 
@@ -54,7 +56,7 @@ test-all: install
 
 coverage: install $(VENV)/.coverage
 	$(RUN) -m coverage erase
-	$(RUN) -m coverage run -m pytest -n auto --maxprocesses 4 --dist worksteal -m 'not accept'
+	$(RUN) -m coverage run -m pytest -n $(WORKERS) --dist worksteal -m 'not accept'
 	$(RUN) -m coverage combine --quiet
 	$(RUN) -m coverage report
 
