@@ -66,15 +66,15 @@ class SafeCheckpointHook(CheckpointHook):
 
     _batches_done = 0
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        require_saving_options(self)
-
     def before_train(self, runner: Runner) -> None:
         """Called by the runner before the first epoch.
 
         Clears what killed runs left, and keeps what an earlier training saved in this place.
+
+        Raises:
+            InputError: An option of the hook is known to nobody.
         """
+        require_saving_options(self)
         super().before_train(runner)
         if runner.rank or not os.path.isdir(self.out_dir):
             return
@@ -137,8 +137,9 @@ def use_safe_checkpoints(runner: Runner) -> None:
     """Make mmengine write every local file atomically, and its own checkpoint hook a safe one."""
     register_backend('local', AtomicBackend, force=True, prefixes='')
     for hook in runner.hooks:
-        if type(hook) is CheckpointHook:  # it is built, and this has no more state
+        if isinstance(hook, CheckpointHook):
             require_saving_options(hook)
+        if type(hook) is CheckpointHook:  # it is built, and this has no more state
             hook.__class__ = SafeCheckpointHook
 
 
