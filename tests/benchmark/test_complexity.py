@@ -9,7 +9,7 @@ from mmengine.analysis import get_model_complexity_info
 from mmrest import ResT, Swin
 from mmrest.backbones import PyramidBackbone
 from mmrest.benchmark.complexity import count_macs, count_parameters
-from tests.backbones.families import ROWS, build, families
+from tests.backbones.families import ROWS, build
 
 # tracing is slow: the others in ``make test-all``
 COUNTED_IN_EVERY_RUN = ResT, Swin
@@ -40,7 +40,14 @@ def test_counts_what_mmengine_counts(family: type[PyramidBackbone], training: bo
     assert theirs['params'] == round(1e6 * count_parameters(model))
 
 
-@families
+@pytest.mark.parametrize(
+    'family',
+    [
+        pytest.param(family, marks=[] if family in COUNTED_IN_EVERY_RUN else pytest.mark.slow)
+        for family in ROWS
+    ],
+    ids=lambda family: family.__name__,
+)
 @pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')
 def test_a_trace_computes_the_same(family: type[PyramidBackbone]) -> None:
     model = build(family).eval()

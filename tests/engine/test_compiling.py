@@ -68,7 +68,8 @@ def test_blocks_are_trained_in_machine_code_for_all_sizes(case: str) -> None:
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize('case', [pytest.param('ResTV2', marks=pytest.mark.slow), 'ResFormer'])
+@pytest.mark.slow
+@pytest.mark.parametrize('case', ['ResTV2', 'ResFormer'])
 def test_compiled_blocks_take_mixed_precision(case: str) -> None:
     torch._dynamo.reset()
     model = build(case).train()

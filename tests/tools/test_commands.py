@@ -202,7 +202,8 @@ def test_a_segmentor_goes_the_same_way(shapes_root: Path, run_tool: Run, tmp_pat
         assert cv2.imread(str(out_dir / image.name)).shape == cv2.imread(str(image)).shape
 
 
-@pytest.mark.parametrize('machines', [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('machines', [1, 2])
 def test_two_processes_train_on_the_cpu(machines: int, tmp_path: Path) -> None:
     """By torchrun, as documented: on one machine, or as if each were on a machine of its own."""
     several = ['--nnodes', '2', '--nproc_per_node', '1', '--master_addr', 'localhost']

@@ -29,7 +29,8 @@ from tests.backbones.families import ROWS, build_tiny, randomize
 
 Run = Callable[..., subprocess.CompletedProcess]
 NOT_YET = NOT_EXPORTED
-IN_EVERY_RUN = ('.onnx', 'ResTV2'), ('.pt2', 'ResT'), (TORCHSCRIPT, 'ResT')
+# programs of torch.export are in tests/backbones, too
+IN_EVERY_RUN = ('.onnx', 'ResTV2'), (TORCHSCRIPT, 'ResT')
 
 
 @pytest.fixture(autouse=True)
