@@ -7,6 +7,7 @@ import errno
 import os
 import shlex
 from collections.abc import Mapping
+from numbers import Real
 
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
@@ -31,6 +32,9 @@ from mmrest.engine.run_checks import saved_last, watch_run
 from mmrest.engine.unread_levels import require_all_levels_read
 from mmrest.errors import InputError, did_you_mean
 from mmrest.ops.dispatch import requested
+
+# in which val_interval divides the epochs or iterations
+_LOOPS = 'EpochBasedTrainLoop', 'IterBasedTrainLoop', 'ResumableEpochLoop'
 
 
 class _ConfigOptions(DictAction):
@@ -171,8 +175,10 @@ def _require_sound_settings(cfg: Config, part: str) -> None:
         if isinstance(hook, Mapping) and 'type' not in hook:
             hint = did_you_mean(name, [other for other in hooks if other != name])
             raise InputError(f'default_hooks.{name} has no type{hint}')
-    interval = cfg.train_cfg.get('val_interval', 1) if part == 'train' else 1
-    if not (isinstance(interval, int) and interval >= 1):
+    loop = cfg.train_cfg if part == 'train' and cfg.get('val_cfg') else {}
+    interval = loop.get('val_interval', 1)
+    is_known = 'type' not in loop or type_name(loop) in _LOOPS
+    if is_known and (not isinstance(interval, Real) or not interval):
         raise InputError(
             f'train_cfg.val_interval={interval!r} must be a whole number of 1 or more (of epochs '
             'or iterations); leave val_cfg, val_dataloader and val_evaluator None for no validation'

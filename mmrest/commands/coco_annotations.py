@@ -37,6 +37,8 @@ def why_unreadable(sample: DatasetSample) -> str | None:
         ('annotation', sample.objects, _OF_BOXES),
     ):
         for entry in entries or ():
+            if entry.get('ignore'):  # mmdet looks no further
+                continue
             if absent := [key for key in keys if key not in entry]:
                 means = ''.join(_MEANS.get(key, '') for key in absent)
                 return f'{file}: {_named(what, entry)} has no {list_some(absent)}{means}'
@@ -67,7 +69,7 @@ def _same_ids(sample: DatasetSample) -> str | None:
 
 def _no_category(sample: DatasetSample) -> str | None:
     known = {category.get('id') for category in sample.categories}
-    unknown = [thing for thing in sample.objects or () if thing['category_id'] not in known]
+    unknown = [thing for thing in _read(sample) if thing['category_id'] not in known]
     if not unknown:
         return None
     named = [f'{_named("annotation", t)} of category {t["category_id"]}' for t in unknown]
@@ -80,7 +82,7 @@ def _no_category(sample: DatasetSample) -> str | None:
 def _beyond(sample: DatasetSample) -> str | None:
     """Many boxes that end outside of their image were perhaps written as two corners."""
     images = {image['id']: image for image in sample.images or ()}
-    of_known = [thing for thing in sample.objects or () if thing['image_id'] in images]
+    of_known = [thing for thing in _read(sample) if thing['image_id'] in images]
     beyond = [thing for thing in of_known if _ends_beyond(thing, images[thing['image_id']])]
     if len(beyond) < _MANY or 5 * len(beyond) <= len(of_known):
         return None
@@ -96,6 +98,10 @@ def _ends_beyond(thing: Mapping[str, Any], image: Mapping[str, Any]) -> bool:
     left, top, width, height = thing['bbox']
     # by more than rounding
     return left + width > image['width'] + 2 or top + height > image['height'] + 2
+
+
+def _read(sample: DatasetSample) -> list[dict[str, Any]]:
+    return [thing for thing in sample.objects or () if not thing.get('ignore')]
 
 
 def _is_read_as_coco(dataset: Any) -> bool:

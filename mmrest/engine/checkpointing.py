@@ -74,21 +74,19 @@ class SafeCheckpointHook(CheckpointHook):
         Raises:
             InputError: An option of the hook is known to nobody.
         """
-        require_saving_options(self)
+        require_saving_options(self, runner)
         super().before_train(runner)
         if runner.rank or not os.path.isdir(self.out_dir):
             return
         for left in Path(self.out_dir).glob(f'*{_TEMPORARY}'):
             left.unlink(missing_ok=True)
-        if not runner._resume and (kept := set_aside(self.out_dir, self._name, runner._load_from)):
+        if runner._resume:
+            return
+        if kept := set_aside(self.out_dir, self.filename_tmpl, runner._load_from):
             runner.logger.warning(
                 f'{self.out_dir} holds checkpoints of an earlier training. They are now in {kept}, '
                 'since this one begins anew; --resume would have gone on from them'
             )
-
-    @property
-    def _name(self) -> str | None:
-        return self.filename_tmpl if isinstance(self.filename_tmpl, str) else None
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
@@ -138,18 +136,20 @@ def use_safe_checkpoints(runner: Runner) -> None:
     register_backend('local', AtomicBackend, force=True, prefixes='')
     for hook in runner.hooks:
         if isinstance(hook, CheckpointHook):
-            require_saving_options(hook)
+            require_saving_options(hook, runner)
         if type(hook) is CheckpointHook:  # it is built, and this has no more state
             hook.__class__ = SafeCheckpointHook
 
 
-def require_saving_options(hook: CheckpointHook) -> None:
+def require_saving_options(hook: CheckpointHook, runner: Runner) -> None:
     """Check what a hook passes on when it saves, which mmengine finds out after the first epoch.
 
     Raises:
-        InputError: It is no argument of ``Runner.save_checkpoint``.
+        InputError: It is no argument of the runner's ``save_checkpoint``.
     """
-    known = inspect.signature(Runner.save_checkpoint).parameters
+    known = inspect.signature(runner.save_checkpoint).parameters
+    if any(parameter.kind == parameter.VAR_KEYWORD for parameter in known.values()):
+        return
     for name in hook.args:
         if name not in known:
             hint = did_you_mean(name, [*inspect.signature(CheckpointHook).parameters, *known])
@@ -246,20 +246,22 @@ def set_aside(folder: str, name: str | None, needed: str | None) -> Path | None:
 
     Args:
         folder: That they are in.
-        name: ``filename_tmpl`` of the checkpoint hook; None is its default.
+        name: ``filename_tmpl`` of the checkpoint hook, beside mmengine's own names; or None.
         needed: A file that is also left where it is.
 
     Returns:
         A folder in it that holds them, named after the time of the newest; None if there are none.
     """
-    patterns = [*_patterns(name), r'best_.+\.pth']
+    patterns = [*_patterns(None), *_patterns(name), r'best_.+\.pth']
     earlier = [path for path in _files(Path(folder), patterns) if not path.is_symlink()]
     Path(folder, 'last_checkpoint').unlink(missing_ok=True)
     if not earlier:
         return None
     newest = max(path.stat().st_mtime for path in earlier)
     kept = Path(folder, f'earlier_{time.strftime("%Y%m%d_%H%M%S", time.localtime(newest))}')
-    kept.mkdir(exist_ok=True)
+    while kept.exists():  # two trainings that ended within a second
+        kept = kept.with_name(f'{kept.name}_')
+    kept.mkdir()
     for path in earlier:
         if needed and os.path.realpath(needed) == os.path.realpath(path):
             shutil.copy2(path, kept)

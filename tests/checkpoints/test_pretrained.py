@@ -517,8 +517,10 @@ def test_tensors_come_where_they_are_wanted(tmp_path: Path) -> None:
         assert read_checkpoint(path, map_location=device)['state_dict']['weight'].is_cpu
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason='a GPU can take them')
-def test_a_device_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_device_that_is_not_there_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     torch.save({'weight': torch.ones(2)}, tmp_path / 'model.pth')
     with pytest.raises(CheckpointError, match=r"cannot be put on 'cuda' here.*map_location='cpu'"):
         read_checkpoint(tmp_path / 'model.pth', map_location='cuda')

@@ -254,3 +254,9 @@ def test_annotations_that_are_hardly_meant_so_are_told(
 def test_other_formats_need_not_have_what_coco_has(detection: dict[str, Any]) -> None:
     edited(detection, lambda c: c['annotations'][1].pop('area') and None)
     assert not warnings_of('mmdet', {**detection, 'type': 'LVISV1Dataset'})
+
+
+def test_what_mmdet_ignores_may_lack_anything(detection: dict[str, Any]) -> None:
+    ignored = dict(id=2, image_id=2, category_id=9, ignore=True)
+    edited(detection, lambda c: c['annotations'].__setitem__(1, ignored))
+    assert not warnings_of('mmdet', detection)

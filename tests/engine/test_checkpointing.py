@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.hooks import CheckpointHook
+from mmengine.runner import Runner
 
 from mmrest.engine.checkpointing import (
     AtomicBackend,
@@ -163,10 +164,23 @@ def test_options_of_saving_are_known_before_the_first_epoch(
     kind: type[CheckpointHook], tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match=r"argument 'intervall'.*did you mean interval"):
-        use_safe_checkpoints(SimpleNamespace(hooks=[kind(intervall=1)]))
+        use_safe_checkpoints(
+            SimpleNamespace(hooks=[kind(intervall=1)], save_checkpoint=Runner.save_checkpoint)
+        )
 
 
 def test_a_best_metric_that_is_none_is_named_with_those_that_are(tmp_path: Path) -> None:
     hook = SafeCheckpointHook(save_best='bbox_mAP', rule='greater')
     with pytest.raises(InputError, match=r"save_best='bbox_mAP' .*: coco/bbox_mAP, coco/x"):
         hook._save_best_checkpoint(None, {'coco/bbox_mAP': 0.5, 'coco/x': 1.0})
+
+
+def test_nothing_that_was_kept_is_replaced(tmp_path: Path) -> None:
+    save(tmp_path / 'epoch_1.pth', 9)
+    first = set_aside(str(tmp_path), None, None)
+    save(tmp_path / 'epoch_1.pth', 9)
+    save(tmp_path / 'iter_7.pth', 20)
+    second = set_aside(str(tmp_path), 'mine_{}.pth', None)
+    assert first != second
+    assert [path.name for path in first.iterdir()] == ['epoch_1.pth']
+    assert sorted(path.name for path in second.iterdir()) == ['epoch_1.pth', 'iter_7.pth']
