@@ -25,6 +25,7 @@ from mmrest.commands.processes import (
     explain_lost_processes,
     join_on_cpu,
     require_launched,
+    warn,
 )
 from mmrest.config_nodes import is_pretrained, iterate_dicts, type_name
 from mmrest.engine.compiling import use_compiled_backbone
@@ -175,10 +176,14 @@ def _require_sound_settings(cfg: Config, part: str) -> None:
         if isinstance(hook, Mapping) and 'type' not in hook:
             hint = did_you_mean(name, [other for other in hooks if other != name])
             raise InputError(f'default_hooks.{name} has no type{hint}')
-    loop = cfg.train_cfg if part == 'train' and cfg.get('val_cfg') else {}
+    loop = cfg.train_cfg if part == 'train' else {}
+    if 'type' in loop and type_name(loop) not in _LOOPS:
+        return
+    for length in ('max_epochs', 'max_iters'):
+        if isinstance(loop.get(length), Real) and loop[length] <= 0:
+            warn(f'train_cfg.{length}={loop[length]} trains nothing')
     interval = loop.get('val_interval', 1)
-    is_known = 'type' not in loop or type_name(loop) in _LOOPS
-    if is_known and (not isinstance(interval, Real) or not interval):
+    if cfg.get('val_cfg') and (not isinstance(interval, Real) or not interval):
         raise InputError(
             f'train_cfg.val_interval={interval!r} must be a whole number of 1 or more (of epochs '
             'or iterations); leave val_cfg, val_dataloader and val_evaluator None for no validation'

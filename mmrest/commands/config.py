@@ -6,7 +6,6 @@ import copy
 import difflib
 import importlib.util
 import inspect
-import sys
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -17,6 +16,7 @@ from mmengine.registry import TRANSFORMS
 from mmengine.runner import Runner
 
 from mmrest.commands.data_root import move_data_root
+from mmrest.commands.processes import warn
 from mmrest.config_nodes import iterate_dicts, scope_of
 from mmrest.errors import InputError, did_you_mean, list_some
 from mmrest.lookup import config_names, config_path
@@ -72,7 +72,7 @@ def load_config(
         cfg = _merge(cfg, options)
     for name in set(cfg) - _settings():
         if meant := difflib.get_close_matches(name, _OPTIONAL, n=1, cutoff=0.85):
-            print(f'warning: {path}: no run reads {name}; is it {meant[0]}?', file=sys.stderr)
+            warn(f'{path}: no run reads {name}; is it {meant[0]}?')
     if data_root is not None:
         move_data_root(cfg, data_root)
     cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs', file.stem))
@@ -90,7 +90,7 @@ def _merge(cfg: Config, options: Mapping[str, Any]) -> Config:
         ) from error
     for key in options:
         if doubt := _doubt(cfg, key):
-            print(f'warning: --cfg-options {key}: {doubt}', file=sys.stderr)
+            warn(f'--cfg-options {key}: {doubt}')
     return changed
 
 

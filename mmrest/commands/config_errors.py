@@ -12,7 +12,7 @@ from typing import Any
 
 from mmengine.registry import build_from_cfg
 
-from mmrest.errors import InputError, did_you_mean
+from mmrest.errors import InputError, did_you_mean, list_some
 
 # what classes and registries raise where a config does not suit them
 _REFUSALS = TypeError, KeyError, ValueError, AssertionError, IndexError, AttributeError
@@ -60,7 +60,8 @@ def _explain(error: Exception, frame: FrameType) -> str | None:
     if match := re.search(r"unexpected keyword argument '(\w+)'", str(error)):
         if match[1] not in arguments:
             return None
-        hint = did_you_mean(match[1], _parameters(built), most=2)
+        known = _parameters(built)
+        hint = did_you_mean(match[1], known, most=2) or f'; it has {list_some(sorted(known))}'
         return f'the config gives {name} an argument {match[1]!r}, which it does not have{hint}'
     if match := re.search(r'missing \d+ required \w+(?:-only)? arguments?: (.*)', str(error)):
         return f'the config gives {name} no {match[1]}, which it needs'

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import os
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from mmrest.commands.class_names import compare_with_annotations, string_for_cla
 from mmrest.commands.coco_annotations import doubts_about_annotations, why_unreadable
 from mmrest.commands.dataset_sample import DatasetSample, sample_dataset
 from mmrest.commands.json_parts import is_whole_json
+from mmrest.commands.processes import warn
 from mmrest.commands.sample_contents import doubts_about
 from mmrest.config_nodes import datasets_of, iterate_dicts, scope_of, type_name
 from mmrest.datasets import write_shapes
@@ -107,8 +107,8 @@ def require_usable_data(cfg: Config, splits: Iterable[str]) -> list[str]:
     if errors:
         raise InputError('\n'.join(dict.fromkeys(errors)))
     warnings = list(dict.fromkeys(warnings))
-    for warning in warnings:  # there is no log yet
-        print(f'warning: {warning}', file=sys.stderr)
+    for warning in warnings:
+        warn(warning)
     return warnings
 
 

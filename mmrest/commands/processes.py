@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -42,6 +43,12 @@ def is_first_process() -> bool:
     """Whether no launcher says that this is another process than the first of all machines."""
     ranks = (os.environ.get(names[0]) for names in _VARIABLES.values())
     return not any(rank not in (None, '', '0') for rank in ranks)
+
+
+def warn(text: str) -> None:
+    """Print a warning, once for all processes; the commands that do so have no log yet."""
+    if is_first_process():
+        print(f'warning: {text}', file=sys.stderr)
 
 
 def require_launched(launcher: str) -> None:

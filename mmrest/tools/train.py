@@ -1,7 +1,6 @@
 """Train a detector or segmentor: ``python tools/train.py CONFIG``."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from mmengine.config import Config
@@ -21,7 +20,7 @@ from mmrest.commands.cli import (
 )
 from mmrest.commands.output_files import sole_training
 from mmrest.commands.pretraining import forget_weights, require_weights, train_from_scratch
-from mmrest.commands.processes import is_first_process, leave_process_group
+from mmrest.commands.processes import is_first_process, leave_process_group, warn
 from mmrest.engine.checkpointing import newest_whole_checkpoint
 from mmrest.errors import ArgumentParser, InputError, clear_errors
 
@@ -96,7 +95,7 @@ def _find_checkpoint(cfg: Config) -> str | None:
     hooks = cfg.get('default_hooks') or {}
     path, warning = newest_whole_checkpoint(cfg.work_dir, hooks.get('checkpoint') or {})
     if warning:
-        print(f'warning: {warning}', file=sys.stderr)
+        warn(warning)
     cfg.load_from = path or find_latest_checkpoint(cfg.work_dir)
     if not cfg.load_from:
         print(f'--resume: no checkpoint in {cfg.work_dir} yet, so the training begins')

@@ -3,7 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS
 
 from mmrest.commands import load_config, prepare_data
@@ -43,6 +45,14 @@ def test_a_misspelt_type_names_the_nearest(kind: str, meant: str) -> None:
         explain_config_errors(),
     ):
         MODELS.build(dict(type=kind))
+
+
+def test_an_argument_like_no_other_shows_those_that_there_are() -> None:
+    said = r"SGD an argument 'learning_rate'.*; it has .*dampening, .*lr, .*momentum"
+    model = torch.nn.Linear(1, 1)
+    wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', learning_rate=1))
+    with pytest.raises(InputError, match=said), explain_config_errors():
+        build_optim_wrapper(model, wrapper)
 
 
 def test_a_missing_argument_is_named() -> None:
@@ -89,6 +99,18 @@ def small(**options: object) -> Config:
 def test_settings_that_fail_only_after_an_epoch_are_refused(options: dict, said: str) -> None:
     with pytest.raises(InputError, match=said):
         build_runner(small(**options), 'start')
+
+
+@pytest.mark.parametrize('with_validation', [True, False])
+def test_a_training_of_no_length_is_told(
+    with_validation: bool, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    cfg = small(train_cfg__max_epochs=0)
+    cfg.work_dir = str(tmp_path)
+    if not with_validation:
+        cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    build_runner(cfg, 'start')
+    assert 'warning: train_cfg.max_epochs=0 trains nothing' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

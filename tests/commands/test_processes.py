@@ -20,6 +20,7 @@ from mmrest.commands.processes import (
     explain_lost_processes,
     is_first_process,
     require_launched,
+    warn,
 )
 from mmrest.errors import InputError
 from tests import forked
@@ -69,15 +70,18 @@ def test_the_wrapper_for_several_processes(monkeypatch: pytest.MonkeyPatch) -> N
 
 @launchers
 def test_a_launcher_that_did_not_start_the_process_is_named(
-    launcher: str, monkeypatch: pytest.MonkeyPatch
+    launcher: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     with pytest.raises(InputError, match=rf'--launcher {launcher}, but .*start the command with'):
         require_launched(launcher)
     assert is_first_process()
+    warn('of the first')
     for name, value in LAUNCHED[launcher].items():
         monkeypatch.setenv(name, value)
     require_launched(launcher)
     assert not is_first_process()
+    warn('of another')
+    assert capsys.readouterr().err == 'warning: of the first\n'
     require_launched('none')
 
 
