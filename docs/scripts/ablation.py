@@ -71,6 +71,17 @@ def without_mlp_operator() -> None:
     set_attribute('mmrest.ops.functional.mlp_in_chunks', layers)
 
 
+def without_stored_hidden_layers() -> None:
+    """The hidden layer of a small MLP computed anew in the backward pass, as a large one's is."""
+    set_attribute('mmrest.ops.functional.is_one_chunk', lambda tokens, hidden_channels: False)
+
+
+def with_the_other_library_in_blocks() -> None:
+    """Blocks of attention multiply by the library that is not chosen on this processor."""
+    matmul = importlib.import_module('mmrest.ops.cpu.matmul')
+    set_attribute('mmrest.ops.cpu.matmul._MKL_IN_BLOCKS', not matmul._MKL_IN_BLOCKS)
+
+
 def without_strips() -> None:
     """The hidden map of an MLP with a convolution (PVT v2, P2T) as a whole."""
     set_attribute('mmrest.backbones.layers._STRIP_ELEMENTS', float('inf'))
@@ -94,6 +105,8 @@ TRICKS: dict[str, tuple[Callable[[], None], str]] = {
     'attention in blocks': (without_blockwise_attention, 'infer train'),
     "oneDNN's matmuls": (without_onednn, 'infer train'),
     'MLP as one operator': (without_mlp_operator, 'infer train'),
+    'small hidden layers stored': (without_stored_hidden_layers, 'train'),
+    'the faster library in blocks': (with_the_other_library_in_blocks, 'infer train'),
     "weights' gradients as convolutions": (without_convolution_gradients, 'train'),
     'MLP with a convolution in strips': (without_strips, 'infer'),
     'fusing': (without_fusing, 'infer'),
