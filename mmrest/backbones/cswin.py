@@ -20,7 +20,7 @@ from mmrest.backbones.spatial_reduction import PatchedBackbone, PatchEmbed
 from mmrest.backbones.stripes import CrossShapedAttention
 from mmrest.checkpoints import Fresh, KeyMap, counted_from_one
 from mmrest.errors import InputError
-from mmrest.ops import pad_map
+from mmrest.ops import fill_up
 
 
 class StemConv(TokenConv):
@@ -44,7 +44,7 @@ class StemConv(TokenConv):
         """
         height, width = x.shape[1:3]
         if self.sizes == 'ceil':
-            x = pad_map(x, -height % 4, -width % 4)
+            x = fill_up(x, 4)
         elif not torch.compiler.is_compiling() and min(height, width) < 3:
             raise InputError(
                 f"sizes='floor' leaves nothing of an image of {height}x{width}: give larger "

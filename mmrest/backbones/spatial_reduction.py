@@ -14,7 +14,7 @@ from mmrest.backbones.hierarchical import HierarchicalBackbone
 from mmrest.backbones.layers import TokenConv, apply_linear, as_tokens
 from mmrest.backbones.pyramid import Size
 from mmrest.errors import InputError
-from mmrest.ops import attention, pad_map
+from mmrest.ops import attention, fill_up
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class PatchConv(TokenConv):
         """
         stride, (height, width) = self.stride[0], x.shape[1:3]
         if self.sizes == 'ceil':
-            x = pad_map(x, -height % stride, -width % stride)
+            x = fill_up(x, stride)
         elif not torch.compiler.is_compiling() and min(height, width) < stride:
             raise InputError(
                 f"sizes='floor' leaves nothing of a map of {height}x{width} in patches of "

@@ -28,7 +28,7 @@ from mmrest.backbones.pyramid import register_backbone
 from mmrest.backbones.spatial_reduction import PatchConv, PatchEmbed
 from mmrest.backbones.window_attention import WindowAttention
 from mmrest.checkpoints import Fresh, KeyMap, RenamedCheckpoint
-from mmrest.ops import crop, cut_windows, pad_map
+from mmrest.ops import crop, cut_windows, fill_up
 
 
 class PatchMerging(nn.Module):
@@ -47,8 +47,7 @@ class PatchMerging(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, ceil(H / 2), ceil(W / 2), channels)."""
-        x = as_tokens(x).contiguous()
-        x = pad_map(x, x.shape[1] % 2, x.shape[2] % 2)
+        x = fill_up(as_tokens(x).contiguous(), 2)
         # the authors go down the columns of a patch
         parts = [x[:, row::2, column::2] for column in (0, 1) for row in (0, 1)]
         return apply_linear(self.reduction, self.norm(torch.cat(parts, dim=3)))
@@ -78,7 +77,7 @@ class ShiftedWindowAttention(WindowAttention):
         if not self.shift:
             return super().forward(x)
         height, width = x.shape[1:3]
-        x = pad_map(x, -height % self.window_size, -width % self.window_size)
+        x = fill_up(x, self.window_size)
         x = super().forward(x.roll((-self.shift, -self.shift), (1, 2)))
         return crop(x.roll((self.shift, self.shift), (1, 2)), (height, width), dims=(1, 2))
 

@@ -18,6 +18,13 @@ def pad_map(x: Tensor, bottom: int, right: int, top: int = 0, left: int = 0) -> 
     return rows.unflatten(2, (-1, channels))
 
 
+def fill_up(x: Tensor, step: int) -> Tensor:
+    """(B, H, W, C) with zeros at the bottom and the right, up to multiples of ``step``."""
+    # not -side % step: torch's compiler (2.13) fails on what it makes of that
+    bottom, right = ((side + step - 1) // step * step - side for side in x.shape[1:3])
+    return pad_map(x, bottom, right)
+
+
 def crop(maps: Tensor, size: tuple[int, int], dims: tuple[int, int] = (2, 3)) -> Tensor:
     """The top left ``size`` of maps whose height and width are ``dims``, contiguous."""
     for dim, length in zip(dims, size, strict=True):

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmrest.ops import adaptive_average, crop, pad_map
+from mmrest.ops import adaptive_average, crop, fill_up, pad_map
 
 
 def test_a_crop_is_the_top_left() -> None:
@@ -19,6 +19,17 @@ def test_padding_is_zeros_around_a_map() -> None:
     expected = F.pad(x.permute(0, 3, 1, 2), (4, 2, 3, 1)).permute(0, 2, 3, 1)
     assert torch.equal(pad_map(x, bottom=1, right=2, top=3, left=4), expected)
     assert torch.equal(pad_map(x.transpose(1, 2), 0, 0), x.transpose(1, 2))
+
+
+@pytest.mark.parametrize(
+    ('size', 'filled'), [((1, 1), (4, 4)), ((4, 8), (4, 8)), ((5, 3), (8, 4)), ((8, 9), (8, 12))]
+)
+def test_a_map_is_filled_up_to_whole_steps(size: tuple[int, int], filled: tuple[int, int]) -> None:
+    x = torch.randn(2, *size, 3)
+    more = fill_up(x, 4)
+    assert more.shape == (2, *filled, 3)
+    assert torch.equal(more[:, : size[0], : size[1]], x)
+    torch.testing.assert_close(more.sum((1, 2)), x.sum((1, 2)))
 
 
 @pytest.mark.parametrize('sides', [((1, 1), (1, 1)), ((7, 5), (3, 5)), ((12, 9), (6, 2))], ids=str)
