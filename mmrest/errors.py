@@ -63,7 +63,9 @@ def clear_errors() -> Iterator[None]:
 
 def did_you_mean(name: str, names: Iterable[str], most: int = 1) -> str:
     """Names that are spelled alike, as the end of a message; empty if there are none."""
-    close = difflib.get_close_matches(name, sorted(names), n=most)
+    names = sorted(names)
+    close = [other for other in names if other.lower() == name.lower()][:most]
+    close = close or difflib.get_close_matches(name, names, n=most)
     return f'; did you mean {" or ".join(close)}?' if close else ''
 
 

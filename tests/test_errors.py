@@ -8,6 +8,7 @@ from mmrest.errors import ArgumentParser, did_you_mean
 def test_names_that_are_spelled_alike() -> None:
     assert did_you_mean('rset', {'rest', 'pvt'}) == '; did you mean rest?'
     assert did_you_mean('rest', ['rest1', 'rest2', 'x'], most=2) == '; did you mean rest2 or rest1?'
+    assert did_you_mean('Adamw', ['Adam', 'AdamW', 'RAdam'], most=2) == '; did you mean AdamW?'
     assert did_you_mean('yolo', ['rest', 'pvt']) == ''
 
 

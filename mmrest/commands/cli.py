@@ -6,8 +6,8 @@ import argparse
 import errno
 import os
 import shlex
-from collections.abc import Mapping
-from numbers import Real
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
@@ -25,17 +25,15 @@ from mmrest.commands.processes import (
     explain_lost_processes,
     join_on_cpu,
     require_launched,
-    warn,
 )
+from mmrest.commands.settings import require_sound_settings
 from mmrest.config_nodes import is_pretrained, iterate_dicts, type_name
 from mmrest.engine.compiling import use_compiled_backbone
+from mmrest.engine.map_channels import explain_map_channels
 from mmrest.engine.run_checks import saved_last, watch_run
 from mmrest.engine.unread_levels import require_all_levels_read
-from mmrest.errors import InputError, did_you_mean
+from mmrest.errors import InputError
 from mmrest.ops.dispatch import requested
-
-# in which val_interval divides the epochs or iterations
-_LOOPS = 'EpochBasedTrainLoop', 'IterBasedTrainLoop', 'ResumableEpochLoop'
 
 
 class _ConfigOptions(DictAction):
@@ -156,7 +154,7 @@ def build_runner(cfg: Config, purpose: str = 'test', skip_non_finite: bool = Fal
         raise InputError(
             f'{cfg.filename} has no {" and no ".join(absent)}, so that it cannot {part}'
         )
-    _require_sound_settings(cfg, part)
+    require_sound_settings(cfg, part)
     require_writable(cfg.work_dir)
     use_safe_reader()
     if cfg.launcher != 'none':
@@ -170,26 +168,6 @@ def build_runner(cfg: Config, purpose: str = 'test', skip_non_finite: bool = Fal
     return runner
 
 
-def _require_sound_settings(cfg: Config, part: str) -> None:
-    hooks = cfg.get('default_hooks') or {}
-    for name, hook in hooks.items():
-        if isinstance(hook, Mapping) and 'type' not in hook:
-            hint = did_you_mean(name, [other for other in hooks if other != name])
-            raise InputError(f'default_hooks.{name} has no type{hint}')
-    loop = cfg.train_cfg if part == 'train' else {}
-    if 'type' in loop and type_name(loop) not in _LOOPS:
-        return
-    for length in ('max_epochs', 'max_iters'):
-        if isinstance(loop.get(length), Real) and loop[length] <= 0:
-            warn(f'train_cfg.{length}={loop[length]} trains nothing')
-    interval = loop.get('val_interval', 1)
-    if cfg.get('val_cfg') and (not isinstance(interval, Real) or not interval):
-        raise InputError(
-            f'train_cfg.val_interval={interval!r} must be a whole number of 1 or more (of epochs '
-            'or iterations); leave val_cfg, val_dataloader and val_evaluator None for no validation'
-        )
-
-
 def run_training(runner: Runner) -> None:
     """Train, and say in one line what a user can mend.
 
@@ -197,7 +175,7 @@ def run_training(runner: Runner) -> None:
         InputError: The config cannot be built, an image cannot be read, another process is lost,
             or the disk is full; the message names what was saved last.
     """
-    with explain_config_errors(), explain_data_errors(runner), explain_lost_processes(runner):
+    with _explain_errors(runner):
         try:
             runner.train()
         except OSError as error:
@@ -216,8 +194,19 @@ def run_test(runner: Runner) -> None:
     Raises:
         InputError: The config cannot be built, an image cannot be read, or another process is lost.
     """
-    with explain_config_errors(), explain_data_errors(runner), explain_lost_processes(runner):
+    with _explain_errors(runner):
         runner.test()
+
+
+@contextmanager
+def _explain_errors(runner: Runner) -> Iterator[None]:
+    with (
+        explain_config_errors(),
+        explain_data_errors(runner),
+        explain_map_channels(runner.model),
+        explain_lost_processes(runner),
+    ):
+        yield
 
 
 def require_files(cfg: Config, checkpoint: str | None = None, trains: bool = False) -> None:

@@ -6,24 +6,27 @@ Files that people make themselves often lack ``area`` or the images' sizes, and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from numbers import Real
 from typing import Any
 
-from mmrest.commands.dataset_sample import DatasetSample
+from mmrest.commands.dataset_sample import MOST_OBJECTS, DatasetSample
+from mmrest.commands.sample_contents import is_unused
+from mmrest.config_nodes import iterate_dicts, type_name
 from mmrest.errors import list_some
 
 _OF_IMAGES = 'id', 'file_name', 'height', 'width'
-_OF_BOXES = 'image_id', 'category_id', 'bbox', 'area'
+_OF_BOXES = 'id', 'image_id', 'category_id', 'bbox', 'area'
 _MANY = 5  # a few boxes end outside in many data sets, and are cut off
 _MEANS = dict(area='; where there are no masks it is width times height of the box')
 
 
-def why_unreadable(sample: DatasetSample) -> str | None:
+def why_unreadable(node: Mapping[str, Any], sample: DatasetSample) -> str | None:
     """What ``CocoDataset`` would fail at in the first images and boxes; None if nothing.
 
     Args:
-        sample: Of a data set of any class.
+        node: The config of a data set of any class.
+        sample: Of that data set.
     """
     if not _is_read_as_coco(sample.dataset):
         return None
@@ -47,7 +50,46 @@ def why_unreadable(sample: DatasetSample) -> str | None:
                     f'{file}: {_named(what, entry)} has the box {entry["bbox"]}; COCO writes four '
                     'numbers, [left, top, width, height], in pixels'
                 )
+    if not node.get('test_mode') and _is_whole(sample) and not any(_used(sample)):
+        return (
+            f'{file}: all {len(sample.objects)} boxes lie outside their image, have no area or no '
+            f'category, so that none is used; the first is {sample.objects[0]["bbox"]}. COCO '
+            'writes a box as [left, top, width, height], in pixels'
+        )
+    return _no_mask(sample) if _loads_masks(node) else None
+
+
+def _loads_masks(node: Mapping[str, Any]) -> bool:
+    steps = iterate_dicts(node.get('pipeline') or ())
+    return any(step.get('with_mask') for step in steps if type_name(step) == 'LoadAnnotations')
+
+
+def _no_mask(sample: DatasetSample) -> str | None:
+    """The first of the boxes that are used without a mask."""
+    for thing in _used(sample):
+        if not thing.get('segmentation'):
+            return (
+                f'{sample.dataset.ann_file}: {_named("annotation", thing)} has no segmentation, '
+                'and the pipeline loads masks (LoadAnnotations, with_mask=True); take it out, or '
+                'train a detector of boxes alone'
+            )
     return None
+
+
+def _is_whole(sample: DatasetSample) -> bool:
+    """Whether the sample holds all boxes of the file, and there are some."""
+    return 0 < len(sample.objects or ()) < MOST_OBJECTS
+
+
+def _used(sample: DatasetSample) -> Iterator[dict[str, Any]]:
+    """The boxes that mmdet does not leave out, as far as the first images tell."""
+    images = {image['id']: image for image in sample.images or ()}
+    classes = sample.dataset.metainfo.get('classes') or ()
+    known = {kind.get('id') for kind in sample.categories if kind.get('name') in classes}
+    for thing in _read(sample):
+        image = images.get(thing['image_id'], {})
+        if thing['category_id'] in known and not is_unused(thing, image):
+            yield thing
 
 
 def doubts_about_annotations(sample: DatasetSample) -> list[str]:
@@ -115,4 +157,7 @@ def _is_box(box: Any) -> bool:
 
 
 def _named(what: str, entry: Mapping[str, Any]) -> str:
-    return f'{what} {entry.get("id")}'
+    if 'id' in entry:
+        return f'{what} {entry["id"]}'
+    of = entry.get('file_name') or f'of image {entry.get("image_id")}'
+    return f'an {what} ({of})'

@@ -14,6 +14,8 @@ from mmengine.registry import build_from_cfg
 
 from mmrest.errors import InputError, did_you_mean, list_some
 
+# no arguments that a config gives: of every method, and of optimizers
+_GIVEN = {'self', 'args', 'kwargs', 'params', 'defaults'}
 # what classes and registries raise where a config does not suit them
 _REFUSALS = TypeError, KeyError, ValueError, AssertionError, IndexError, AttributeError
 
@@ -52,28 +54,40 @@ def _explain(error: Exception, frame: FrameType) -> str | None:
     built, arguments = local.get('obj_cls'), local.get('args', {})
     if built is None:
         if isinstance(error, KeyError) and 'obj_type' in local:
-            return _unknown_type(local['obj_type'], local['registry'])
+            return unknown_type(local['obj_type'], local['registry'])
         if isinstance(error, KeyError) and 'must contain the key "type"' in str(error):
             return f'a part of the config has no type: {local["cfg"]}'
         return None
-    name = getattr(built, '__name__', str(built))
+    name = getattr(built, '__name__', str(built)) + _place_of(local.get('registry'), built)
     if match := re.search(r"unexpected keyword argument '(\w+)'", str(error)):
         if match[1] not in arguments:
             return None
         known = _parameters(built)
-        hint = did_you_mean(match[1], known, most=2) or f'; it has {list_some(sorted(known))}'
+        hint = (
+            did_you_mean(match[1], known, most=2) or f'; it has {list_some(sorted(known), most=25)}'
+        )
         return f'the config gives {name} an argument {match[1]!r}, which it does not have{hint}'
     if match := re.search(r'missing \d+ required \w+(?:-only)? arguments?: (.*)', str(error)):
         return f'the config gives {name} no {match[1]}, which it needs'
     last = extract_tb(error.__traceback__)[-1]
-    text = error.args[0] if isinstance(error, KeyError) and error.args else error
+    text = error.args[0] if isinstance(error, KeyError) and error.args else str(error)
+    text = text or last.line  # an assertion that says nothing
     return (
         f'the {name} of the config cannot be built: {type(error).__name__}: {text} '
         f'({last.filename}:{last.lineno})'
     )
 
 
-def _unknown_type(name: str, registry: Any) -> str:
+def _place_of(registry: Any, built: Any) -> str:
+    """Where a loop stands in a config, whose class its user did not choose."""
+    if getattr(registry, 'name', None) != 'loop':
+        return ''
+    name = built.__name__
+    return f' ({"val" if "Val" in name else "test" if "Test" in name else "train"}_cfg)'
+
+
+def unknown_type(name: str, registry: Any) -> str:
+    """That a registry has no class of this name, and which it has that are spelled alike."""
     own = name.rpartition('.')[2]
     names = set(registry.module_dict)
     if registry.parent is not None:
@@ -86,7 +100,7 @@ def _unknown_type(name: str, registry: Any) -> str:
 
 
 def _parameters(built: Any) -> set[str]:
-    """Names of the arguments of a class, those of the classes that it derives from too."""
+    """Names of the arguments of a class that a config gives, also of the classes above it."""
     makers = (
         [vars(kind).get('__init__') for kind in inspect.getmro(built)]
         if (inspect.isclass(built))
@@ -95,5 +109,5 @@ def _parameters(built: Any) -> set[str]:
     names = set()
     for maker in makers:
         if inspect.isfunction(maker):
-            names |= set(inspect.signature(maker).parameters) - {'self', 'args', 'kwargs'}
+            names |= set(inspect.signature(maker).parameters) - _GIVEN
     return names

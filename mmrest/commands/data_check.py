@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Iterable, Mapping
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -88,11 +89,16 @@ def require_usable_data(cfg: Config, splits: Iterable[str]) -> list[str]:
             place = f'{split}_dataloader: {type_name(node)}: '
             sample = sample_dataset(node)
             error, warning = string_for_classes(node), None
-            if sample is not None and (unreadable := why_unreadable(sample)):
+            if sample is not None and (unreadable := why_unreadable(node, sample)):
                 error = unreadable
             elif sample is not None and sample.infos == []:
                 error = f'it finds no image in {_image_folder(sample)}{_suffix(sample)}'
-            elif sample is not None and sample.objects == [] and _drops_empty_images(node):
+            elif (
+                sample is not None
+                and sample.images
+                and not sample.objects
+                and _drops_empty_images(node)
+            ):
                 error = (
                     f'{sample.dataset.ann_file} has no annotations, and images without any are '
                     'left out (filter_cfg=dict(filter_empty_gt=True))'
@@ -113,10 +119,11 @@ def require_usable_data(cfg: Config, splits: Iterable[str]) -> list[str]:
 
 
 def require_workers(loader: Mapping[str, Any] | None, split: str) -> None:
-    """Check what torch's DataLoader refuses: unknown options, and some without worker processes.
+    """Check what torch's DataLoader refuses, which it does not say in a config's words.
 
     Raises:
-        InputError: An option is unknown, or needs worker processes and there are none.
+        InputError: An option is unknown, is no number that it can be, or needs worker processes
+            and there are none.
     """
     loader = loader or {}
     known = {*inspect.signature(DataLoader).parameters, 'num_batch_per_epoch'}
@@ -124,6 +131,12 @@ def require_workers(loader: Mapping[str, Any] | None, split: str) -> None:
         if option not in known and not option.startswith('_'):
             hint = did_you_mean(option, known)
             raise InputError(f'{split}_dataloader has no option {option}{hint}')
+    for option, least in (('batch_size', 1), ('num_workers', 0)):
+        number = loader.get(option)
+        if isinstance(number, str) or (isinstance(number, Real) and number < least):
+            raise InputError(
+                f'{split}_dataloader: {option}={number!r} must be a whole number of {least} or more'
+            )
     if loader.get('num_workers'):
         return
     for option in ('persistent_workers', 'prefetch_factor', 'timeout'):

@@ -24,7 +24,7 @@ from mmengine.registry import DATASETS
 from mmrest.commands.json_parts import is_list, read_first
 
 _MOST_IMAGES = 50
-_MOST_OBJECTS = 5000
+MOST_OBJECTS = 5000
 
 
 @dataclass
@@ -80,7 +80,7 @@ def sample_dataset(node: Mapping[str, Any]) -> DatasetSample | None:
         sample.is_list = is_list(ann_file)
         if sample.categories:  # other formats have such lists within an image's entry
             sample.images = read_first(ann_file, 'images', _MOST_IMAGES)
-            sample.objects = read_first(ann_file, 'annotations', _MOST_OBJECTS)
+            sample.objects = read_first(ann_file, 'annotations', MOST_OBJECTS)
     with _short_copy(ann_file, sample.categories) as short:
         if short is not None:
             _read(sample, short)

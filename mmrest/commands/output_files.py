@@ -53,6 +53,8 @@ def require_writable(folder: str | os.PathLike) -> None:
         os.makedirs(folder, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
+    except FileExistsError as error:
+        raise InputError(f'the work directory {folder} is a file') from error
     except OSError as error:
         raise InputError(f'the work directory {folder} cannot be used: {error}') from error
 
@@ -65,6 +67,8 @@ def make_folder(option: str, folder: str | Path) -> None:
     """
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise InputError(f'{option} {folder} is a file, not a folder') from error
     except OSError as error:
         raise InputError(f'{option} {folder} cannot be used: {error}') from error
     if not os.access(folder, os.W_OK):

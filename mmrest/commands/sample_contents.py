@@ -45,7 +45,7 @@ def _unused_boxes(sample: DatasetSample) -> str | None:
     unused = [
         f'{thing.get("bbox")} (annotation {thing.get("id")} of image {thing.get("image_id")})'
         for thing in sample.objects or ()
-        if _is_unused(thing, images.get(thing.get('image_id'), {}))
+        if is_unused(thing, images.get(thing.get('image_id'), {}))
     ]
     if not unused:
         return None
@@ -56,7 +56,8 @@ def _unused_boxes(sample: DatasetSample) -> str | None:
     )
 
 
-def _is_unused(thing: Mapping[str, Any], image: Mapping[str, Any]) -> bool:
+def is_unused(thing: Mapping[str, Any], image: Mapping[str, Any]) -> bool:
+    """Whether mmdet leaves out this box of an image, whose size may be unknown."""
     box = thing.get('bbox')
     if not (isinstance(box, list) and len(box) == 4):
         return False

@@ -55,6 +55,41 @@ class CheckpointFitHook(Hook):
             require_optimizer_state(checkpoint, optimizer, source)
 
 
+class ResumedSettingsHook(Hook):
+    """Says where a resumed training has its checkpoint's settings and not the config's."""
+
+    priority = 'VERY_LOW'
+
+    def __init__(self) -> None:
+        self._of_config: list[float] = []
+
+    def before_run(self, runner: Runner) -> None:
+        """Called by the runner before it loads the checkpoint."""
+        self._of_config = _learning_rates(runner)
+
+    def before_train(self, runner: Runner) -> None:
+        """Called by the runner when the checkpoint is loaded."""
+        loaded = _learning_rates(runner)
+        if loaded != self._of_config:
+            runner.logger.warning(
+                f"learning rates are the checkpoint's ({list_some(loaded, most=3)}), not those of "
+                f'the config ({list_some(self._of_config, most=3)}): a resumed training goes on '
+                'with its optimizer; load_from=CHECKPOINT without --resume begins with another'
+            )
+        loop = runner.train_loop
+        if loop.iter >= loop.max_iters:
+            runner.logger.warning(
+                f'nothing is left to train: the checkpoint has had {loop.iter} iterations '
+                f'({loop.epoch} epochs), and train_cfg asks for {loop.max_iters}'
+            )
+
+
+def _learning_rates(runner: Runner) -> list[float]:
+    """Those of all groups of parameters, before any schedule."""
+    groups = getattr(getattr(runner.optim_wrapper, 'optimizer', None), 'param_groups', ())
+    return sorted({group.get('initial_lr', group['lr']) for group in groups})
+
+
 class HeadSizeHook(Hook):
     """Checks that heads have an output for each class of the data set.
 
@@ -234,5 +269,7 @@ def watch_run(runner: Runner, purpose: str, skip_non_finite: bool = False) -> No
         hooks += [FiniteLossHook(skip_non_finite), SeedIterationsHook(), StopHook()]
         use_resumable_epochs(runner)
         use_safe_checkpoints(runner)
+    if purpose == 'resume':
+        hooks.append(ResumedSettingsHook())
     for hook in hooks:
         runner.register_hook(hook)

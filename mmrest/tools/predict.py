@@ -23,7 +23,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--out-dir', required=True, metavar='DIR', help='where the pictures go')
     parser.add_argument('--device', help='cpu, cuda:0, ...; by default a GPU if there is one')
     parser.add_argument(
-        '--score-thr', type=float, default=0.3, help='detections below it are not drawn'
+        '--score-thr', type=_score, default=0.3, help='detections below it, 0 to 1, are not drawn'
     )
     add_fuse_argument(parser)
     parser.add_argument(
@@ -40,6 +40,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--force', action='store_true', help='replace pictures in --out-dir')
     add_config_arguments(parser)
     return parser.parse_args()
+
+
+def _score(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f'{text} is no score; scores go from 0 to 1')
+    return value
 
 
 def main() -> None:

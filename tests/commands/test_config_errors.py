@@ -6,11 +6,12 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import MODELS
+from mmengine.registry import LOOPS, MODELS
 
 from mmrest.commands import load_config, prepare_data
 from mmrest.commands.cli import build_runner, use_amp
 from mmrest.commands.config_errors import explain_config_errors
+from mmrest.commands.settings import require_sound_settings
 from mmrest.errors import InputError
 from tests.conftest import ROOT
 from tests.shipped import NAMES
@@ -55,6 +56,22 @@ def test_an_argument_like_no_other_shows_those_that_there_are() -> None:
         build_optim_wrapper(model, wrapper)
 
 
+def test_a_loop_is_named_by_its_place_in_the_config() -> None:
+    said = r"gives EpochBasedTrainLoop \(train_cfg\) an argument 'max_epoch'.*mean max_epochs"
+    with pytest.raises(InputError, match=said), explain_config_errors():
+        LOOPS.build(dict(type='EpochBasedTrainLoop', max_epoch=1))
+    said = r"gives ValLoop \(val_cfg\) no .*'evaluator', which it needs"
+    with pytest.raises(InputError, match=said), explain_config_errors():
+        LOOPS.build(dict(type='ValLoop'))
+
+
+def test_of_an_assertion_that_says_nothing_its_code_is_shown() -> None:
+    said = r'FPN of the config .*AssertionError: assert isinstance\(in_channels, list\)'
+    neck = dict(type='mmdet.FPN', in_channels=64, out_channels=8, num_outs=4)
+    with pytest.raises(InputError, match=said), explain_config_errors():
+        MODELS.build(neck)
+
+
 def test_a_missing_argument_is_named() -> None:
     with (
         pytest.raises(InputError, match=r"gives SimpleFPN no 'in_channels'"),
@@ -94,9 +111,14 @@ def small(**options: object) -> Config:
             dict(default_hooks__chekpoint__interval=1),
             'default_hooks.chekpoint has no type; did you mean checkpoint',
         ),
+        (dict(train_cfg__max_epochs='two'), "train_cfg.max_epochs='two' is text"),
+        (dict(optim_wrapper__optimizer__type='Adamw'), 'Adamw is no optimizer .*mean AdamW'),
+        (dict(optim_wrapper__optimizer__lr='4e-4'), r"optim_wrapper: lr='4e-4' is text; .*1\.0e-3"),
+        (dict(optim_wrapper__clip_grad__max_norm='abc'), "clip_grad.max_norm='abc' is no number"),
+        (dict(param_scheduler__0__end='8'), "param_scheduler: end='8' is text"),
     ],
 )
-def test_settings_that_fail_only_after_an_epoch_are_refused(options: dict, said: str) -> None:
+def test_settings_that_fail_only_later_are_refused(options: dict, said: str) -> None:
     with pytest.raises(InputError, match=said):
         build_runner(small(**options), 'start')
 
@@ -111,6 +133,19 @@ def test_a_training_of_no_length_is_told(
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     build_runner(cfg, 'start')
     assert 'warning: train_cfg.max_epochs=0 trains nothing' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        dict(optim_wrapper__clip_grad__max_norm='inf'),
+        dict(optim_wrapper__optimizer__type='torch.optim.AdamW'),
+        dict(optim_wrapper__optimizer__type=torch.optim.AdamW),
+        dict(train_cfg__val_interval=2),
+    ],
+)
+def test_what_mmengine_takes_is_taken(options: dict) -> None:
+    require_sound_settings(small(**options), 'train')
 
 
 @pytest.mark.parametrize(

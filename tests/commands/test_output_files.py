@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mmrest.commands.output_files import sole_training
+from mmrest.commands.output_files import make_folder, require_writable, sole_training
 from mmrest.errors import InputError
 
 HOLDING = """
@@ -39,3 +39,13 @@ def test_a_second_training_in_a_work_directory_is_refused(
         process.wait()
     with sole_training(tmp_path):  # whoever is killed holds nothing
         pass
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    file = tmp_path / 'run.py'
+    file.write_text('kept')
+    with pytest.raises(InputError, match=r'the work directory .*run\.py is a file'):
+        require_writable(file)
+    with pytest.raises(InputError, match=r'--out-dir .*run\.py is a file, not a folder'):
+        make_folder('--out-dir', file)
+    assert file.read_text() == 'kept'

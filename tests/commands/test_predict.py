@@ -8,6 +8,7 @@ import pytest
 
 from mmrest.commands.predict import plan_pictures
 from mmrest.errors import InputError
+from mmrest.tools.predict import parse_args
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def test_pictures_overwrite_nothing(images: list[Path]) -> None:
     with pytest.raises(InputError, match=r'x\.jpg exists; --force replaces it'):
         plan_pictures([str(images[0])], other)
     assert list(plan_pictures([str(images[0])], other, replace=True)) == images[:1]
-    with pytest.raises(InputError, match='cannot be used'):
+    with pytest.raises(InputError, match='is a file, not a folder'):
         plan_pictures([str(images[0])], str(images[1]))
 
 
@@ -63,3 +64,14 @@ def test_a_damaged_image_in_a_folder_is_not_passed_over(tmp_path: Path) -> None:
     assert [file.name for file in planned] == ['empty.jpg', 'good.jpg', 'text.png']
     with pytest.raises(InputError, match=r'empty\.jpg is no image'):
         plan_pictures([str(folder / 'empty.jpg')], str(tmp_path / 'out'))
+
+
+@pytest.mark.parametrize('score', ['-0.1', '30'])
+def test_a_threshold_is_a_score(
+    score: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    command = ['predict', 'config.py', 'a.pth', 'a.jpg', '--out-dir', 'out', f'--score-thr={score}']
+    monkeypatch.setattr('sys.argv', command)
+    with pytest.raises(SystemExit, match='2'):
+        parse_args()
+    assert f'{score} is no score; scores go from 0 to 1' in capsys.readouterr().err

@@ -218,6 +218,11 @@ def edited(detection: dict[str, Any], change: Callable[[dict[str, Any]], Any]) -
         ),
         (lambda c: c['annotations'][0].update(bbox=['1', '2', '3', '4']), 'annotation 1 has the'),
         (lambda c: c['annotations'], r'a\.json is a list; COCO annotations are an object'),
+        (
+            lambda c: c['annotations'][1].pop('id') and None,
+            r'an annotation \(of image 2\) has no id',
+        ),
+        (lambda c: c['images'][1].pop('id') and None, r'an image \(2\.jpg\) has no id'),
     ],
 )
 def test_what_coco_annotations_lack_is_named(
@@ -249,6 +254,49 @@ def test_annotations_that_are_hardly_meant_so_are_told(
 ) -> None:
     assert not warnings_of('mmdet', detection)
     assert said in warnings_of('mmdet', edited(detection, change))
+
+
+def masks(node: dict[str, Any]) -> dict[str, Any]:
+    loading = [LOADING[0], dict(type='LoadAnnotations', with_bbox=True, with_mask=True)]
+    return {**node, 'pipeline': loading}
+
+
+SQUARE = [[2, 3, 12, 3, 12, 15]]
+
+
+@pytest.mark.parametrize('without', [None, [], 'no key'])
+def test_a_box_without_a_mask_is_named_where_masks_are_loaded(
+    detection: dict[str, Any], without: Any
+) -> None:
+    def change(content: dict[str, Any]) -> None:
+        first, second = content['annotations']
+        first['segmentation'] = SQUARE
+        if without != 'no key':
+            second['segmentation'] = without
+
+    assert not warnings_of('mmdet', edited(detection, change))
+    with pytest.raises(InputError, match=r'a\.json: annotation 2 has no segmentation'):
+        warnings_of('mmdet', masks(detection))
+
+
+@pytest.mark.parametrize('change', [dict(category_id=2), dict(ignore=True), dict(area=0)])
+def test_a_box_that_is_not_used_needs_no_mask(detection: dict[str, Any], change: dict) -> None:
+    def edit(content: dict[str, Any]) -> None:
+        content['categories'].append(dict(id=2, name='b'))
+        content['annotations'][0]['segmentation'] = SQUARE
+        content['annotations'][1].update(change)
+
+    warnings_of('mmdet', masks(edited(detection, edit)))
+
+
+@pytest.mark.parametrize('change', [dict(bbox=[0.1, 0.1, 0.4, 0.5]), dict(category_id=9)])
+def test_boxes_none_of_which_is_used_are_no_training_data(
+    detection: dict[str, Any], change: dict
+) -> None:
+    edited(detection, lambda c: [box.update(change) for box in c['annotations']] and None)
+    with pytest.raises(InputError, match=r'all 2 boxes lie outside .*none is used; the first is'):
+        warnings_of('mmdet', detection)
+    assert warnings_of('mmdet', {**detection, 'test_mode': True})
 
 
 def test_other_formats_need_not_have_what_coco_has(detection: dict[str, Any]) -> None:

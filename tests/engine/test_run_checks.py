@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,9 +12,15 @@ from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 
 from mmrest.checkpoints import read_checkpoint
-from mmrest.engine.run_checks import EmptyResultsHook, FiniteLossHook, coco_metric_names
+from mmrest.engine.run_checks import (
+    EmptyResultsHook,
+    FiniteLossHook,
+    ResumedSettingsHook,
+    coco_metric_names,
+)
 from mmrest.errors import InputError
 from tests.checkpoints.test_whole_models import Pixels, Toy
+from tests.engine.toy_training import make_runner, train
 
 
 class Diverging(Toy):
@@ -142,3 +149,26 @@ def test_the_hooks_come_before_those_that_use_the_metrics() -> None:
     for hook in (CheckpointHook, LoggerHook, RuntimeInfoHook):
         assert own < get_priority(hook.priority)
     assert get_priority(FiniteLossHook.priority) < get_priority(CheckpointHook.priority)
+
+
+@pytest.mark.parametrize(
+    ('checkpoint', 'lr', 'said'),
+    [
+        ('epoch_2.pth', 1e-3, []),
+        ('epoch_2.pth', 1e-2, [r"are the checkpoint's \(0\.001\), not those of .*\(0\.01\)"]),
+        ('epoch_3.pth', 1e-3, ['nothing is left .* 15 iterations .3 epochs., .* asks for 15']),
+    ],
+)
+def test_what_a_resumed_training_does_not_do_is_told(
+    checkpoint: str, lr: float, said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(make_runner(tmp_path, True))
+    runner = make_runner(tmp_path, True, resume_from=str(tmp_path / checkpoint))
+    runner.optim_wrapper['optimizer']['lr'] = lr
+    warnings: list[str] = []
+    monkeypatch.setattr(runner.logger, 'warning', lambda text, *_, **__: warnings.append(text))
+    train(runner, hooks=[ResumedSettingsHook()])
+    told = [text for text in warnings if 'learning rates' in text or 'nothing is left' in text]
+    assert len(told) == len(said)
+    for pattern, text in zip(said, told, strict=True):
+        assert re.search(pattern, text)

@@ -397,6 +397,10 @@ LITTLE_DATA = ['--data-root', '{shapes}', '--resume', '{trained}', '--cfg-option
             ['predict.py', COCO, '{trained}', '{image}', '--out-dir', '{tmp}'],
             ['does not fit the RetinaNet of the config', 'stages.2.blocks.2'],
         ),
+        (
+            ['train.py', DETECTOR, *LITTLE_DATA, 'train_dataloader.num_workers=-1'],
+            ['train_dataloader: num_workers=-1 must be a whole number of 0 or more'],
+        ),
         (['convert_checkpoint.py', '{tmp}/gone.pth', '{tmp}/a.safetensors'], ['is not there']),
         (['convert_checkpoint.py', '{trained}', '{tmp}/a.pth'], ['should end with .safetensors']),
         (

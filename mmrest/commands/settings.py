@@ -1,0 +1,100 @@
+"""Settings that are read long after a run has begun, or by nothing: asked before anything is built.
+
+mmengine takes them as they are. A misspelt optimizer and a learning rate in quotes end in its own
+code, and milestones in quotes are never reached.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from numbers import Real
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.registry import OPTIMIZERS
+
+from mmrest.commands.config_errors import unknown_type
+from mmrest.commands.processes import warn
+from mmrest.config_nodes import iterate_dicts, scope_of, type_name
+from mmrest.errors import InputError, did_you_mean
+
+# in which val_interval divides the epochs or iterations
+_LOOPS = 'EpochBasedTrainLoop', 'IterBasedTrainLoop', 'ResumableEpochLoop'
+# of optimizers and schedules
+_NUMBERS = (
+    *('lr', 'weight_decay', 'momentum', 'eps', 'lr_mult', 'decay_mult', 'accumulative_counts'),
+    *('begin', 'end', 'milestones', 'gamma', 'power', 'start_factor', 'end_factor', 'T_max'),
+    *('eta_min', 'step_size', 'total_steps'),
+)
+
+
+def require_sound_settings(cfg: Config, part: str) -> None:
+    """Check what a training or a test would trip over later, or pass over.
+
+    Args:
+        cfg: Of mmdet or mmseg.
+        part: ``'train'`` or ``'test'``.
+
+    Raises:
+        InputError: A setting cannot be meant so; the message names it.
+    """
+    hooks = cfg.get('default_hooks') or {}
+    for name, hook in hooks.items():
+        if isinstance(hook, Mapping) and 'type' not in hook:
+            hint = did_you_mean(name, [other for other in hooks if other != name])
+            raise InputError(f'default_hooks.{name} has no type{hint}')
+    if part == 'train':
+        _require_sound_length(cfg)
+        _require_known_optimizers(cfg)
+        for place in ('optim_wrapper', 'param_scheduler'):
+            _require_numbers(cfg, place)
+
+
+def _require_sound_length(cfg: Config) -> None:
+    loop = cfg.train_cfg
+    if 'type' in loop and type_name(loop) not in _LOOPS:
+        return
+    for length in ('max_epochs', 'max_iters'):
+        if isinstance(loop.get(length), str):
+            raise InputError(f'train_cfg.{length}={loop[length]!r} is text, not a number')
+        if isinstance(loop.get(length), Real) and loop[length] <= 0:
+            warn(f'train_cfg.{length}={loop[length]} trains nothing')
+    interval = loop.get('val_interval', 1)
+    if cfg.get('val_cfg') and (not isinstance(interval, Real) or not interval):
+        raise InputError(
+            f'train_cfg.val_interval={interval!r} must be a whole number of 1 or more (of epochs '
+            'or iterations); leave val_cfg, val_dataloader and val_evaluator None for no validation'
+        )
+
+
+def _require_known_optimizers(cfg: Config) -> None:
+    for node in iterate_dicts(cfg.optim_wrapper):
+        optimizer = node.get('optimizer')
+        name = optimizer.get('type') if isinstance(optimizer, Mapping) else None
+        if isinstance(name, str):
+            with OPTIMIZERS.switch_scope_and_registry(scope_of(cfg)) as registry:
+                if registry.get(name) is None:
+                    raise InputError(unknown_type(name, registry))
+
+
+def _require_numbers(cfg: Config, place: str) -> None:
+    for node in iterate_dicts(cfg.get(place)):
+        for key, value in node.items():
+            if key in _NUMBERS and isinstance(value, str):
+                raise InputError(
+                    f'{place}: {key}={value!r} is text; write numbers without quotes (in YAML with '
+                    'a point, 1.0e-3) and lists in brackets'
+                )
+        clip = node.get('clip_grad')
+        for key, value in clip.items() if isinstance(clip, Mapping) else ():
+            if isinstance(value, str) and not _is_read_as_number(value):
+                raise InputError(f'{place}.clip_grad.{key}={value!r} is no number')
+
+
+def _is_read_as_number(text: Any) -> bool:
+    """Whether torch takes it for a number, such as ``'inf'``."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

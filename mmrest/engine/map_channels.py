@@ -1,0 +1,67 @@
+"""Neck and heads that take other maps than the backbone gives, named where a run fails for it.
+
+That is the commonest mistake of a config in which only the backbone was replaced. What torch and
+the necks say of it names neither: ``expected input to have 64 channels``, or nothing at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from traceback import walk_tb
+from typing import Any
+
+from torch import nn
+
+from mmrest.backbones.pyramid import PyramidBackbone
+from mmrest.errors import InputError
+from mmrest.wrappers import unwrap_model
+
+
+@contextmanager
+def explain_map_channels(model: nn.Module) -> Iterator[None]:
+    """Say which channels a neck or a head takes, and which a backbone of mmrest gives.
+
+    Args:
+        model: A detector or segmentor, perhaps in its wrappers.
+
+    Raises:
+        InputError: A neck or head has failed, and they differ; anything else is raised as it was.
+    """
+    try:
+        yield
+    except (AssertionError, IndexError, RuntimeError) as error:
+        frames = (frame for frame, _ in walk_tb(error.__traceback__))
+        at_work = {id(frame.f_locals.get('self')) for frame in frames}
+        if text := _difference(unwrap_model(model), at_work):
+            raise InputError(text) from error
+        raise
+
+
+def _difference(model: nn.Module, at_work: set[int]) -> str | None:
+    backbone = getattr(model, 'backbone', None)
+    if not isinstance(backbone, PyramidBackbone):
+        return None
+    neck = getattr(model, 'neck', None)
+    names = ['neck'] if neck is not None else ['decode_head', 'bbox_head', 'rpn_head']
+    for name in names:
+        reader = getattr(model, name, None)
+        takes = getattr(reader, 'in_channels', None)
+        if id(reader) not in at_work or takes is None:
+            continue
+        gives = _select(backbone.out_channels, getattr(reader, 'in_index', None))
+        if (takes if isinstance(takes, int) else list(takes)) != gives:
+            return (
+                f'model.{name} ({type(reader).__name__}) takes in_channels={takes}, and the '
+                f'backbone ({type(backbone).__name__}, out_indices={backbone.out_indices}) gives '
+                f'maps of {gives} channels: set model.{name}.in_channels={gives}'
+            )
+    return None
+
+
+def _select(channels: Any, index: int | list[int] | None) -> int | list[int]:
+    """Channels of the maps that a segmentor's head takes by ``in_index``."""
+    channels = list(channels)
+    if isinstance(index, int):
+        return channels[index]
+    return channels if index is None else [channels[i] for i in index]
