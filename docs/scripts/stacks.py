@@ -105,10 +105,10 @@ def attempt(name: str, python: str, torch: str, place: Path, whole: bool) -> Row
         pip += ['--constraint', ROOT / stack.constraints]
     run([*pip, f'torch=={torch}', 'numpy', 'setuptools', 'wheel', 'ninja'])
     run(['env', 'MMCV_WITH_OPS=1', *pip, '--no-build-isolation', stack.mmcv])
-    run([*pip, *stack.packages, 'pytest', 'pytest-xdist', 'hypothesis', '--editable', ROOT])
-    tests = [*BACKBONES, '-k', _WITHOUT_LIBRARIES]
-    if whole and stack.suite:
-        tests = ['tests']
+    whole = whole and stack.suite
+    project = f'{ROOT}[dev]' if whole else ROOT
+    run([*pip, *stack.packages, 'pytest', 'pytest-xdist', 'hypothesis', '--editable', project])
+    tests = ['tests'] if whole else [*BACKBONES, '-k', _WITHOUT_LIBRARIES]
     tests += ['-n', '2', '-m', 'not slow and not accept', '-p', 'no:cacheprovider']
     output = run([inside, '-m', 'pytest', *tests])
     ran = [command for config in stack.configs for command in commands(inside, config, place)]
