@@ -73,11 +73,11 @@ def take_steps(cfg: Config) -> nn.Module:
         cfg.optim_wrapper.type = 'OptimWrapper'  # mixed precision needs a GPU
         optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     model.train()
-    before = [p.detach().clone() for p in model.parameters()]
+    before = [p.detach().sum() for p in model.parameters()]  # a copy of the largest is 3 GB
     losses = model.train_step(next(iter(batches(cfg, 'train'))), optim_wrapper)
     assert losses['loss'].isfinite()
     assert any(
-        not torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True)
+        old != new.detach().sum() for old, new in zip(before, model.parameters(), strict=True)
     )
     model.eval()
     with torch.no_grad():
@@ -147,6 +147,8 @@ def test_config_trains_and_predicts(path: Path, shapes_root: Path) -> None:
     cfg = shipped(path.stem)
     move_data_root(cfg, str(shapes_root))
     train_from_scratch(cfg)
+    if 'huge' in path.stem:  # else a step takes more than 20 GB
+        task_model(cfg).backbone.with_cp = True
     take_steps(cfg)
 
 
