@@ -50,10 +50,10 @@ def why_unreadable(node: Mapping[str, Any], sample: DatasetSample) -> str | None
                     f'{file}: {_named(what, entry)} has the box {entry["bbox"]}; COCO writes four '
                     'numbers, [left, top, width, height], in pixels'
                 )
-    if not node.get('test_mode') and _is_whole(sample) and not any(_used(sample)):
+    if not node.get('test_mode') and _is_whole(sample) and not any(_with_area(sample)):
         return (
-            f'{file}: all {len(sample.objects)} boxes lie outside their image, have no area or no '
-            f'category, so that none is used; the first is {sample.objects[0]["bbox"]}. COCO '
+            f'{file}: all {len(sample.objects)} boxes lie outside their image or have no '
+            f'area, so that none is used; the first is {sample.objects[0]["bbox"]}. COCO '
             'writes a box as [left, top, width, height], in pixels'
         )
     return _no_mask(sample) if _loads_masks(node) else None
@@ -83,12 +83,15 @@ def _is_whole(sample: DatasetSample) -> bool:
 
 def _used(sample: DatasetSample) -> Iterator[dict[str, Any]]:
     """The boxes that mmdet does not leave out, as far as the first images tell."""
-    images = {image['id']: image for image in sample.images or ()}
     classes = sample.dataset.metainfo.get('classes') or ()
     known = {kind.get('id') for kind in sample.categories if kind.get('name') in classes}
+    return (thing for thing in _with_area(sample) if thing['category_id'] in known)
+
+
+def _with_area(sample: DatasetSample) -> Iterator[dict[str, Any]]:
+    images = {image['id']: image for image in sample.images or ()}
     for thing in _read(sample):
-        image = images.get(thing['image_id'], {})
-        if thing['category_id'] in known and not is_unused(thing, image):
+        if not is_unused(thing, images.get(thing['image_id'], {})):
             yield thing
 
 

@@ -289,7 +289,7 @@ def test_a_box_that_is_not_used_needs_no_mask(detection: dict[str, Any], change:
     warnings_of('mmdet', masks(edited(detection, edit)))
 
 
-@pytest.mark.parametrize('change', [dict(bbox=[0.1, 0.1, 0.4, 0.5]), dict(category_id=9)])
+@pytest.mark.parametrize('change', [dict(bbox=[0.1, 0.1, 0.4, 0.5]), dict(area=0)])
 def test_boxes_none_of_which_is_used_are_no_training_data(
     detection: dict[str, Any], change: dict
 ) -> None:
