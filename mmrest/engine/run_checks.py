@@ -77,10 +77,11 @@ class ResumedSettingsHook(Hook):
                 'with its optimizer; load_from=CHECKPOINT without --resume begins with another'
             )
         loop = runner.train_loop
-        if loop.iter >= loop.max_iters:
+        # a loop of somebody's own may count otherwise
+        if getattr(loop, 'iter', 0) >= getattr(loop, 'max_iters', math.inf):
             runner.logger.warning(
                 f'nothing is left to train: the checkpoint has had {loop.iter} iterations '
-                f'({loop.epoch} epochs), and train_cfg asks for {loop.max_iters}'
+                f'({runner.epoch} epochs), and train_cfg asks for {loop.max_iters}'
             )
 
 
