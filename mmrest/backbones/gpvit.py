@@ -244,8 +244,9 @@ class GroupPropagationBlock(nn.Module):
 
     def _propagate(self, tokens: Tensor) -> Tensor:
         """(B, N, channels) -> (B, N, channels)."""
+        # shape[0], not len: a program that torch exports would hold for this batch size alone;
         # a sum, no view: without gradients torch's FLOP counter fails over a parameter's views
-        groups = self.group_token.to(tokens.dtype) + tokens.new_zeros(len(tokens), 1, 1)
+        groups = self.group_token.to(tokens.dtype) + tokens.new_zeros(tokens.shape[0], 1, 1)
         return self.ungroup(tokens, self.mixer(self.group(groups, tokens)))
 
 

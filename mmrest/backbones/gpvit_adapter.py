@@ -175,7 +175,7 @@ def sample(
         starts,
         torch.stack(list(locations), dim=3).contiguous(),
         torch.stack(list(weights), dim=3).contiguous(),
-        len(values[0]),
+        values[0].shape[0],
     )
     return sampled.unflatten(2, (values[0].shape[3], -1))
 

@@ -27,15 +27,13 @@ def fill_up(x: Tensor, step: int) -> Tensor:
 
 def crop(maps: Tensor, size: tuple[int, int], dims: tuple[int, int] = (2, 3)) -> Tensor:
     """The top left ``size`` of maps whose height and width are ``dims``, contiguous."""
-    for dim, length in zip(dims, size, strict=True):
-        if torch.compiler.is_exporting():
-            # a view would make the program depend on whether anything is cut off
-            maps = maps.index_select(dim, torch.arange(length, device=maps.device))
-        else:
-            maps = maps.narrow(dim, 0, length)
     if torch.compiler.is_compiling():
-        # a graph in which nothing is copied would hold for maps of which nothing is cut off alone
-        return maps.clone(memory_format=torch.contiguous_format)
+        # of a view, the program would hold for maps alone of which something is cut off, or nothing
+        for dim, length in zip(dims, size, strict=True):
+            maps = maps.index_select(dim, torch.arange(length, device=maps.device))
+        return maps
+    for dim, length in zip(dims, size, strict=True):
+        maps = maps.narrow(dim, 0, length)
     return maps.contiguous()
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from mmrest import CSWin, GPViT, MViTV2, Swin, TwinsSVT
+from mmrest import CSWin, MViTV2, Swin, TwinsSVT
 from mmrest.backbones import PyramidBackbone
 from mmrest.ops import blockwise, use_implementation
 from mmrest.ops.cpu import mlp
@@ -24,7 +24,7 @@ CASES = {family.__name__: (family, {}) for family in ROWS} | {
 }
 cases = pytest.mark.parametrize('case', CASES)
 # how many windows there are is a part of a program, and so are the rows of joint positions
-WINDOWED = MViTV2, TwinsSVT, CSWin, Swin, GPViT
+WINDOWED = MViTV2, TwinsSVT, CSWin, Swin
 ONE_SIZE = {'ResFormer in windows', 'MViTV2 joint'} | {
     case
     for case, (family, options) in CASES.items()
