@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,8 @@ class SeedIterationsHook(Hook):
     def before_train_epoch(self, runner: Runner) -> None:
         """Called by the runner before it takes the first batch."""
         _seed(runner, _DATA, runner.iter)
+        if runner.iter and hasattr(runner.train_loop, 'dataloader_iterator'):
+            runner.train_loop.dataloader_iterator = _SeededBatches(runner)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Called by the runner before each step."""
@@ -43,6 +46,27 @@ class SeedIterationsHook(Hook):
     def after_val(self, runner: Runner) -> None:
         """Called by the runner after a validation."""
         _seed(runner, _DATA, runner.iter)
+
+
+class _SeededBatches:
+    """What a resumed loop of iterations takes its batches from, which seeds before each.
+
+    The loop first takes, without a hook between, the batches that it has had.
+    """
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._batches = runner.train_loop.dataloader_iterator
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._batches, name)
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        _seed(self._runner, _DATA, self._runner.iter)
+        return next(self._batches)
 
 
 def _seed(runner: Runner, purpose: int, iteration: int) -> None:

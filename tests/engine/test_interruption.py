@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.optim import OptimWrapper
+from mmengine.runner.loops import _InfiniteDataloaderIterator
 
 from mmrest.engine.checkpointing import INTERRUPTED, newest_whole_checkpoint
 from mmrest.engine.run_checks import FiniteLossHook
@@ -77,6 +78,23 @@ def test_a_training_killed_at_a_checkpoint_goes_on_with_equal_losses(
     assert min(rest) == (10 if by_epoch else 9)
     assert {**first.losses, **rest} == {**first.losses, **expected}
     assert all(expected[step] == loss for step, loss in first.losses.items())
+
+
+def test_batches_that_a_resumed_loop_takes_once_more_change_no_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def take(batches: _InfiniteDataloaderIterator, count: int) -> None:
+        # as the original mmengine, and the maintained one where a loader cannot skip
+        for _ in range(count):
+            next(batches)
+
+    monkeypatch.setattr(_InfiniteDataloaderIterator, 'skip_iter', take, raising=False)
+    expected = train(make_runner(tmp_path / 'whole', False)).losses
+    with pytest.raises(Interrupted):
+        train(make_runner(tmp_path / 'ended', False), Watcher(7, ask()))
+    path = str(tmp_path / 'ended' / INTERRUPTED)
+    rest = train(make_runner(tmp_path / 'ended', False, resume_from=path)).losses
+    assert rest == {step: loss for step, loss in expected.items() if step >= 7}
 
 
 def test_a_checkpoint_within_an_epoch_says_how_far_it_is(tmp_path: Path) -> None:

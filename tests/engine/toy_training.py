@@ -12,6 +12,7 @@ from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from mmrest.checkpoints import use_safe_reader
 from mmrest.engine.checkpointing import use_safe_checkpoints
 from mmrest.engine.interruption import StopHook, use_resumable_epochs
 from mmrest.engine.randomness import SeedIterationsHook
@@ -92,6 +93,7 @@ def make_runner(
     for hook in (SeedIterationsHook(), StopHook()):
         runner.register_hook(hook)
     use_resumable_epochs(runner)
+    use_safe_reader()
     use_safe_checkpoints(runner)
     return runner
 

@@ -17,6 +17,7 @@ import torch
 from mmcv.cnn.utils import fuse_conv_bn
 from mmengine.model import convert_sync_batchnorm, revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
+from mmengine.utils import digit_version
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -75,6 +76,13 @@ def test_the_notebook_runs(inside: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert names['image'].shape == (640, 640, 3)
 
 
+# get_flops gives mmengine two arguments that exclude each other, browse a transposed picture
+_old_mmseg = pytest.mark.skipif(
+    digit_version(mmseg.__version__) < digit_version('1.3'),
+    reason="these scripts of the original mmsegmentation 1.2.2 fail with today's packages",
+)
+
+
 def script_of(package: object, name: str) -> Path:
     return Path(package.__file__).parent / '.mim/tools/analysis_tools' / name
 
@@ -83,9 +91,15 @@ def script_of(package: object, name: str) -> Path:
     ('package', 'config', 'name', 'arguments', 'shown'),
     [
         (mmdet, DETECTOR, 'get_flops.py', ['--num-images', '1'], 'Flops'),
-        (mmseg, SEGMENTOR, 'get_flops.py', ['--shape', '64', '96'], 'Flops'),
+        pytest.param(
+            *(mmseg, SEGMENTOR, 'get_flops.py', ['--shape', '64', '96'], 'Flops'),
+            marks=_old_mmseg,
+        ),
         (mmdet, DETECTOR, 'browse_dataset.py', ['--not-show', '--output-dir', 'browsed'], ''),
-        (mmseg, SEGMENTOR, 'browse_dataset.py', ['--not-show', '--output-dir', 'browsed'], ''),
+        pytest.param(
+            *(mmseg, SEGMENTOR, 'browse_dataset.py', ['--not-show', '--output-dir', 'browsed'], ''),
+            marks=_old_mmseg,
+        ),
     ],
     ids=['mmdet get_flops', 'mmseg get_flops', 'mmdet browse', 'mmseg browse'],
 )
