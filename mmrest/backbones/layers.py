@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from mmrest.ops import conv_tokens, linear, mlp, use_implementation
 from mmrest.ops.dispatch import is_reference, requested
 from mmrest.ops.relative import resize
+from mmrest.ops.tracing import is_exporting
 
 # Where a module keeps its hooks; torch keeps those of all modules under these names with _global.
 _HOOKS = '_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks'
@@ -46,7 +47,7 @@ def are_untouched(*modules: nn.Module) -> bool:
     That is, without hooks and without a ``forward`` of their own. While compiling, hooks are not
     asked for: a graph would depend on there being none.
     """
-    if any('forward' in vars(module) for module in modules):
+    if any('forward' in module.__dict__ for module in modules):
         return False
     if torch.compiler.is_compiling():
         return True
@@ -301,7 +302,7 @@ def as_tokens(maps: Tensor) -> Tensor:
 def _are_strides_compiled() -> bool:
     # inductor (torch 2.13) fails to tell that the strides of a view are in order where they are
     # expressions of a size that varies, or takes that size for a constant
-    return torch.compiler.is_compiling() and not torch.compiler.is_exporting()
+    return torch.compiler.is_compiling() and not is_exporting()
 
 
 def resize_positions(table: Tensor, grid: tuple[int, int], mode: str) -> Tensor:

@@ -10,6 +10,7 @@ file                   what it holds
 ``relative.py``        what tables of relative positions add to the logits
 ``windows.py``         windows of a map
 ``maps.py``            padding, cropping and averaging of maps
+``tracing.py``         whether torch exports a model
 ``deformable.py``      attention to a few places of maps
 ``convolution.py``     convolutions of token maps, for a compiler
 ``cpu/``               what is for processors alone: oneDNN's matmuls, the fused MLP

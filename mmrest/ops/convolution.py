@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from mmrest.ops.tracing import is_exporting
+
 
 def conv_tokens(
     x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int, groups: int
@@ -33,7 +35,7 @@ def conv_tokens(
     Returns:
         (B, h, w, out_channels).
     """
-    if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+    if torch.compiler.is_compiling() and not is_exporting():
         if torch.is_autocast_enabled(x.device.type):  # knows torch's own operators alone
             dtype = torch.get_autocast_dtype(x.device.type)
             x, weight, bias = (t if t is None else t.to(dtype) for t in (x, weight, bias))

@@ -28,6 +28,7 @@ from torch.autograd import forward_ad
 
 from mmrest.errors import InputError
 from mmrest.ops.cpu import matmul
+from mmrest.ops.tracing import is_exporting
 from mmrest.ops.triton.emsa import why_not_triton
 
 VARIABLE = 'MMREST_ATTENTION'
@@ -88,7 +89,7 @@ def choose_emsa(q: Tensor, k: Tensor, v: Tensor) -> str:
     """
     name = requested()
     # other runtimes know torch's own operators alone
-    if torch.compiler.is_exporting() or _needs_reference(name, q, k):
+    if is_exporting() or _needs_reference(name, q, k):
         return 'reference'
     if name != 'triton':
         return 'blockwise'
@@ -106,7 +107,7 @@ def is_reference(*tensors: Tensor) -> bool:
 
 def uses_onednn(x: Tensor) -> bool:
     """True if linear layers and MLPs of ``x`` are computed by oneDNN's matmuls."""
-    if torch.compiler.is_exporting() or requested() == 'reference':
+    if is_exporting() or requested() == 'reference':
         return False
     if not torch.compiler.is_compiling() and (not x.numel() or _is_looked_into()):
         return False

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmrest.ops.tracing import is_exporting
+
 
 def pad_map(x: Tensor, bottom: int, right: int, top: int = 0, left: int = 0) -> Tensor:
     """(B, H, W, C) with rows and columns of zeros around it."""
@@ -42,7 +44,7 @@ def adaptive_average(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
     What torch exports of it holds for the sizes alone that it saw.
     """
-    if not (torch.compiler.is_exporting() or torch.jit.is_tracing()):
+    if not (is_exporting() or torch.jit.is_tracing()):
         return F.adaptive_avg_pool2d(maps, size)
     rows, columns = (
         _averages(side, count, maps) for side, count in zip(maps.shape[2:], size, strict=True)

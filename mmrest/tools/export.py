@@ -173,7 +173,9 @@ def export(part: Exported, path: str, shape: tuple[int, int], torchscript: bool 
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter('ignore')
             if path.endswith('.pt2'):
-                program = torch.export.export(part, (images,), dynamic_shapes=(sizes,))
+                program = torch.export.export(
+                    part, (images,), dynamic_shapes=(sizes,), strict=False
+                )
                 torch.export.save(program, path)
             elif torchscript:
                 torch.onnx.export(

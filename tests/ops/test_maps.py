@@ -4,14 +4,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmrest.ops import adaptive_average, crop, fill_up, pad_map
+from mmrest.ops import adaptive_average, crop, fill_up, maps, pad_map
 
 
 def test_a_crop_is_the_top_left() -> None:
-    maps = torch.arange(2 * 3 * 4).view(1, 2, 3, 4)
-    assert torch.equal(crop(maps, (2, 3)), maps[:, :, :2, :3])
-    assert torch.equal(crop(maps, (1, 2), dims=(1, 2)), maps[:, :1, :2])
-    assert crop(maps, (2, 3)).is_contiguous()
+    x = torch.arange(2 * 3 * 4).view(1, 2, 3, 4)
+    assert torch.equal(crop(x, (2, 3)), x[:, :, :2, :3])
+    assert torch.equal(crop(x, (1, 2), dims=(1, 2)), x[:, :1, :2])
+    assert crop(x, (2, 3)).is_contiguous()
 
 
 def test_padding_is_zeros_around_a_map() -> None:
@@ -37,6 +37,6 @@ def test_an_exported_average_is_torchs(
     sides: tuple[tuple[int, int], tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     size, areas = sides
-    maps = torch.randn(2, 3, *size, dtype=torch.float64)
-    monkeypatch.setattr(torch.compiler, 'is_exporting', lambda: True)
-    torch.testing.assert_close(adaptive_average(maps, areas), F.adaptive_avg_pool2d(maps, areas))
+    x = torch.randn(2, 3, *size, dtype=torch.float64)
+    monkeypatch.setattr(maps, 'is_exporting', lambda: True)
+    torch.testing.assert_close(adaptive_average(x, areas), F.adaptive_avg_pool2d(x, areas))
