@@ -142,12 +142,14 @@ class ConvMLP(nn.Module):
     def _may_cut(self, x: Tensor) -> bool:
         """True in inference on a processor, if nobody would see that the map comes in strips."""
         return (
-            not torch.is_grad_enabled()
+            # first, since the count below would be a constant of the program
+            not torch.compiler.is_compiling()
+            and not torch.is_grad_enabled()
             and x.device.type == 'cpu'
             and can_fuse(self.fc1, self.fc2)
             and x.shape[:3].numel() * self.fc1.out_features > _STRIP_ELEMENTS
             and are_untouched(self.act1, self.conv, self.act2)
-            and not (torch.compiler.is_compiling() or is_reference(x))
+            and not is_reference(x)
         )
 
     def _in_strips(self, x: Tensor) -> Tensor:

@@ -37,17 +37,11 @@ from mmrest.engine.exporting import PARTS, Exported, exported_part
 from mmrest.errors import ArgumentParser, InputError, clear_errors
 from mmrest.inference import fuse
 
-TORCHSCRIPT = 'torchscript'
-# What torch 2.13 does not export for all sizes; it would take minutes to fail.
-NOT_EXPORTED = {
-    '.onnx': ('GPViTAdapter',),
-    '.pt2': ('GPViT', 'GPViTAdapter'),
-    # which takes what Python computes of sizes for constants
-    TORCHSCRIPT: (
-        *('CSWin', 'GPViT', 'GPViTAdapter', 'MViTV2', 'P2T', 'PVT'),
-        *('Swin', 'TwinsPCPVT', 'TwinsSVT'),
-    ),
-}
+# The older exporter takes what Python computes of sizes for constants.
+NOT_BY_TORCHSCRIPT = (
+    *('CSWin', 'GPViT', 'GPViTAdapter', 'MViTV2', 'P2T', 'PVT'),
+    *('Swin', 'TwinsPCPVT', 'TwinsSVT'),
+)
 TOLERANCE = 1e-4
 OTHER_SIZES = (1, 97, 161), (2, 160, 96), (1, 65, 230)
 
@@ -82,12 +76,12 @@ def main() -> None:
             require_onnx()
         elif args.torchscript:
             raise InputError(f'--torchscript writes ONNX, and {args.out} is to be a program')
-        way = TORCHSCRIPT if args.torchscript else Path(args.out).suffix
         require_new_file('OUT', args.out, args.force, '--force replaces it')
         shape = parse_shape(args.shape)
         cfg = config_from_arguments(args)
         require_model(cfg)
-        require_exportable(cfg, way)
+        if args.torchscript:
+            require_torchscript(cfg)
         require_files(cfg, args.checkpoint)
         forget_weights(cfg)
         with explain_config_errors(), DefaultScope.overwrite_default_scope(scope_of(cfg)):
@@ -138,18 +132,17 @@ def require_onnx() -> None:
         raise InputError(f'ONNX needs {" and ".join(missing)}: pip install {" ".join(missing)}')
 
 
-def require_exportable(cfg: Config, way: str) -> None:
-    """Check that a config's backbone is none of those that torch cannot export.
+def require_torchscript(cfg: Config) -> None:
+    """Check that a config's backbone is none of those that the older exporter does not take.
 
     Raises:
         InputError: It is.
     """
     family = (type_name(task_model(cfg).get('backbone')) or '').rpartition('.')[2]
-    if family in NOT_EXPORTED[way]:
-        others = [other for other, names in NOT_EXPORTED.items() if family not in names]
-        instead = f'; as {others[0]} it can' if others else ''
-        shown = 'by --torchscript' if way == TORCHSCRIPT else f'as {way}'
-        raise InputError(f'{family} cannot be exported {shown} for all image sizes{instead}')
+    if family in NOT_BY_TORCHSCRIPT:
+        raise InputError(
+            f'{family} cannot be exported by --torchscript for all image sizes; without it, it can'
+        )
 
 
 def export(part: Exported, path: str, shape: tuple[int, int], torchscript: bool = False) -> None:
@@ -231,9 +224,7 @@ def compare(part: nn.Module, path: str) -> float:
 
 def _runner(path: str) -> Callable[[Tensor], list[Tensor]]:
     if path.endswith('.pt2'):
-        # some programs have guards about strides that a single image does not meet; that they
-        # compute the same is what is tried here
-        return torch.export.load(path).module(check_guards=False)
+        return torch.export.load(path).module()
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])

@@ -18,17 +18,17 @@ from mmrest.errors import InputError
 from mmrest.lookup import get_config
 from mmrest.tools import export as export_tool
 from mmrest.tools.export import (
-    NOT_EXPORTED,
-    TORCHSCRIPT,
+    NOT_BY_TORCHSCRIPT,
     compare,
     export,
     export_checked,
-    require_exportable,
+    require_torchscript,
 )
 from tests.backbones.families import ROWS, build_tiny, randomize
 
 Run = Callable[..., subprocess.CompletedProcess]
-NOT_YET = NOT_EXPORTED
+TORCHSCRIPT = 'torchscript'
+WAYS = '.onnx', '.pt2', TORCHSCRIPT
 # programs of torch.export are in tests/backbones, too
 IN_EVERY_RUN = ('.onnx', 'ResTV2'), (TORCHSCRIPT, 'ResT')
 
@@ -53,9 +53,9 @@ def part_of(family: type[PyramidBackbone]) -> ExportedFeatures:
             marks=[] if (way, family.__name__) in IN_EVERY_RUN else pytest.mark.slow,
             id=f'{family.__name__} {way}',
         )
-        for way, missing in NOT_YET.items()
+        for way in WAYS
         for family in ROWS
-        if family.__name__ not in missing
+        if way != TORCHSCRIPT or family.__name__ not in NOT_BY_TORCHSCRIPT
     ],
 )
 def test_every_family_is_exported(way: str, family: type[PyramidBackbone], tmp_path: Path) -> None:
@@ -65,18 +65,10 @@ def test_every_family_is_exported(way: str, family: type[PyramidBackbone], tmp_p
     compare(part, path)
 
 
-@pytest.mark.parametrize(
-    ('family', 'way', 'said'),
-    [
-        ('Swin', TORCHSCRIPT, 'by --torchscript for all image sizes; as .onnx it can'),
-        ('GPViT', '.pt2', 'as .pt2 for all image sizes; as .onnx it can'),
-        ('GPViTAdapter', '.onnx', 'as .onnx for all image sizes'),
-    ],
-)
-def test_what_cannot_be_exported_is_named_at_once(family: str, way: str, said: str) -> None:
-    cfg = Config(dict(model=dict(backbone=dict(type=f'mmrest.{family}'))))
-    with pytest.raises(InputError, match=f'{family} cannot be exported {said}$'):
-        require_exportable(cfg, way)
+def test_what_the_older_exporter_cannot_export_is_named_at_once() -> None:
+    cfg = Config(dict(model=dict(backbone=dict(type='mmrest.Swin'))))
+    with pytest.raises(InputError, match=r'Swin cannot be exported by --torchscript .* without it'):
+        require_torchscript(cfg)
 
 
 def built(name: str, **options: object) -> nn.Module:
@@ -97,7 +89,7 @@ WHOLE = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', WHOLE)
-@pytest.mark.parametrize('way', ['.onnx', '.pt2', TORCHSCRIPT])
+@pytest.mark.parametrize('way', WAYS)
 def test_whole_models_are_exported(name: str, way: str, tmp_path: Path) -> None:
     suffix = '.onnx' if way == TORCHSCRIPT else way
     part, path = exported_part(built(name), 'model'), str(tmp_path / f'model{suffix}')
@@ -106,11 +98,8 @@ def test_whole_models_are_exported(name: str, way: str, tmp_path: Path) -> None:
     compare(part, path)
 
 
-EXPORTED = [family for family in ROWS if family.__name__ not in NOT_YET['.onnx']]
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize('family', EXPORTED)
+@pytest.mark.parametrize('family', ROWS)
 @pytest.mark.parametrize(
     ('base', 'more'),
     [
