@@ -6,10 +6,9 @@ the necks say of it names neither: ``expected input to have 64 channels``, or no
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from traceback import walk_tb
-from typing import Any
 
 from torch import nn
 
@@ -33,12 +32,18 @@ def explain_map_channels(model: nn.Module) -> Iterator[None]:
     except (AssertionError, IndexError, RuntimeError) as error:
         frames = (frame for frame, _ in walk_tb(error.__traceback__))
         at_work = {id(frame.f_locals.get('self')) for frame in frames}
-        if text := _difference(unwrap_model(model), at_work):
+        if text := find_difference(unwrap_model(model), at_work):
             raise InputError(text) from error
         raise
 
 
-def _difference(model: nn.Module, at_work: set[int]) -> str | None:
+def find_difference(model: nn.Module, at_work: Container[int] | None = None) -> str | None:
+    """What a neck or head takes and the backbone gives, if that is not the same.
+
+    Args:
+        model: A detector or segmentor.
+        at_work: Ids of the modules that are asked; None is all.
+    """
     backbone = getattr(model, 'backbone', None)
     if not isinstance(backbone, PyramidBackbone):
         return None
@@ -47,21 +52,24 @@ def _difference(model: nn.Module, at_work: set[int]) -> str | None:
     for name in names:
         reader = getattr(model, name, None)
         takes = getattr(reader, 'in_channels', None)
-        if id(reader) not in at_work or takes is None:
+        if takes is None or (at_work is not None and id(reader) not in at_work):
             continue
-        gives = _select(backbone.out_channels, getattr(reader, 'in_index', None))
-        if (takes if isinstance(takes, int) else list(takes)) != gives:
+        gives = _select(list(backbone.out_channels), getattr(reader, 'in_index', None))
+        start = getattr(reader, 'start_level', 0)  # mmdet's FPN reads no map before that
+        wanted = [takes] * len(gives) if isinstance(takes, int) else list(takes)
+        if wanted[start:] != gives[start:]:
+            number = gives[0] if isinstance(takes, int) and len(gives) == 1 else gives
             return (
                 f'model.{name} ({type(reader).__name__}) takes in_channels={takes}, and the '
                 f'backbone ({type(backbone).__name__}, out_indices={backbone.out_indices}) gives '
-                f'maps of {gives} channels: set model.{name}.in_channels={gives}'
+                f'maps of {number} channels: set model.{name}.in_channels={number}'
             )
     return None
 
 
-def _select(channels: Any, index: int | list[int] | None) -> int | list[int]:
+def _select(channels: list[int], index: int | Sequence[int] | None) -> list[int]:
     """Channels of the maps that a segmentor's head takes by ``in_index``."""
-    channels = list(channels)
-    if isinstance(index, int):
-        return channels[index]
-    return channels if index is None else [channels[i] for i in index]
+    indices = [index] if isinstance(index, int) else index
+    if indices is None or max(indices) >= len(channels):
+        return channels
+    return [channels[i] for i in indices]

@@ -21,6 +21,7 @@ from mmrest.commands.cli import add_config_arguments, config_from_arguments, par
 from mmrest.commands.config import find_config, require_model
 from mmrest.commands.config_errors import explain_config_errors
 from mmrest.config_nodes import iterate_dicts, scope_of, task_model
+from mmrest.engine.map_channels import find_difference
 from mmrest.errors import ArgumentParser, InputError, clear_errors
 from mmrest.multires.sweep import find_resize
 
@@ -79,6 +80,8 @@ def describe(cfg: Any, shape: tuple[int, int]) -> dict[str, str]:
     }
     if isinstance(backbone, nn.Module):
         facts |= _describe_backbone(backbone, shape, whole)
+    if difference := find_difference(model):
+        facts['will fail'] = difference
     weights = [node['checkpoint'] for node in iterate_dicts(cfg.model) if node.get('checkpoint')]
     weights += [cfg.load_from] if cfg.get('load_from') else []
     facts['starts from'] = ', '.join(weights) or 'random weights'

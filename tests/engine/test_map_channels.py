@@ -10,7 +10,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from mmrest import ResT
-from mmrest.engine.map_channels import explain_map_channels
+from mmrest.engine.map_channels import explain_map_channels, find_difference
 from mmrest.errors import InputError
 from tests.backbones.families import build_tiny
 
@@ -79,6 +79,7 @@ def test_what_a_neck_does_not_use_may_be_anything() -> None:
         in_channels=[99, 16],
     )
     run(model)
+    assert find_difference(model) is None
 
 
 @pytest.mark.parametrize('error', [RuntimeError('out of memory'), AssertionError()])

@@ -110,6 +110,12 @@ def test_info_takes_the_configs_own_size(run: Run) -> None:
     assert '512x512' in run('info', 'upernet_rest_small_ade20k').stdout
 
 
+def test_info_tells_that_a_neck_does_not_fit(run: Run) -> None:
+    options = '--cfg-options', 'model.neck.in_channels=[64,128,256]'
+    said = run('info', 'retinanet_rest_lite_shapes', *options).stdout
+    assert 'will fail: model.neck (FPN) takes in_channels=[64, 128, 256], and the backbone' in said
+
+
 def test_sweep_says_what_it_tests(run: Run) -> None:
     said = ' '.join(run('sweep', '--help').stdout.split())
     assert 'at several resolutions: by default at 0.5, 0.7, 1.4, 2.0 times' in said
