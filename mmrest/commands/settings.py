@@ -11,6 +11,7 @@ from numbers import Real
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.optim import DefaultOptimWrapperConstructor
 from mmengine.registry import OPTIMIZERS
 
 from mmrest.commands.config_errors import unknown_type
@@ -20,6 +21,8 @@ from mmrest.errors import InputError, did_you_mean
 
 # in which val_interval divides the epochs or iterations
 _LOOPS = 'EpochBasedTrainLoop', 'IterBasedTrainLoop', 'ResumableEpochLoop'
+# which ask for a weight decay where it is multiplied
+_CONSTRUCTORS = 'DefaultOptimWrapperConstructor', 'LayerDecayOptimWrapperConstructor'
 # of optimizers and schedules
 _NUMBERS = (
     *('lr', 'weight_decay', 'momentum', 'eps', 'lr_mult', 'decay_mult', 'accumulative_counts'),
@@ -75,6 +78,22 @@ def _require_known_optimizers(cfg: Config) -> None:
             with OPTIMIZERS.switch_scope_and_registry(scope_of(cfg)) as registry:
                 if registry.get(name) is None:
                     raise InputError(unknown_type(name, registry))
+        _require_weight_decay(node)
+
+
+def _require_weight_decay(optim_wrapper: Mapping) -> None:
+    paramwise = optim_wrapper.get('paramwise_cfg')
+    constructor = str(optim_wrapper.get('constructor', _CONSTRUCTORS[0])).rpartition('.')[2]
+    if not paramwise or 'optimizer' not in optim_wrapper or constructor not in _CONSTRUCTORS:
+        return
+    try:
+        DefaultOptimWrapperConstructor(dict(optim_wrapper), paramwise)
+    except ValueError as error:
+        if 'base_wd' in str(error):
+            raise InputError(
+                'optim_wrapper.paramwise_cfg multiplies the weight decay of some parameters, and '
+                'optim_wrapper.optimizer has none: set its weight_decay (0 if there shall be none)'
+            ) from error
 
 
 def _require_numbers(cfg: Config, place: str) -> None:

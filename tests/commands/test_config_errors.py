@@ -113,6 +113,10 @@ def small(**options: object) -> Config:
         ),
         (dict(train_cfg__max_epochs='two'), "train_cfg.max_epochs='two' is text"),
         (dict(optim_wrapper__optimizer__type='Adamw'), 'Adamw is no optimizer .*mean AdamW'),
+        (
+            dict(optim_wrapper__optimizer=dict(_delete_=True, type='SGD', lr=0.1)),
+            'multiplies the weight decay .* has none: set its weight_decay',
+        ),
         (dict(optim_wrapper__optimizer__lr='4e-4'), r"optim_wrapper: lr='4e-4' is text; .*1\.0e-3"),
         (dict(optim_wrapper__clip_grad__max_norm='abc'), "clip_grad.max_norm='abc' is no number"),
         (dict(param_scheduler__0__end='8'), "param_scheduler: end='8' is text"),
@@ -142,6 +146,10 @@ def test_a_training_of_no_length_is_told(
         dict(optim_wrapper__optimizer__type='torch.optim.AdamW'),
         dict(optim_wrapper__optimizer__type=torch.optim.AdamW),
         dict(train_cfg__val_interval=2),
+        dict(
+            optim_wrapper__optimizer=dict(_delete_=True, type='SGD', lr=0.1),
+            optim_wrapper__constructor='my_package.MyConstructor',
+        ),
     ],
 )
 def test_what_mmengine_takes_is_taken(options: dict) -> None:
