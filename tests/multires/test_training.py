@@ -18,6 +18,7 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
 from mmrest.engine.valid_sizes import use_valid_sizes
+from mmrest.errors import InputError
 from mmrest.multires import MultiResolutionDDP, ScaleConsistencyLoss, resizing
 from mmrest.multires.training import _features
 from tests.multires import two_processes
@@ -256,6 +257,31 @@ def test_models_that_need_multiples_get_them() -> None:
     model = multi(config, size_divisor=32)
     model.backbone.register_forward_pre_hook(take_multiples_of_32)
     model(**preprocess(model, 'segmentation'), mode='loss')
+
+
+@pytest.mark.parametrize(
+    ('error', 'width', 'raised', 'said'),
+    [
+        (AssertionError(), 70, InputError, '^AssertionError\n.*scale 0.7, where the images are'),
+        (RuntimeError('CUDA out of memory'), 70, RuntimeError, '^CUDA out of memory$'),
+        # of the images as they are
+        (RuntimeError('a bug'), 96, RuntimeError, '^a bug$'),
+    ],
+)
+def test_what_the_model_says_is_told_with_the_scale(
+    error: Exception, width: int, raised: type[Exception], said: str
+) -> None:
+    def fail(backbone: nn.Module, inputs: tuple[Tensor]) -> None:
+        if inputs[0].shape[-1] <= width:
+            raise error
+
+    config = TASKS['segmentation']()
+    config['data_preprocessor'].pop('size_divisor')
+    config['data_preprocessor']['size'] = (64, 96)
+    model = multi(config)
+    model.backbone.register_forward_pre_hook(fail)
+    with pytest.raises(raised, match=f'(?s){said}'):
+        model(**preprocess(model, 'segmentation'), mode='loss')
 
 
 def test_all_at_once_is_refused_where_it_should_be_in_turn() -> None:
