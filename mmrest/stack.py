@@ -6,6 +6,8 @@ import importlib
 import importlib.util
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from itertools import pairwise
+from pathlib import Path
 
 # The two distributions with the same import names: (onedl's, the original).
 _DISTRIBUTIONS = {
@@ -18,9 +20,10 @@ _MIN_TORCH = (2, 6)
 
 
 def is_asked_by_doctor() -> bool:
-    """True in ``python -m mmrest doctor``."""
+    """True in ``python -m mmrest doctor`` and ``mmrest doctor``."""
     given = sys.orig_argv
-    return any(given[i : i + 3] == ['-m', 'mmrest', 'doctor'] for i in range(len(given)))
+    asked = [before for before, argument in pairwise(given) if argument == 'doctor']
+    return any(Path(before).stem == 'mmrest' for before in asked)
 
 
 class BrokenStackError(ImportError):

@@ -104,3 +104,21 @@ def test_backbones_need_neither_mmdet_nor_mmseg() -> None:
         check=False,
     )
     assert result.stdout.strip().endswith('4'), result.stderr
+
+
+@pytest.mark.parametrize(
+    ('given', 'asked'),
+    [
+        ('python -m mmrest doctor', True),
+        ('python -X dev -m mmrest doctor --json', True),
+        ('python /opt/venv/bin/mmrest doctor', True),
+        ('python C:/venv/Scripts/mmrest.exe doctor', True),
+        ('python -m mmrest train doctor', False),
+        ('python train.py', False),
+    ],
+)
+def test_the_doctor_is_called_before_anything_is_checked(
+    given: str, asked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, 'orig_argv', given.split())
+    assert stack.is_asked_by_doctor() is asked

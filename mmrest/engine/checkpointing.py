@@ -74,6 +74,7 @@ class SafeCheckpointHook(CheckpointHook):
         Raises:
             InputError: An option of the hook is known to nobody.
         """
+        write_whole_files()
         require_saving_options(self, runner)
         super().before_train(runner)
         if runner.rank or not os.path.isdir(self.out_dir):
@@ -131,9 +132,14 @@ class SafeCheckpointHook(CheckpointHook):
             self.file_backend = backend
 
 
+def write_whole_files() -> None:
+    """Make mmengine write every local file atomically."""
+    register_backend('local', AtomicBackend, force=True, prefixes='')
+
+
 def use_safe_checkpoints(runner: Runner) -> None:
     """Make mmengine write every local file atomically, and its own checkpoint hook a safe one."""
-    register_backend('local', AtomicBackend, force=True, prefixes='')
+    write_whole_files()
     for hook in runner.hooks:
         if isinstance(hook, CheckpointHook):
             require_saving_options(hook, runner)

@@ -76,6 +76,8 @@ def choose_attention(q: Tensor, k: Tensor) -> str:
     name = requested()
     if _needs_reference(name, q, k):
         return 'reference'
+    if is_exporting():  # other runtimes know torch's own operators alone
+        return 'sdpa'
     if name == 'blockwise' or (name == 'auto' and _blockwise_beats_sdpa(q, k)):
         return 'blockwise'
     return 'sdpa'

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.fileio import LocalBackend, get_file_backend, register_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
@@ -121,6 +122,13 @@ def test_there_is_a_whole_checkpoint_at_every_moment(
     assert len(there) == 3
     assert all(there[1:]), 'the old one was removed before the new one was written'
     assert [path.name for path in tmp_path.glob('run/*.pth')] == ['epoch_3.pth']
+
+
+def test_the_hook_alone_writes_whole_files(tmp_path: Path) -> None:
+    runner = make_runner(tmp_path / 'run', True)
+    register_backend('local', LocalBackend, force=True, prefixes='')
+    train(runner)
+    assert isinstance(get_file_backend(str(tmp_path)), AtomicBackend)
 
 
 def test_what_a_killed_run_left_is_cleared(tmp_path: Path) -> None:

@@ -94,6 +94,17 @@ def test_plain_attention_equals_the_literal_form_with_all_gradients(
     assert_same_with_gradients(by(name, attention, *args), literal_plain(*args), args)
 
 
+@pytest.mark.parametrize('name', ['auto', 'blockwise'])
+def test_what_is_exported_is_made_of_torchs_operators_whatever_is_asked_for(name: str) -> None:
+    class Attention(torch.nn.Module):
+        def forward(self, q: torch.Tensor) -> torch.Tensor:
+            return attention(q, q, q)
+
+    with use_implementation(name):
+        program = torch.export.export(Attention(), (torch.randn(1, 2, 300, 8),), strict=False)
+    assert 'mmrest' not in str(program.graph)
+
+
 def test_what_is_fastest_on_a_processor_equals_the_literal_form() -> None:
     # more elements than fused attention is better at
     args = [torch.randn(1, 2, 1000, 16, requires_grad=True) for _ in range(3)]
