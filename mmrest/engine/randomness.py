@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -60,9 +59,6 @@ class _SeededBatches:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._batches, name)
-
-    def __iter__(self) -> Iterator[Any]:
-        return self
 
     def __next__(self) -> Any:
         _seed(self._runner, _DATA, self._runner.iter)

@@ -102,3 +102,17 @@ def test_a_history_keeps_its_length(tmp_path: Path) -> None:
         read = settle(torch.load(tmp_path / 'epoch_1.pth', weights_only=True))['loss']
     read.update(4.0)
     np.testing.assert_array_equal(read.data[0], [2.0, 3.0, 4.0])
+
+
+FIELDS = np.zeros(2, [('a', 'f4'), ('b', 'i4')])
+
+
+@pytest.mark.parametrize('value', [FIELDS, FIELDS[0], np.array([1, None])], ids=repr)
+@pytest.mark.parametrize('protocol', [2, 5])
+def test_arrays_of_anything_but_numbers_and_text_are_refused(
+    value: Any, protocol: int, tmp_path: Path
+) -> None:
+    file = tmp_path / 'model.pkl'
+    file.write_bytes(pickle.dumps({'model': {'weight': value}}, protocol=protocol))
+    with pytest.raises(CheckpointError, match=r'numpy\.'):
+        read_checkpoint(str(file))

@@ -49,3 +49,11 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r'--out-dir .*run\.py is a file, not a folder'):
         make_folder('--out-dir', file)
     assert file.read_text() == 'kept'
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / ('long' * 100)
+    with pytest.raises(InputError, match=r'--out-dir .* cannot be used: .*too long'):
+        make_folder('--out-dir', folder)
+    with pytest.raises(InputError, match=r'the work directory .* cannot be used: .*too long'):
+        require_writable(folder)

@@ -67,6 +67,7 @@ def test_the_long_side_follows(resolution: Resolution, scale: tuple, keeps: bool
     resolution.apply_to(resize)
     assert tuple(resize.scale) == scale
     assert resize.keep_ratio == keeps
+    assert str(resolution) == (str(resolution.short_side) if keeps else '{}x{}'.format(*scale))
 
 
 @pytest.mark.parametrize('name', ['retinanet_rest_small_coco', 'upernet_rest_small_ade20k'])

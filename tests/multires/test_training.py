@@ -259,6 +259,15 @@ def test_models_that_need_multiples_get_them() -> None:
     model(**preprocess(model, 'segmentation'), mode='loss')
 
 
+def test_the_preprocessor_of_a_config_is_the_models() -> None:
+    # mmseg's base configs name it beside the model
+    config = TASKS['segmentation']()
+    beside = config.pop('data_preprocessor')
+    model = multi(config, data_preprocessor=dict(beside, size_divisor=64))
+    assert type(model.data_preprocessor).__name__ == 'SegDataPreProcessor'
+    assert model.data_preprocessor.size_divisor == 64
+
+
 @pytest.mark.parametrize(
     ('error', 'width', 'raised', 'said'),
     [

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.utils.flop_counter import FlopCounterMode
 
 from mmrest.errors import InputError
 from mmrest.ops import (
@@ -304,3 +305,18 @@ def test_forward_mode_sees_through_linear_layers_and_mlps() -> None:
     torch.testing.assert_close(found, expected)
     found = torch.func.jvp(lambda x: linear(x, w1), (x,), (tangent,))[1]
     torch.testing.assert_close(found, tangent @ w1.T)
+
+
+@pytest.mark.parametrize('name', ['blockwise', 'reference'])
+def test_products_are_counted_as_torch_counts_them(name: str) -> None:
+    """By hand: two products forward and four backward; a mix and its two gradients."""
+    batch, heads, queries, keys, width = 2, 3, 40, 11, 5
+    q = torch.randn(batch, heads, queries, width, requires_grad=True)
+    k, v = (torch.randn(batch, heads, keys, width, requires_grad=True) for _ in range(2))
+    mix = torch.randn(heads, heads, requires_grad=True)
+    pairs = batch * heads * queries * keys
+    product, mixing = 2 * pairs * width, 2 * pairs * heads
+    with FlopCounterMode(display=False) as counter, use_implementation(name):
+        emsa(q, k, v, mix).sum().backward()
+    again = product + mixing if name == 'blockwise' else 0  # the logits are not stored
+    assert counter.get_total_flops() == 6 * product + again + 3 * mixing
