@@ -88,6 +88,8 @@ def _require_weight_decay(optim_wrapper: Mapping) -> None:
         return
     try:
         DefaultOptimWrapperConstructor(dict(optim_wrapper), paramwise)
+    except TypeError:
+        return  # what it is, is said where it is built
     except ValueError as error:
         if 'base_wd' in str(error):
             raise InputError(

@@ -150,6 +150,8 @@ def test_a_training_of_no_length_is_told(
             optim_wrapper__optimizer=dict(_delete_=True, type='SGD', lr=0.1),
             optim_wrapper__constructor='my_package.MyConstructor',
         ),
+        # is told with its place where it is built
+        dict(optim_wrapper__paramwise_cfg=dict(_delete_=True, custom_keys=['backbone'])),
     ],
 )
 def test_what_mmengine_takes_is_taken(options: dict) -> None:
