@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import pickle
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -64,13 +64,41 @@ FEWER = {
 MVITV2_DETECTION = dict(tiny='tiny', small='small', base='base', large='large_cls', huge='huge_cls')
 
 
-@lru_cache(maxsize=1)
-def authors_weights(name: str) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:
-    """What was recorded, the authors' ImageNet weights and the norms that detection adds."""
+Weights = tuple[dict[str, Tensor], dict[str, Tensor]]
+
+
+def authors_weights(name: str) -> Weights:
+    """The authors' ImageNet weights and the norms that detection adds."""
+    # the largest model's are not kept: 5 GB, beside the file's and the model's
+    return (_make_weights if 'huge' in name else _keep_weights)(name)
+
+
+def _make_weights(name: str) -> Weights:
     record = recorded.read(name)
     imagenet = recorded.weights(record['checkpoint'], record['seed'])
-    norms = recorded.weights(record.get('output_norms', {}), record['seed'])
-    return record, imagenet, norms
+    return imagenet, recorded.weights(record.get('output_norms', {}), record['seed'])
+
+
+_keep_weights = lru_cache(maxsize=1)(_make_weights)
+
+
+def load_authors_weights(
+    model: PyramidBackbone,
+    name: str,
+    file: Path,
+    with_norms: bool = False,
+    write: Callable[[dict[str, Tensor], Path], None] | None = None,
+) -> None:
+    """Loads what the authors' file of a model would hold into ours, by way of such a file."""
+    imagenet, norms = authors_weights(name)
+    (write or _write_pth)({**imagenet, **(norms if with_norms else {})}, file)
+    del imagenet, norms
+    load_pretrained(model, str(file))
+    file.unlink()
+
+
+def _write_pth(weights: dict[str, Tensor], file: Path) -> None:
+    torch.save({'model': weights}, file)
 
 
 def test_every_published_variant_is_recorded() -> None:
@@ -91,15 +119,12 @@ def test_every_published_variant_is_recorded() -> None:
 def test_computes_what_the_authors_model_computes(
     prefix: str, arch: str, out_norm: str, pixels: float, tmp_path: Path
 ) -> None:
-    record, imagenet, norms = authors_weights(f'{prefix}_{arch}')
-    state = imagenet if out_norm == 'none' else {**imagenet, **norms}
-    file = tmp_path / 'authors.pth'
-    torch.save({'model': state}, file)
+    name = f'{prefix}_{arch}'
     model = STAGED[prefix](arch, out_norm=out_norm).double().eval()
-    load_pretrained(model, str(file))
-    file.unlink()
+    load_authors_weights(model, name, tmp_path / 'authors.pth', with_norms=out_norm != 'none')
     tolerance = FLOAT32_TOLERANCE.get((prefix, arch), 1e-4)
-    assert_computes(model, record, out_norm, FEWER.get((prefix, arch), 5), pixels, tolerance)
+    count = FEWER.get((prefix, arch), 5)
+    assert_computes(model, recorded.read(name), out_norm, count, pixels, tolerance)
 
 
 def assert_computes(
@@ -137,14 +162,11 @@ def assert_computes_cases(
 
 @pytest.mark.parametrize(('arch', 'pixels'), tiers(ResFormer.variants))
 def test_computes_what_resformer_computes(arch: str, pixels: float, tmp_path: Path) -> None:
-    record, imagenet, _ = authors_weights(f'resformer_{arch}')
-    file = tmp_path / 'authors.pth'
-    torch.save({'model': imagenet}, file)
+    record = recorded.read(f'resformer_{arch}')
     raw = ResFormer(arch, pyramid=None, out_norm='none').double().eval()
     normed = ResFormer(arch, pyramid=None, taps=(11,), out_indices=(0,)).double().eval()
     for model in (raw, normed):
-        load_pretrained(model, str(file))
-    file.unlink()
+        load_authors_weights(model, f'resformer_{arch}', tmp_path / 'authors.pth')
     assert len(record['cases']) == 5
     for dtype, tolerated in ((torch.float64, 1e-9), (torch.float32, 1e-4)):
         for case in of_size(record['cases'], pixels):
@@ -168,12 +190,12 @@ def mvitv2_cases(name: str) -> int:
 def test_computes_what_mvitv2_computes_in_classification(
     arch: str, pixels: float, tmp_path: Path
 ) -> None:
-    record, imagenet, _ = authors_weights(f'mvitv2_{arch}')
-    file = tmp_path / 'authors.pyth'
-    torch.save({'epoch': 0, 'model_state': imagenet, 'cfg': ''}, file)
+    def write(weights: dict[str, Tensor], file: Path) -> None:
+        torch.save({'epoch': 0, 'model_state': weights, 'cfg': ''}, file)
+
     model = MViTV2(arch, attention='pooling', out_norm='none').double().eval()
-    load_pretrained(model, str(file))
-    file.unlink()
+    load_authors_weights(model, f'mvitv2_{arch}', tmp_path / 'authors.pyth', write=write)
+    record = recorded.read(f'mvitv2_{arch}')
     assert_computes(model, record, 'none', mvitv2_cases(arch), pixels)
 
 
@@ -183,15 +205,15 @@ def test_computes_what_mvitv2_computes_in_classification(
 def test_computes_what_mvitv2_computes_in_detection(
     name: str, out_norm: str, pixels: float, tmp_path: Path
 ) -> None:
-    record, imagenet, norms = authors_weights(f'mvitv2_{name}_det')
-    file = tmp_path / 'detectron2.pkl'
-    weights = imagenet if out_norm == 'none' else {**imagenet, **norms}
-    state = {f'backbone.bottom_up.{key}': value.numpy() for key, value in weights.items()}
-    state['backbone.fpn_lateral2.weight'] = np.zeros((1, 1, 1, 1))
-    file.write_bytes(pickle.dumps({'model': state, '__author__': 'MViTv2'}))
+    def write(weights: dict[str, Tensor], file: Path) -> None:
+        state = {f'backbone.bottom_up.{key}': value.numpy() for key, value in weights.items()}
+        state['backbone.fpn_lateral2.weight'] = np.zeros((1, 1, 1, 1))
+        with file.open('wb') as out:
+            pickle.dump({'model': state, '__author__': 'MViTv2'}, out)
+
     model = MViTV2(MVITV2_DETECTION[name], out_norm=out_norm).double().eval()
-    load_pretrained(model, str(file))
-    file.unlink()
+    record, file = recorded.read(f'mvitv2_{name}_det'), tmp_path / 'detectron2.pkl'
+    load_authors_weights(model, f'mvitv2_{name}_det', file, out_norm != 'none', write)
     assert_computes(model, record, out_norm, mvitv2_cases(name), pixels)
 
 
@@ -229,7 +251,8 @@ DEFAULTS = {
 def test_computes_what_the_authors_models_compute_in_every_reading(
     family: type[PyramidBackbone], arch: str, pixels: float, of: str, tmp_path: Path
 ) -> None:
-    record, imagenet, norms = authors_weights(f'{ROWS[family].record}_{arch}')
+    name = f'{ROWS[family].record}_{arch}'
+    record = recorded.read(name)
     groups: dict[str, list[dict[str, Any]]] = {}
     for case in record['cases']:
         is_default = reading(family, case) == DEFAULTS[family]
@@ -239,10 +262,7 @@ def test_computes_what_the_authors_models_compute_in_every_reading(
     for cases in groups.values():
         cases = of_size(cases, pixels) if of == 'default' else cases
         options = reading(family, cases[0])
-        file = tmp_path / 'authors.pth'
         with_norms = options.get('stage_norm') or options.get('out_norm') == 'branch'
-        torch.save({'model': {**imagenet, **(norms if with_norms else {})}}, file)
         model = family(arch, **options).double().eval()
-        load_pretrained(model, str(file))
-        file.unlink()
+        load_authors_weights(model, name, tmp_path / 'authors.pth', with_norms)
         assert_computes_cases(model, record['seed'], cases)

@@ -16,7 +16,9 @@ import torch
 from mmrest import ResT
 from mmrest.backbones import BACKBONES
 from mmrest.checkpoints import CheckpointError, CheckpointNotFoundError, load_pretrained
+from mmrest.checkpoints import download as fetching
 from mmrest.checkpoints import published as module
+from mmrest.checkpoints.download import download, download_from_drive
 from mmrest.checkpoints.published import find_published, local_file, obtain, published
 
 # as families.py's, small
@@ -225,6 +227,45 @@ def test_files_on_google_drive_are_left_to_gdown(
     monkeypatch.setitem(sys.modules, 'gdown', SimpleNamespace(download=download))
     assert Path(obtain(weights.name)).read_bytes() == b'weights'
     assert asked == dict(id=weights.drive_id, resume=True)
+
+
+def test_what_google_drive_refuses_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: object) -> None:
+        raise RuntimeError('Too many users have viewed or downloaded this file recently')
+
+    for answer, said in ((refuse, 'Too many users'), (lambda **_: None, 'gdown cannot fetch it')):
+        monkeypatch.setitem(sys.modules, 'gdown', SimpleNamespace(download=answer))
+        with pytest.raises(CheckpointNotFoundError, match=said):
+            obtain('twinssvt_small')
+    assert not list(folder.glob('*.pth'))
+
+
+def test_what_another_process_fetched_meanwhile_is_taken(
+    server: Server, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, 'gdown', SimpleNamespace(download=None))
+    target = folder / 'there.pth'
+    folder.mkdir()
+    target.write_bytes(b'weights')
+    download(server.url, target)
+    download_from_drive('an id', target)
+    assert target.read_bytes() == b'weights'
+    assert server.ranges == []
+
+
+def test_a_long_download_says_how_far_it_is(
+    server: Server, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    server.content = bytes(4 * 10**6)
+    seconds = iter([0, 0, *range(1, 100)])
+    monkeypatch.setattr(fetching, '_SECONDS_BETWEEN_REPORTS', 2)
+    monkeypatch.setattr(fetching, 'time', SimpleNamespace(monotonic=lambda: next(seconds)))
+    download(server.url, folder / 'large.pth')
+    # 1 MiB a second: after two of them half is there, and after four all
+    assert capsys.readouterr().err.splitlines() == [
+        'large.pth: 2 of 4 MB, 1.0 MB/s, 2 s left',
+        'large.pth: 4 of 4 MB, 1.0 MB/s, 0 s left',
+    ]
 
 
 def test_the_folder_is_the_caches_by_default(

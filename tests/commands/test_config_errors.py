@@ -22,7 +22,13 @@ class Broken:
         raise TypeError('a bug of its own')
 
 
+class CallsWrongly:
+    def __init__(self) -> None:
+        raise TypeError("forward() got an unexpected keyword argument 'mode'")
+
+
 MODELS.register_module('BrokenOfTheTest', module=Broken)
+MODELS.register_module('CallsWronglyOfTheTest', module=CallsWrongly)
 KINDS = ['ResT', 'ResTV2', 'ResFormer']
 
 
@@ -95,6 +101,12 @@ def test_errors_of_a_run_keep_their_traceback(error: Exception) -> None:
     with pytest.raises(type(error)) as raised, explain_config_errors():
         raise error
     assert raised.value is error
+
+
+def test_an_argument_that_the_config_did_not_give_is_no_fault_of_it() -> None:
+    with pytest.raises(TypeError, match="'mode'") as raised, explain_config_errors():
+        MODELS.build(dict(type='CallsWronglyOfTheTest'))
+    assert not isinstance(raised.value, InputError)
 
 
 def small(**options: object) -> Config:

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 from mmengine.config import Config
 
-from mmrest.commands import load_config, prepare_data
+from mmrest.commands import load_config, prepare_data, require_usable_data
 from mmrest.commands.data_check import require_workers
+from mmrest.datasets import CLASSES
 from mmrest.errors import InputError
 from tests.conftest import ROOT
 
@@ -107,3 +109,37 @@ def test_the_built_in_data_set_overwrites_nothing(tmp_path: Path) -> None:
 def test_an_unknown_option_of_a_loader_is_named() -> None:
     with pytest.raises(InputError, match='no option batchsize; did you mean batch_size'):
         require_workers(dict(batchsize=2, num_workers=1), 'train')
+
+
+def test_loaders_that_read_ahead_need_workers() -> None:
+    require_workers(dict(num_workers=2, prefetch_factor=4, persistent_workers=True), 'train')
+    with pytest.raises(InputError, match=r'prefetch_factor=4 needs num_workers of 1 or more'):
+        require_workers(dict(num_workers=0, prefetch_factor=4), 'train')
+
+
+def test_a_segmentors_folder_without_images_is_named(tmp_path: Path) -> None:
+    cfg = Config.fromfile(ROOT / 'configs/upernet_restv2_tiny_ade20k.py')
+    cfg.train_dataloader.dataset.data_root = str(tmp_path)
+    images = tmp_path / 'images/training'
+    with pytest.raises(InputError, match=rf'{images} .* PROBLEM: missing'):
+        prepare_data(cfg, ['train'])
+    images.mkdir(parents=True)
+    with pytest.raises(InputError, match=rf'{images} .* PROBLEM: holds no files'):
+        prepare_data(cfg, ['train'])
+
+
+@pytest.mark.parametrize('drops', [True, False])
+def test_annotations_without_objects_are_told_where_their_images_are_left_out(
+    coco: Path, drops: bool
+) -> None:
+    annotations = coco / 'annotations/instances_train2017.json'
+    content = json.loads(annotations.read_text())
+    annotations.write_text(json.dumps({**content, 'annotations': []}))
+    cfg = load_config(RETINANET, data_root=str(coco))
+    cfg.train_dataloader.dataset.filter_cfg = dict(filter_empty_gt=drops)
+    cfg.train_dataloader.dataset.metainfo = dict(classes=CLASSES)
+    if drops:
+        with pytest.raises(InputError, match=r'instances_train2017\.json has no annotations, and'):
+            require_usable_data(cfg, ['train'])
+    else:
+        require_usable_data(cfg, ['train'])

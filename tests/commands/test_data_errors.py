@@ -118,6 +118,19 @@ def test_a_batch_that_does_not_fit_together_is_named(error: Exception, said: str
         run_iter(dict(data_samples=samples))
 
 
+def test_other_errors_of_a_step_are_as_they_were() -> None:
+    error = RuntimeError('mat1 and mat2 shapes cannot be multiplied')
+    with pytest.raises(RuntimeError) as caught, explain_data_errors(SimpleNamespace()):
+        raise error
+    assert caught.value is error
+    # and without a batch nobody can be named
+    with (
+        pytest.raises(InputError, match=r'Images of the batch: unknown'),
+        explain_data_errors(SimpleNamespace()),
+    ):
+        raise RuntimeError('stack expects each tensor to be equal size, but got [1]')
+
+
 def test_a_data_set_of_which_nothing_is_left_is_explained() -> None:
     from mmdet.datasets import CocoDataset
 

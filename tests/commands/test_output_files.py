@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from mmrest.commands.output_files import make_folder, require_writable, sole_training
 from mmrest.errors import InputError
@@ -57,3 +60,24 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         make_folder('--out-dir', folder)
     with pytest.raises(InputError, match=r'the work directory .* cannot be used: .*too long'):
         require_writable(folder)
+
+
+def test_a_folder_that_cannot_be_written_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, 'access', lambda path, mode: False)  # root may write everywhere
+    with pytest.raises(InputError, match=f'--out-dir {tmp_path} cannot be written'):
+        make_folder('--out-dir', tmp_path)
+
+
+def test_a_file_system_without_locks_is_no_obstacle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(lock: FileLock) -> None:
+        raise OSError(errno.ENOLCK, 'No locks available')
+
+    monkeypatch.setattr(FileLock, 'acquire', refuse)
+    entered = []
+    with sole_training(tmp_path):
+        entered.append(True)
+    assert entered

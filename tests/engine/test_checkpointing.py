@@ -192,3 +192,37 @@ def test_nothing_that_was_kept_is_replaced(tmp_path: Path) -> None:
     assert first != second
     assert [path.name for path in first.iterdir()] == ['epoch_1.pth']
     assert sorted(path.name for path in second.iterdir()) == ['epoch_1.pth', 'iter_7.pth']
+
+
+def test_a_runner_of_ones_own_may_save_as_it_likes() -> None:
+    def save_checkpoint(out_dir: str, **options: object) -> None: ...
+
+    hook = SafeCheckpointHook(shards=4)
+    use_safe_checkpoints(SimpleNamespace(hooks=[hook], save_checkpoint=save_checkpoint))
+    assert hook.args == dict(shards=4)
+
+
+def test_an_old_checkpoint_that_is_a_folder_goes_when_the_new_one_is_there(tmp_path: Path) -> None:
+    """As DeepSpeed's are, of which mmengine removes the folder."""
+    hook = SafeCheckpointHook()
+    hook.file_backend = LocalBackend()
+    old, last = tmp_path / 'epoch_1', tmp_path / 'epoch_2'
+    for folder in (old, last):
+        folder.mkdir()
+    hook.last_ckpt = str(last)
+    with hook._removing_afterwards():
+        hook.file_backend.rmtree(str(old))
+        hook.file_backend.rmtree(str(last))  # written anew meanwhile
+        with hook._removing_afterwards():  # the best, within the saving of the last
+            pass
+        assert old.exists()
+    assert not old.exists()
+    assert last.exists()
+    assert type(hook.file_backend) is LocalBackend
+
+
+def test_torchs_old_format_counts_as_whole(tmp_path: Path) -> None:
+    path = tmp_path / 'epoch_1.pth'
+    torch.save({'weight': torch.ones(3)}, path, _use_new_zipfile_serialization=False)
+    assert damage_of(path) == ''
+    assert newest_whole_checkpoint(str(tmp_path), {}) == (str(path), '')

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.hooks import EMAHook, Hook
 from mmengine.optim import OptimWrapper
+from mmengine.runner import Runner
 from mmengine.runner.loops import _InfiniteDataloaderIterator
 
 from mmrest.engine.checkpointing import INTERRUPTED, newest_whole_checkpoint
+from mmrest.engine.interruption import StopHook
 from mmrest.engine.run_checks import FiniteLossHook
 from mmrest.errors import Interrupted
 from tests.engine.toy_training import NoisyLine, Watcher, make_runner, train
@@ -195,3 +199,46 @@ def test_a_step_is_left_out_whichever_of_its_losses_is_no_number() -> None:
     wrapper.backward(weight * 1.0)
     wrapper.update_params(weight * 1.0)
     assert weight.item() == 0
+
+
+def test_a_training_in_a_thread_leaves_signals_alone(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    hook = StopHook()
+    thread = threading.Thread(target=hook.before_train, args=(None,))
+    thread.start()
+    thread.join()
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert hook._before == {}
+
+
+def test_a_worker_of_a_data_loader_waits_for_its_parents_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seconds = []
+    monkeypatch.setattr(signal, 'alarm', seconds.append)
+    hook = StopHook()
+    hook._process = os.getppid()  # a fork has its parent's hook
+    hook._ask(signal.SIGTERM, None)
+    assert seconds == [60]
+    assert hook._signal is None
+
+
+def test_a_signal_in_a_validation_of_averaged_weights_saves_both(
+    tmp_path: Path,
+) -> None:
+    class Stop(Hook):
+        def after_val_iter(self, runner: Runner, *_: object, **__: object) -> None:
+            self.trained = runner.ema_hook.ema_model.module.line.weight.item()
+            self.averaged = runner.model.line.weight.item()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    stop, runner = Stop(), make_runner(tmp_path / 'run', True)
+    runner.ema_hook = EMAHook(momentum=0.5)
+    with pytest.raises(Interrupted, match='in the validation after iteration 5'):
+        train(runner, hooks=[runner.ema_hook, stop])
+    saved = torch.load(tmp_path / 'run' / INTERRUPTED, weights_only=False)
+    assert stop.trained != stop.averaged
+    # mmengine puts the averaged ones where who deploys the model looks, and changes them back when
+    # a training goes on
+    assert saved['state_dict']['line.weight'].item() == stop.averaged
+    assert saved['ema_state_dict']['module.line.weight'].item() == stop.trained

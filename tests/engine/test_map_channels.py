@@ -93,3 +93,10 @@ def test_other_errors_stay_as_they_are(error: Exception, monkeypatch: pytest.Mon
     with pytest.raises(type(error)) as raised:
         run(model)
     assert raised.value is error
+
+
+def test_a_model_without_a_backbone_of_the_package_has_no_difference() -> None:
+    assert find_difference(nn.Linear(2, 2)) is None
+    model = neck([8, 16])
+    model.backbone = nn.Conv2d(3, 8, 1)
+    assert find_difference(model) is None

@@ -77,3 +77,11 @@ def test_label_maps_are_those_of_the_data_set(
     for name in ('a/1.png', 'b/1.png'):
         labels = cv2.imread(str(tmp_path / 'out' / name), cv2.IMREAD_UNCHANGED)
         assert labels.tolist() == [expected]
+
+
+def test_a_label_map_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    sample = SimpleNamespace(
+        pred_sem_seg=PixelData(data=torch.zeros(1, 2, 2)), get=lambda name, default: default
+    )
+    with pytest.raises(InputError, match=r'absent.a\.png cannot be written'):
+        SaveLabelMapsHook(str(tmp_path)).write(None, sample, tmp_path / 'absent/a.png')

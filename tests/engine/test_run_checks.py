@@ -17,6 +17,7 @@ from mmrest.engine.run_checks import (
     FiniteLossHook,
     ResumedSettingsHook,
     coco_metric_names,
+    files_of,
 )
 from mmrest.errors import InputError
 from tests.checkpoints.test_whole_models import Pixels, Toy
@@ -172,3 +173,12 @@ def test_what_a_resumed_training_does_not_do_is_told(
     assert len(told) == len(said)
     for pattern, text in zip(said, told, strict=True):
         assert re.search(pattern, text)
+
+
+def test_the_images_of_a_batch_are_named_however_it_is_made() -> None:
+    samples = [SimpleNamespace(img_path='a.jpg'), SimpleNamespace(img_path='b.jpg')]
+    assert files_of(dict(data_samples=samples)) == 'a.jpg, b.jpg'
+    # of semi-supervised training, several views of each image
+    assert files_of(dict(data_samples=dict(sup=samples, unsup=samples))) == 'a.jpg, b.jpg'
+    for nameless in (dict(data_samples=[object()]), dict(data_samples={}), dict(), [1], None):
+        assert files_of(nameless) == 'unknown'

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
+from mmrest import ResT
 from mmrest.engine.unread_levels import require_all_levels_read
 from mmrest.errors import InputError
+from tests.backbones.families import build_tiny
 from tests.checkpoints.test_whole_models import TINY
 from tests.conftest import ROOT
 
@@ -69,3 +72,16 @@ def test_a_segmentors_heads_choose() -> None:
 def test_other_models_pass() -> None:
     require_all_levels_read(nn.Linear(1, 1))
     require_all_levels_read(dict(type='RetinaNet'))
+
+
+def test_a_model_that_needs_more_than_an_image_passes() -> None:
+    class NeedsText(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.backbone = build_tiny(ResT)
+
+        def extract_feat(self, images: torch.Tensor, text: str) -> None: ...
+
+    model = NeedsText()
+    require_all_levels_read(model)
+    assert all(module.training for module in model.modules())
