@@ -26,7 +26,7 @@ FLOORS = 'docs/scripts/attention_floors.py'
 ABLATION = 'docs/scripts/ablation.py'
 FEATURED = (
     'model', 'impl', 'mode', 'ms', 'ms range', 'time / first', '% of peak', 'peak MB',
-    'peak / first',
+    'peak / first', 'work MB',
 )  # fmt: skip
 PEERS = (
     'mmdet.ResNet:depth=50 mmdet.SwinTransformer '
@@ -164,7 +164,7 @@ STUDIES = (
     Study(
         "The pyramid families against mmdet's and mmseg's classes",
         'One image of 800x1344; P2T and CSWin, which neither has, against the literal form. Short '
-        'single-threaded work ran beside those of Swin, Twins and CSWin, which their ranges '
+        'single-threaded work ran beside those of Twins and CSWin, which their ranges '
         'show; times are medians, and models take their steps in turn.',
         {
             'pvt_small': _against(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -46,11 +47,13 @@ def require_new_picture(option: str, path: str, replace: bool, hint: str) -> Non
 def require_writable(folder: str | os.PathLike) -> None:
     """Make a folder, and check that files can be written into it.
 
+    One that was not there and stays empty is removed when the process ends.
+
     Raises:
         InputError: It cannot be made or written to.
     """
     try:
-        os.makedirs(folder, exist_ok=True)
+        _make(Path(folder))
         with tempfile.TemporaryFile(dir=folder):
             pass
     except FileExistsError as error:
@@ -62,17 +65,32 @@ def require_writable(folder: str | os.PathLike) -> None:
 def make_folder(option: str, folder: str | Path) -> None:
     """Make a folder that files can be written into.
 
+    One that was not there and stays empty is removed when the process ends.
+
     Raises:
         InputError: It is not to be had.
     """
     try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
+        _make(Path(folder))
     except FileExistsError as error:
         raise InputError(f'{option} {folder} is a file, not a folder') from error
     except OSError as error:
         raise InputError(f'{option} {folder} cannot be used: {error}') from error
     if not os.access(folder, os.W_OK):
         raise InputError(f'{option} {folder} cannot be written')
+
+
+def _make(folder: Path) -> None:
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in reversed(made):  # what is registered last is called first
+        atexit.register(_remove_if_empty, path.absolute(), os.getpid())
+
+
+def _remove_if_empty(folder: Path, process: int) -> None:
+    if os.getpid() == process:  # not in a fork of it
+        with suppress(OSError):  # it is not empty, or somebody has removed it
+            folder.rmdir()
 
 
 @contextmanager

@@ -81,3 +81,29 @@ def test_a_file_system_without_locks_is_no_obstacle(
     with sole_training(tmp_path):
         entered.append(True)
     assert entered
+
+
+MAKING = """
+import os, sys
+from pathlib import Path
+from mmrest.commands.output_files import make_folder, require_writable
+make_folder('--out-dir', 'new/empty')
+make_folder('--out-dir', 'there/full')
+require_writable('new/run')
+Path('there/full/a.txt').touch()
+if not os.fork():
+    sys.exit()
+os.wait()
+assert Path('new/empty').exists()
+sys.exit(1)
+"""
+
+
+def test_a_folder_that_stays_empty_is_gone_in_the_end(tmp_path: Path) -> None:
+    """Of a command that fails before it writes anything."""
+    for folder in ('there', 'earlier'):
+        (tmp_path / folder).mkdir()
+    done = subprocess.run([sys.executable, '-c', MAKING], cwd=tmp_path, capture_output=True)
+    assert (done.returncode, done.stderr) == (1, b'')
+    found = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob('*'))
+    assert found == ['earlier', 'there', 'there/full', 'there/full/a.txt']
