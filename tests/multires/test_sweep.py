@@ -1,16 +1,25 @@
 from __future__ import annotations
 
+import copy
 import json
 import os
+import sys
+import warnings
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, DefaultScope
 from PIL import Image
+from torch import nn
 
 from mmrest.commands import load_config, move_data_root
+from mmrest.errors import InputError
+from mmrest.multires import sweep
 from mmrest.multires.commands import sweep_resolutions
 from mmrest.multires.report import Report, draw
 from mmrest.multires.sweep import (
@@ -212,6 +221,102 @@ def test_a_checkpoint_of_another_model_ends_the_sweep(cfg: Config, tmp_path: Pat
     torch.save(dict(state_dict={'backbone.weight': torch.zeros(1)}), tmp_path / 'model.pth')
     with pytest.raises(ValueError, match=r'model\.pth'):
         measure_in_process(cfg, Resolution(60))
+
+
+class TestOfSteps:
+    """A runner whose test takes so many seconds for so many images, a pair each step."""
+
+    def __init__(self, *steps: tuple[float, int]) -> None:
+        self.steps, self.seconds = steps, 0.0
+        self.model = nn.Linear(1, 1)
+        self.model.test_step = self.step
+
+    def step(self, data: tuple[float, int]) -> list[int]:
+        self.seconds += data[0]
+        return [0] * data[1]
+
+    def test(self) -> dict[str, Any]:
+        print('a line that is not the table')
+        for step in self.steps:
+            self.model.test_step(step)
+        return {'mAP': np.float64(0.5), 'classes': ['a', 'b']}
+
+
+@pytest.mark.parametrize(
+    ('steps', 'rate'),
+    [(((100.0, 4), (1.0, 4), (2.0, 2)), 6 / 3), (((2.0, 4),), 4 / 2)],
+    ids=['the first warms up', 'the only one counts'],
+)
+def test_what_is_measured_of_a_test(
+    steps: tuple[tuple[float, int], ...],
+    rate: float,
+    cfg: Config,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    runner, built = TestOfSteps(*steps), []
+    monkeypatch.setattr(sweep, 'build_runner', lambda cfg: built.append(cfg) or runner)
+    monkeypatch.setattr(sweep, 'time', SimpleNamespace(perf_counter=lambda: runner.seconds))
+    before = copy.deepcopy(cfg.to_dict())
+    found = measure_at(cfg, Resolution(60))
+    assert found.resolution == Resolution(60)
+    assert found.metrics == {'mAP': 0.5}
+    assert type(found.metrics['mAP']) is float
+    assert found.images_per_second == rate
+    assert 50e6 < found.peak_bytes < 1e12
+    assert found.error is None
+    assert set(found.environment) == {'device', 'threads', 'torch', 'date'}
+    assert found.environment['torch'] == torch.__version__
+    assert built[0].log_level == 'ERROR'
+    assert min(find_resize(built[0]).scale) == 60
+    assert cfg.to_dict() == before
+    assert capsys.readouterr().out == ''
+
+
+@pytest.mark.parametrize(
+    ('error', 'said'),
+    [
+        (RuntimeError('CUDA out of memory. Tried to allocate'), OUT_OF_MEMORY),
+        (MemoryError(), OUT_OF_MEMORY),
+        (
+            ValueError('first\nsizes of tensors must match'),
+            'ValueError: sizes of tensors must match',
+        ),
+        (AssertionError(), 'AssertionError: '),
+    ],
+)
+def test_what_a_model_says_of_a_size_is_a_result(
+    error: Exception, said: str, cfg: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders, sent = [], []
+
+    def fail(cfg: Config) -> None:
+        folders.append(Path(cfg.work_dir))
+        assert folders[0].is_dir()
+        raise error
+
+    monkeypatch.setattr(sweep, 'build_runner', fail)
+    cfg.custom_imports = dict(imports=['colorsys'])
+    sys.modules.pop('colorsys', None)
+    with warnings.catch_warnings():
+        sweep._serve(cfg, Resolution(60), SimpleNamespace(send=sent.append))
+        warnings.warn('between the lines of the table', stacklevel=1)  # would be an error here
+    assert [(m.resolution, m.error) for m in sent] == [(Resolution(60), said)]
+    assert not folders[0].exists()
+    assert 'colorsys' in sys.modules
+
+
+def test_what_is_wrong_at_every_size_is_handed_over(
+    cfg: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error, sent = InputError('the checkpoint is of another model'), []
+
+    def fail(cfg: Config) -> None:
+        raise error
+
+    monkeypatch.setattr(sweep, 'build_runner', fail)
+    sweep._serve(cfg, Resolution(60), SimpleNamespace(send=sent.append))
+    assert sent == [error]
 
 
 def fill(folder: Path, cfg: Config, values: dict[int, float]) -> Report:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 from mmengine.runner.checkpoint import load_checkpoint, save_checkpoint
 from mmengine.structures import BaseDataElement
@@ -150,6 +151,16 @@ def test_gradients_are_exchanged_once_a_step(monkeypatch: pytest.MonkeyPatch) ->
     assert wrapped.passes == [True, True, False]
     # mixed precision for the batch and for each resolution
     assert [model is wrapped for model in entered] == [True] * 4
+
+
+def test_all_resolutions_at_once_are_a_step_of_mmengines_wrapper(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(MMDistributedDataParallel, 'train_step', lambda *given: given)
+    wrapped = Apart(multi(TASKS['segmentation'](), accumulate=False))
+    assert wrapped.train_step('data', 'wrapper') == (wrapped, 'data', 'wrapper')
+    with pytest.raises(InputError, match=r"a model of type='MultiResolution' alone"):
+        Apart(nn.Linear(1, 1)).train_step('data', 'wrapper')
 
 
 def test_gradients_accumulate_over_steps_as_ever() -> None:
