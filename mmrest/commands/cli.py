@@ -26,6 +26,7 @@ from mmrest.commands.processes import (
     join_on_cpu,
     require_launched,
 )
+from mmrest.commands.quiet import hide_library_noise
 from mmrest.commands.settings import require_sound_settings
 from mmrest.config_nodes import is_pretrained, iterate_dicts, type_name
 from mmrest.engine.compiling import use_compiled_backbone
@@ -120,6 +121,7 @@ def parse_shape(text: str) -> tuple[int, int]:
 def config_from_arguments(args: argparse.Namespace) -> Config:
     """The config that the arguments describe; ``InputError`` if they cannot be met."""
     requested()  # what the environment asks for exists
+    hide_library_noise()
     if hasattr(args, 'local_rank'):
         os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = load_config(

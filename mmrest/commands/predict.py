@@ -120,7 +120,7 @@ def _predict(
             continue
         try:
             drawn = inferencer(str(image), return_vis=True, **options)['visualization']
-        except (cv2.error, IndexError, ValueError) as error:
+        except (cv2.error, AssertionError, IndexError, ValueError) as error:
             # one strange image (a sliver that resizing makes empty) must not cost the others
             why = NO_SIZE if is_of_no_size(error) else f'cannot be predicted or drawn: {error}'
             yield InputError(f'{image} {why}')

@@ -19,6 +19,7 @@ from mmrest.lookup import get_config
 from mmrest.tools import export as export_tool
 from mmrest.tools.export import (
     NOT_BY_TORCHSCRIPT,
+    Difference,
     compare,
     export,
     export_checked,
@@ -168,9 +169,16 @@ def test_an_export_that_fails_leaves_the_file_that_was_there(
             export_checked(part, path, (128, 192))
     assert path.read_text() == weights.read_text() == 'old'
     assert sorted(tmp_path.iterdir()) == [path, weights]
-    written, error = export_checked(part, path, (128, 192))
+    written, difference = export_checked(part, path, (128, 192))
     assert written == [path] == sorted(tmp_path.iterdir())
-    assert compare(part, str(path)) < 1e-4 > error
+    assert compare(part, str(path)).from_torch < 1e-4 > difference.from_torch
+
+
+def test_of_a_model_that_amplifies_rounding_torchs_own_error_is_said() -> None:
+    assert str(Difference(3e-6, 1e-6)) == '3.0e-06'
+    assert str(Difference(2e-3, 5e-4)) == (
+        '2.0e-03 (the model amplifies rounding: torch itself is off by 5.0e-04)'
+    )
 
 
 def test_a_detector_without_a_dense_head_says_what_can_be_exported() -> None:
