@@ -193,9 +193,17 @@ def name_transforms(cfg: Config) -> None:
     """Write the test pipeline's classes as their names, changed in place.
 
     mmdet's and mmseg's inferencers look for transforms by name; registries understand both.
+
+    Raises:
+        InputError: The config has no such pipeline.
     """
+    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
+    if not (pipeline := dataset.get('pipeline')):
+        raise InputError(
+            f'{cfg.filename} has no test_dataloader.dataset.pipeline, which prepares images'
+        )
     with TRANSFORMS.switch_scope_and_registry(scope_of(cfg)) as registry:
-        for node in iterate_dicts(cfg.test_dataloader.dataset.get('pipeline')):
+        for node in iterate_dicts(pipeline):
             if isinstance(kind := node.get('type'), type):
                 registered = registry.get(kind.__name__) is kind
                 full = f'{kind.__module__}.{kind.__qualname__}'

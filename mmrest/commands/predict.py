@@ -16,7 +16,7 @@ from mmengine.config import Config
 from torch import nn
 
 from mmrest.checkpoints import require_fit, use_safe_reader
-from mmrest.commands.config import name_transforms
+from mmrest.commands.config import name_transforms, require_model
 from mmrest.commands.data_errors import NO_SIZE, is_of_no_size
 from mmrest.commands.features import FeatureRecorder, draw_features
 from mmrest.commands.output_files import make_folder
@@ -89,9 +89,10 @@ def predict(
 
     Raises:
         CheckpointError: The checkpoint does not fit.
-        InputError: There is no such device.
+        InputError: There is no such device, or the config is none of a whole model.
     """
     use_safe_reader()
+    require_model(cfg)
     if device:
         try:
             torch.zeros(1, device=device)

@@ -5,8 +5,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from mmengine.config import Config
 
-from mmrest.commands.predict import plan_pictures
+from mmrest.commands.predict import (
+    _predict,
+    features_folder,
+    plan_pictures,
+    predict,
+    require_no_features,
+)
 from mmrest.errors import InputError
 from mmrest.tools.predict import parse_args
 
@@ -75,3 +82,62 @@ def test_a_threshold_is_a_score(
     with pytest.raises(SystemExit, match='2'):
         parse_args()
     assert f'{score} is no score; scores go from 0 to 1' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    'error',
+    [
+        cv2.error('OpenCV: resize: inv_scale_x > 0'),
+        IndexError('no such label'),
+        ValueError('empty'),
+        AssertionError('The length of classes should be equal to num_classes'),
+    ],
+)
+def test_one_strange_image_costs_the_others_nothing(
+    error: Exception, images: list[Path], tmp_path: Path
+) -> None:
+    def infer(image: str, **options: object) -> dict[str, list[np.ndarray]]:
+        assert options == dict(return_vis=True, pred_score_thr=0.5)
+        if image == str(strange):
+            raise error
+        return dict(visualization=[np.full((4, 4, 3), (255, 0, 0), np.uint8)])  # RGB
+
+    strange, other, _ = images
+    plan = {strange: tmp_path / 'out/strange.png', other: tmp_path / 'out/other.png'}
+    problem, drawn = _predict(infer, plan, dict(pred_score_thr=0.5), None)
+    assert isinstance(problem, InputError)
+    assert str(problem).startswith(str(strange))
+    assert not plan[strange].exists()
+    assert drawn == plan[other]
+    assert cv2.imread(str(drawn))[0, 0].tolist() == [0, 0, 255]
+
+
+@pytest.mark.parametrize(
+    ('options', 'device', 'said'),
+    [
+        ({}, 'cuda:99', '--device cuda:99 is not there'),
+        (
+            dict(default_scope='mmpretrain'),
+            None,
+            r"library is 'mmpretrain'; predicting knows",
+        ),
+        (dict(test_dataloader=None), None, r'has no test_dataloader\.dataset\.pipeline'),
+        (dict(model=None), None, 'describes no model'),
+    ],
+)
+def test_what_cannot_predict_is_named(options: dict, device: str | None, said: str) -> None:
+    pipeline = [dict(type='LoadImageFromFile')]
+    whole = dict(
+        default_scope='mmdet', model={}, test_dataloader=dict(dataset=dict(pipeline=pipeline))
+    )
+    with pytest.raises(InputError, match=said):
+        next(predict(Config({**whole, **options}), 'a.pth', {}, device=device))
+
+
+def test_pictures_of_features_are_not_replaced(tmp_path: Path) -> None:
+    pictures = [tmp_path / 'a.jpg', tmp_path / 'b.jpg']
+    require_no_features(pictures, replace=False)
+    features_folder(pictures[1]).mkdir()
+    require_no_features(pictures, replace=True)
+    with pytest.raises(InputError, match=r'b\.jpg_features exists; --force'):
+        require_no_features(pictures, replace=False)
