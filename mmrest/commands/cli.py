@@ -137,19 +137,17 @@ def config_from_arguments(args: argparse.Namespace) -> Config:
     return cfg
 
 
-def build_runner(cfg: Config, purpose: str = 'test', skip_non_finite: bool = False) -> Runner:
-    """The runner of a config, which reads checkpoints safely and watches its run.
+def require_run(cfg: Config, part: str) -> None:
+    """Check that a config describes a run; before its data, which takes longer.
 
     Args:
         cfg: Of mmdet or mmseg.
-        purpose: What it is for: ``'test'``, ``'resume'`` a training, or ``'start'`` one.
-        skip_non_finite: Leave out steps of a training whose loss is no number.
+        part: ``'train'`` or ``'test'``.
 
     Raises:
-        InputError: The config describes no such run, or its work directory cannot be written.
+        InputError: It does not, or a setting of it would fail after a while.
     """
     require_model(cfg)
-    part = 'test' if purpose == 'test' else 'train'
     needed = [f'{part}_dataloader', f'{part}_cfg']
     needed.append('test_evaluator' if part == 'test' else 'optim_wrapper')
     if absent := [key for key in needed if not cfg.get(key)]:
@@ -157,6 +155,19 @@ def build_runner(cfg: Config, purpose: str = 'test', skip_non_finite: bool = Fal
             f'{cfg.filename} has no {" and no ".join(absent)}, so that it cannot {part}'
         )
     require_sound_settings(cfg, part)
+
+
+def build_runner(cfg: Config, purpose: str = 'test', skip_non_finite: bool = False) -> Runner:
+    """The runner of a config, which reads checkpoints safely and watches its run.
+
+    Args:
+        cfg: Of mmdet or mmseg, after :func:`require_run`.
+        purpose: What it is for: ``'test'``, ``'resume'`` a training, or ``'start'`` one.
+        skip_non_finite: Leave out steps of a training whose loss is no number.
+
+    Raises:
+        InputError: The work directory cannot be written, or a part of the config cannot be built.
+    """
     require_writable(cfg.work_dir)
     use_safe_reader()
     if cfg.launcher != 'none':
@@ -165,7 +176,7 @@ def build_runner(cfg: Config, purpose: str = 'test', skip_non_finite: bool = Fal
     with explain_config_errors():
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     watch_run(runner, purpose, skip_non_finite)
-    if part == 'train' and cfg.launcher != 'none':
+    if purpose != 'test' and cfg.launcher != 'none':
         require_all_levels_read(runner.model)
     return runner
 

@@ -14,6 +14,7 @@ from mmrest.commands.cli import (
     build_runner,
     config_from_arguments,
     require_files,
+    require_run,
     run_test,
 )
 from mmrest.commands.output_files import require_new_picture
@@ -102,6 +103,7 @@ def main() -> None:
         if args.fuse and not args.compile:  # compiled blocks must stay what they are
             use_fused_model(cfg)
         cfg.load_from, cfg.resume = args.checkpoint, False
+        require_run(cfg, 'test')
         require_files(cfg)
         prepare_data(cfg, ['test'])
         require_usable_data(cfg, ['test'])

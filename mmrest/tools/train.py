@@ -15,6 +15,7 @@ from mmrest.commands.cli import (
     options_given,
     require_accelerator_for_amp,
     require_files,
+    require_run,
     run_training,
     use_amp,
 )
@@ -78,6 +79,7 @@ def main() -> None:
         if cfg.get('resume') and (cfg.get('load_from') or _find_checkpoint(cfg)):
             purpose = 'resume'
             forget_weights(cfg)
+        require_run(cfg, 'train')
         require_weights(cfg)
         require_files(cfg, trains=True)
         splits = ['train', 'val'] if cfg.get('val_cfg') else ['train']

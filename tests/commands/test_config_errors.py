@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import LOOPS, MODELS
 
 from mmrest.commands import load_config, prepare_data
-from mmrest.commands.cli import build_runner, use_amp
+from mmrest.commands.cli import require_run, use_amp
 from mmrest.commands.config_errors import explain_config_errors
 from mmrest.commands.settings import require_sound_settings
 from mmrest.errors import InputError
@@ -136,18 +138,17 @@ def small(**options: object) -> Config:
 )
 def test_settings_that_fail_only_later_are_refused(options: dict, said: str) -> None:
     with pytest.raises(InputError, match=said):
-        build_runner(small(**options), 'start')
+        require_run(small(**options), 'train')
 
 
 @pytest.mark.parametrize('with_validation', [True, False])
 def test_a_training_of_no_length_is_told(
-    with_validation: bool, tmp_path: Path, capsys: pytest.CaptureFixture
+    with_validation: bool, capsys: pytest.CaptureFixture
 ) -> None:
     cfg = small(train_cfg__max_epochs=0)
-    cfg.work_dir = str(tmp_path)
     if not with_validation:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
-    build_runner(cfg, 'start')
+    require_run(cfg, 'train')
     assert 'warning: train_cfg.max_epochs=0 trains nothing' in capsys.readouterr().err
 
 
@@ -223,16 +224,36 @@ def test_options_that_are_read_are_no_matter(option: str, capsys: pytest.Capture
 
 def test_a_config_that_cannot_train_says_what_it_lacks(tmp_path: Path) -> None:
     cfg = small()
-    cfg.work_dir = str(tmp_path / 'work')
     cfg.train_dataloader = cfg.optim_wrapper = None
     with pytest.raises(InputError, match='has no train_dataloader and no optim_wrapper, so that'):
-        build_runner(cfg, 'start')
+        require_run(cfg, 'train')
     with pytest.raises(InputError, match=r'--amp: .* has no optim_wrapper'):
         use_amp(cfg)
-    assert not (tmp_path / 'work').exists()
     cfg.built_in_data = dict(type='squares', root=str(tmp_path / 'data'))
     with pytest.raises(InputError, match="the only built-in data set is type='shapes'"):
         prepare_data(cfg, ['train'])
+
+
+@pytest.mark.parametrize(
+    ('command', 'option', 'said'),
+    [
+        (['train.py', 'CONFIG'], 'optim_wrapper.optimizer.type=Adamw', 'Adamw is no optimizer'),
+        (['test.py', 'CONFIG', 'a.pth'], 'test_evaluator=None', 'so that it cannot test'),
+    ],
+)
+def test_settings_are_checked_before_data_are_made(
+    command: list[str],
+    option: str,
+    said: str,
+    run_tool: Callable[..., subprocess.CompletedProcess],
+    tmp_path: Path,
+) -> None:
+    config = str(ROOT / 'configs/retinanet_rest_lite_shapes.py')
+    (tmp_path / 'a.pth').write_bytes(b'')
+    words = [config if word == 'CONFIG' else word for word in command]
+    result = run_tool(*words, '--cfg-options', option, cwd=tmp_path)
+    assert said in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ['a.pth']
 
 
 def test_a_misspelt_setting_in_a_config_is_told(
