@@ -13,6 +13,7 @@ from mmengine.config import Config
 import mmrest
 from mmrest.commands import load_config
 from mmrest.errors import InputError
+from mmrest.lookup import understand_names_in_bases
 from tests.conftest import ROOT
 
 NAME = 'retinanet_rest_lite_shapes'
@@ -91,3 +92,9 @@ def test_a_wheel_has_all_that_a_clone_has(tmp_path: Path) -> None:
     assert modules <= names
     data = 'checkpoints/published.csv', '.mim/model-index.yml', '.mim/configs/metafile.yml'
     assert {f'mmrest/{name}' for name in data} <= names
+
+
+def test_mmengines_lookup_is_changed_once() -> None:
+    changed = Config._get_cfg_path
+    understand_names_in_bases()
+    assert Config._get_cfg_path is changed

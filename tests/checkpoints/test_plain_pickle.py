@@ -116,3 +116,10 @@ def test_arrays_of_anything_but_numbers_and_text_are_refused(
     file.write_bytes(pickle.dumps({'model': {'weight': value}}, protocol=protocol))
     with pytest.raises(CheckpointError, match=r'numpy\.'):
         read_checkpoint(str(file))
+
+
+def test_a_kind_of_numbers_is_what_it_was(tmp_path: Path) -> None:
+    file = tmp_path / 'model.pkl'
+    kinds = {'half': np.dtype('<f2'), 'big': np.dtype('>i4'), 'text': np.dtype('<U7')}
+    file.write_bytes(pickle.dumps({'model': {'weight': np.ones(2)}, 'kinds': kinds}))
+    assert read_checkpoint(str(file))['kinds'] == kinds

@@ -271,3 +271,9 @@ def test_no_shipped_config_has_a_misspelt_setting(capsys: pytest.CaptureFixture)
     for name in NAMES[::10]:
         load_config(str(ROOT / f'configs/{name}.py'))
     assert not capsys.readouterr().err
+
+
+def test_a_loop_of_ones_own_may_have_any_length() -> None:
+    cfg = small()
+    cfg.train_cfg = dict(type='LoopOfTheTest', max_epochs='until it learns', val_interval=None)
+    require_sound_settings(cfg, 'train')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -138,3 +139,22 @@ def test_nothing_is_left_in_the_backbone_even_if_it_fails() -> None:
 def test_what_is_no_place_is_named(text: str) -> None:
     with pytest.raises(InputError, match='write X,Y'):
         parse_point(text)
+
+
+def test_pictures_of_an_earlier_run_do_not_stay(tmp_path: Path) -> None:
+    recorder, _ = record(BACKBONES['ResT'])
+    for name in ('level_9.jpg', 'notes.txt'):
+        (tmp_path / name).write_bytes(b'')
+    written = list(draw_features(recorder, np.zeros((48, 80, 3), np.uint8), tmp_path))
+    assert sorted(tmp_path.iterdir()) == sorted([*written, tmp_path / 'notes.txt'])
+
+
+def test_an_attention_to_another_number_of_class_tokens_is_not_drawn() -> None:
+    recorder = FeatureRecorder(nn.Linear(1, 1), (0.5, 0.5))
+    recorder.input_size = 32, 48
+    recorder._attending = SimpleNamespace(name='stages.0.attn', queries=(2, 3), keys=(2, 3))
+    for rows, columns in ((7, 6), (6, 7), (8, 8)):
+        recorder.add_attention(torch.rand(1, 1, rows, columns))
+    assert recorder.maps == {}
+    recorder.add_attention(torch.rand(1, 1, 7, 7))
+    assert [found.map.shape for found in recorder.maps.values()] == [(1, 2, 3)]

@@ -112,3 +112,10 @@ def test_weights_that_are_not_here_are_named_before_anything_is_built(tmp_path: 
     (tmp_path / 'weights').mkdir()
     (tmp_path / 'weights/rest_small.pth').write_bytes(b'weights')
     require_files(cfg, trains=True)
+
+
+def test_weights_in_mmsegs_old_place_are_forgotten_too(tmp_path: Path) -> None:
+    cfg = load('retinanet_rest_small_coco', tmp_path)
+    cfg.model.pretrained = 'torchvision://resnet50'
+    train_from_scratch(cfg)
+    assert cfg.model.pretrained is None

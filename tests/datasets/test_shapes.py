@@ -147,3 +147,25 @@ def test_a_command_makes_it(
     monkeypatch.setattr('sys.argv', ['shapes', str(root), '--num-train', '3'])
     with pytest.raises(SystemExit, match='error: '):
         runpy.run_module('mmrest.datasets', run_name='__main__')
+
+
+def test_a_file_system_without_hard_links_gets_copies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    linked = write_shapes(tmp_path / 'linked', num_train=1, num_val=1)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError('Operation not permitted')
+
+    monkeypatch.setattr('os.link', refuse)
+    copied = write_shapes(tmp_path / 'copied', num_train=1, num_val=1)
+    assert contents(copied) == contents(linked)
+
+
+def test_a_picture_that_cannot_be_written_ends_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cv2, 'imwrite', lambda *_: False)  # as OpenCV says it
+    with pytest.raises(OSError, match=r'OpenCV could not write .*000000000001'):
+        write_shapes(tmp_path / 'shapes', num_train=1, num_val=1)
+    assert not (tmp_path / 'shapes').exists()

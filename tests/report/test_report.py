@@ -268,3 +268,30 @@ def test_a_browser_shows_it_without_errors_or_sideways_scrolling(
     assert found, result.stderr
     assert int(found[1]) <= int(found[2])
     assert 'CONSOLE' not in result.stderr
+
+
+def test_a_picture_that_is_none_is_left_out(folder: Path, tmp_path: Path) -> None:
+    whole = read_run(str(folder))
+    write_page([whole], tmp_path / 'whole.html')
+    count = (tmp_path / 'whole.html').read_text().count('data:image/jpeg')
+    assert count
+    broken = whole.pictures[0]
+    broken.write_bytes(b'no picture')
+    write_page([read_run(str(folder))], tmp_path / 'page.html')
+    assert (tmp_path / 'page.html').read_text().count('data:image/jpeg') == count - 1
+
+
+def test_a_metric_of_one_run_alone_is_a_dash_in_the_other(folder: Path, tmp_path: Path) -> None:
+    training(tmp_path / 'other', '20260101_000000', range(1, 5))
+    runs = [read_run(str(folder)), read_run(str(tmp_path / 'other'))]
+    write_page(runs, tmp_path / 'page.html')
+    text = re.sub(r'\s+', ' ', (tmp_path / 'page.html').read_text())
+    (row,) = re.findall(r'<tr> ?<td>coco/bbox_mAP</td>.*?</tr>', text)
+    assert re.findall(r'<td[^>]*>(.*?)</td>', row)[1:] == ['0.3 (0.3, epoch 3)', '-']
+
+
+def test_a_folder_of_work_directories_names_those_with_a_log(tmp_path: Path) -> None:
+    training(tmp_path / 'runs' / 'a', '20260101_000000', range(1, 3))
+    (tmp_path / 'runs' / 'resolutions.csv').write_text('resolution,mAP\n96,0.5\n')
+    with pytest.raises(InputError, match=r'a has a log of its own: name that'):
+        read_run(str(tmp_path / 'runs'))
