@@ -51,6 +51,18 @@ def test_a_table_of_ones_own_may_name_files_beside_it(
     assert resolve_address('openmmlab://far') == 'https://example.org/far.pth'
 
 
+@pytest.mark.parametrize('scheme', ['open-mmlab', 'openmmlab'])
+def test_names_of_older_models_are_known(scheme: str) -> None:
+    address = resolve_address(f'{scheme}://detectron/resnet50_caffe')
+    assert address.startswith('https://')
+    assert resolve_address(f'{scheme}://resnet50_caffe') == address  # deprecated since mmcv 1
+    with pytest.raises(CheckpointError, match='has no model'):  # in another's table it is none
+        resolve_address('torchvision://resnet50_caffe')
+    assert resolve_address('https://example.org/open-mmlab://a') == (
+        'https://example.org/open-mmlab://a'
+    )
+
+
 def test_what_no_backend_reads_is_named() -> None:
     with pytest.raises(CheckpointError, match=r'nowhere://a\.pth cannot be read: mmengine has no'):
         is_local('nowhere://a.pth')
@@ -59,7 +71,10 @@ def test_what_no_backend_reads_is_named() -> None:
     assert not is_local('https://example.org/a.pth')
 
 
-def test_pavi_is_asked_where_it_is_installed(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pavi_is_asked_where_it_is_installed(
+    hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, 'pavi', None)
     with pytest.raises(CheckpointError, match=r'pavi://model: pavi is not installed'):
         fetch('pavi://model', refuse)
@@ -74,6 +89,7 @@ def test_pavi_is_asked_where_it_is_installed(hub: Path, monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, 'pavi', SimpleNamespace(modelcloud=modelcloud))
     assert Path(fetch('pavi://model', refuse)).read_bytes() == b'weights'
     assert {path.suffix for path in hub.iterdir()} <= {'', '.lock'}
+    assert not Path('weights.pth').exists()
 
 
 def test_a_copy_that_is_another_file_is_fetched_again(
@@ -100,3 +116,15 @@ def test_a_copy_that_is_another_file_is_fetched_again(
     monkeypatch.setattr(addresses, '_download', fail)
     with pytest.raises(CheckpointNotFoundError, match=r'b\.pth cannot be fetched: no route'):
         fetch('https://example.org/b.pth', refuse)
+
+
+def test_each_address_has_a_copy_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(addresses, '_download', lambda source: b'weights')
+    sources = [
+        'https://example.org/a/model.pth',
+        'https://example.org/b/model.pth',
+        'https://example.org/a/model.pth?token=1/2',
+    ]
+    copies = [Path(fetch(source, refuse)) for source in sources]
+    assert len({*copies}) == 3
+    assert all(copy.name.endswith('-model.pth') for copy in copies)

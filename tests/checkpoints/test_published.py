@@ -39,6 +39,7 @@ class Server(http.server.ThreadingHTTPServer):
     cut: int | None = None
     status = 200
     etag = '"one"'
+    with_length = True
 
     def __init__(self) -> None:
         super().__init__(('127.0.0.1', 0), Handler)
@@ -63,7 +64,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return
         self.send_response(206 if start else server.status)
         part = server.content[start:]
-        self.send_header('Content-Length', str(len(part)))
+        if server.with_length:
+            self.send_header('Content-Length', str(len(part)))
         self.send_header('ETag', server.etag)
         self.end_headers()
         self.wfile.write(part if server.cut is None else part[: server.cut])
@@ -225,6 +227,8 @@ def test_files_on_google_drive_are_left_to_gdown(
         return output
 
     monkeypatch.setitem(sys.modules, 'gdown', SimpleNamespace(download=download))
+    assert not folder.exists()
+    monkeypatch.setenv('MMREST_WEIGHTS', str(folder / 'in' / 'folders'))
     assert Path(obtain(weights.name)).read_bytes() == b'weights'
     assert asked == dict(id=weights.drive_id, resume=True)
 
@@ -266,6 +270,51 @@ def test_a_long_download_says_how_far_it_is(
         'large.pth: 2 of 4 MB, 1.0 MB/s, 2 s left',
         'large.pth: 4 of 4 MB, 1.0 MB/s, 0 s left',
     ]
+
+
+@pytest.mark.parametrize('with_length', [True, False])
+def test_the_speed_is_that_of_what_is_fetched_now(
+    with_length: bool,
+    server: Server,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    """The second of three seconds is reported, after 2 of 3 MiB; one was there before."""
+    server.content, server.with_length = bytes(3 * 2**20), with_length
+    seconds = iter([100, 100, *range(101, 200)])
+    monkeypatch.setattr(fetching, '_SECONDS_BETWEEN_REPORTS', 1)
+    monkeypatch.setattr(fetching, 'time', SimpleNamespace(monotonic=lambda: next(seconds)))
+    folder.mkdir()
+    (folder / 'large.pth.part').write_bytes(bytes(2**20))
+    (folder / 'large.pth.part.etag').write_text(server.etag)
+    download(server.url, folder / 'large.pth')
+    lines = capsys.readouterr().err.splitlines()
+    if with_length:
+        assert lines[0] == 'large.pth: 2 of 3 MB, 1.0 MB/s, 1 s left'
+    else:
+        assert lines[0] == 'large.pth: 2 MB, 1.0 MB/s'
+    assert (folder / 'large.pth').stat().st_size == 3 * 2**20
+
+
+def test_what_is_left_of_a_file_that_somebody_removed_is_no_beginning(
+    server: Server, folder: Path
+) -> None:
+    folder.mkdir()
+    (folder / 'rest_small.pth.part.etag').write_text(server.etag)
+    assert Path(obtain('rest_small')).read_bytes() == server.content
+    assert server.ranges == [None]
+
+
+def test_weights_in_a_folder_that_cannot_be_written_need_no_checksum(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> None:
+        raise PermissionError(path)
+
+    (tmp_path / 'weights.pth').write_bytes(b'weights')
+    monkeypatch.setattr(fetching, 'record_checksum', refuse)
+    assert fetching.is_same(tmp_path / 'weights.pth')
 
 
 def test_the_folder_is_the_caches_by_default(
