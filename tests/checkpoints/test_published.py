@@ -147,6 +147,7 @@ def test_a_file_that_was_whole_but_not_yet_named_is_taken(server: Server, folder
     ('content', 'status', 'message'),
     [
         (b'<html>Too many requests</html>', 200, 'is a web page'),
+        (b'\n  <!DOCTYPE html><html></html>', 200, 'is a web page'),
         (b'', 200, 'is empty'),
         (b'gone', 404, '404'),
     ],
@@ -168,6 +169,16 @@ def test_no_server_is_no_long_wait(server: Server) -> None:
     server.server_close()
     with pytest.raises(CheckpointNotFoundError, match='cannot be fetched'):
         obtain('rest_small')
+
+
+def test_where_a_server_is_gone_it_is_told_what_is_kept(server: Server, folder: Path) -> None:
+    server.status = 503
+    with pytest.raises(CheckpointNotFoundError) as caught:
+        download(server.url, folder / 'a.pth')
+    assert 'bytes are kept' not in str(caught.value)
+    (folder / 'a.pth.part').write_bytes(bytes(1000))
+    with pytest.raises(CheckpointNotFoundError, match='; 1000 bytes are kept, and the same'):
+        download(server.url, folder / 'a.pth')
 
 
 def test_a_damaged_file_is_named_and_one_of_another_model_too(
