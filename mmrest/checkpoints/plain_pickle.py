@@ -9,19 +9,36 @@ and :func:`settle` puts real arrays and buffers where they stand.
 from __future__ import annotations
 
 import argparse
+import math
 import pathlib
 import pickle
 import re
-from collections import OrderedDict
-from collections.abc import Iterator, MutableMapping, MutableSequence
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator, MutableMapping, MutableSequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from mmengine.logging import HistoryBuffer
+from torch import Tensor
 from torch import _weights_only_unpickler as torch_unpickler
+
+TOO_MUCH = 'more than a file of this size holds'
+# of what is in a file, a dictionary for example takes more; and tensors may share memory
+_TIMES_THE_FILE = 8
+_BYTES_OF_AN_ITEM = 8
+_bytes_left: ContextVar[list[float]] = ContextVar('bytes_left')
+
+
+def _spend(size: float) -> None:
+    """Count what a file makes: what it names once it may have copied as often as it likes."""
+    left = _bytes_left.get([math.inf])
+    left[0] -= size
+    if left[0] < 0:
+        raise pickle.UnpicklingError(TOO_MUCH)
 
 
 class _Dtype:
@@ -57,6 +74,7 @@ class _Array:
         if not isinstance(dtype, _Dtype):
             raise pickle.UnpicklingError('Unsupported global: GLOBAL numpy.ndarray of objects')
         data = _as_bytes(data)
+        _spend(len(data))
         self.array = np.frombuffer(data, dtype.value).reshape(shape, order=order).copy()
 
     def settle(self) -> np.ndarray:
@@ -83,6 +101,7 @@ def _reconstruct(subtype: Any, shape: Any, code: Any) -> _Array:
 def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
     if not isinstance(dtype, _Dtype) or not isinstance(data, bytes | bytearray):
         raise pickle.UnpicklingError('Unsupported global: GLOBAL numpy.ndarray of objects')
+    _spend(len(data))
     return np.frombuffer(data, dtype.value).reshape(shape, order=order).copy()
 
 
@@ -90,6 +109,7 @@ def _scalar(dtype: Any, data: Any) -> np.generic:
     data = _as_bytes(data)
     if not isinstance(dtype, _Dtype) or not isinstance(data, bytes):
         raise pickle.UnpicklingError('Unsupported global: GLOBAL numpy.scalar of an object')
+    _spend(dtype.value.itemsize)
     return np.frombuffer(data, dtype.value, count=1)[0]
 
 
@@ -109,7 +129,28 @@ def _encode(text: Any, encoding: Any) -> bytes:
     """Stands in for ``codecs.encode``."""
     if not isinstance(text, str) or encoding != 'latin1':
         raise pickle.UnpicklingError(f'Unsupported global: GLOBAL _codecs.encode to {encoding!r}')
+    _spend(len(text))
     return text.encode('latin1')
+
+
+def _bytearray(content: Any = b'', encoding: Any = 'latin-1') -> bytearray:
+    """Stands in for ``bytearray``, of which a number claims so many bytes."""
+    if isinstance(content, str) and encoding == 'latin-1':
+        return bytearray(_encode(content, 'latin1'))
+    if not isinstance(content, bytes):
+        raise pickle.UnpicklingError('Unsupported global: GLOBAL builtins.bytearray of a number')
+    _spend(len(content))
+    return bytearray(content)
+
+
+def _copier(kind: Callable[..., Any]) -> Callable[..., Any]:
+    """Stands in for a container, which a file could have copied without end."""
+
+    def copy(content: Any = ()) -> Any:
+        _spend(_BYTES_OF_AN_ITEM * len(content))
+        return kind(content)
+
+    return copy
 
 
 def _no_bytes(*content: Any) -> bytes:
@@ -139,9 +180,18 @@ _ALLOWED_IN_PICKLES = {
     **{name: stand_in for name, stand_in in _ALLOWED.items() if name.startswith('numpy.')},
     '_codecs.encode': _encode,
     '__builtin__.bytes': _no_bytes,
-    'collections.OrderedDict': OrderedDict,
+    'collections.OrderedDict': _copier(OrderedDict),
     'numpy.core.numeric._frombuffer': _from_buffer,
     'numpy._core.numeric._frombuffer': _from_buffer,
+}
+# in the place of what torch takes
+_ALLOWED_IN_ARCHIVES = {
+    '_codecs.encode': _encode,
+    'builtins.bytearray': _bytearray,
+    'builtins.set': _copier(set),
+    'collections.Counter': _copier(Counter),
+    'collections.OrderedDict': _copier(OrderedDict),
+    'torch.Size': _copier(torch.Size),
 }
 # torch's own files before they were archives begin with the pickle of this number.
 _TORCH_MAGIC = b'\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19'
@@ -149,18 +199,25 @@ _allowed_here: ContextVar[dict[str, Any] | None] = ContextVar('allowed_here', de
 
 
 @contextmanager
-def only_plain_data() -> Iterator[None]:
+def only_plain_data(file_size: float = math.inf) -> Iterator[None]:
     """In this context ``torch.load(weights_only=True)`` takes the stand-ins for plain data.
 
     What the process has allowed with ``torch.serialization.add_safe_globals`` does not count here,
     and other threads do not notice. What is loaded goes to :func:`settle`.
+
+    Args:
+        file_size: Bytes of the file; some times as much may be made of it.
     """
     _ask_the_context_first()
-    token = _allowed_here.set(_ALLOWED)
+    tokens = (
+        _allowed_here.set(_ALLOWED),
+        _bytes_left.set([_TIMES_THE_FILE * file_size + 2**20]),
+    )
     try:
         yield
     finally:
-        _allowed_here.reset(token)
+        _allowed_here.reset(tokens[0])
+        _bytes_left.reset(tokens[1])
 
 
 @cache
@@ -171,12 +228,18 @@ def _ask_the_context_first() -> None:
     somebody else is loading.
     """
     of_process = torch_unpickler._get_user_allowed_globals
+    of_torch = torch_unpickler._get_allowed_globals
+    bounded = {**of_torch(), **_ALLOWED_IN_ARCHIVES}
 
     def allowed() -> dict[str, Any]:
         here = _allowed_here.get()
         return of_process() if here is None else here
 
+    def built_in() -> dict[str, Any]:
+        return of_torch() if _allowed_here.get() is None else bounded
+
     torch_unpickler._get_user_allowed_globals = allowed
+    torch_unpickler._get_allowed_globals = built_in
 
 
 def is_plain_pickle(head: bytes) -> bool:
@@ -230,11 +293,14 @@ def settle(value: Any, seen: dict[int, tuple[Any, Any]] | None = None) -> Any:
         return value.settle()
     if id(value) in seen:
         return seen[id(value)][1]
-    if isinstance(value, MutableMapping):
+    if isinstance(value, Tensor):
+        seen[id(value)] = (value, value)
+        _spend(value.numel() * value.element_size())  # more than its storage, if it is expanded
+    elif isinstance(value, MutableMapping):
         seen[id(value)] = (value, value)
         for key in list(value):
             value[key] = settle(value[key], seen)
-    elif isinstance(value, MutableSequence):
+    elif isinstance(value, MutableSequence) and not isinstance(value, bytearray):
         seen[id(value)] = (value, value)
         value[:] = [settle(item, seen) for item in value]
     elif type(value) is tuple:

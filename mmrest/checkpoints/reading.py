@@ -20,6 +20,7 @@ from mmrest.checkpoints.addresses import fetch, is_local, resolve_address
 from mmrest.checkpoints.download import sha256_of
 from mmrest.checkpoints.errors import CheckpointError, CheckpointNotFoundError
 from mmrest.checkpoints.plain_pickle import (
+    TOO_MUCH,
     is_plain_pickle,
     only_plain_data,
     read_plain_pickle,
@@ -59,12 +60,17 @@ def read_checkpoint(
     if head.startswith(b'PK'):
         _require_no_bomb(path, source)
     try:
-        with only_plain_data():
+        with only_plain_data(os.path.getsize(path)):
             if is_plain_pickle(head):
                 return settle(read_plain_pickle(path))
             return settle(torch.load(path, map_location=map_location, weights_only=True))
     except Exception as error:  # torch raises many kinds for a damaged file
         text = str(error)
+        if TOO_MUCH in text:
+            raise CheckpointError(
+                f'{source} is refused: of its {os.path.getsize(path)} bytes many times as much '
+                'would be made'
+            ) from None
         if 'Attempting to deserialize object on' in text:
             raise CheckpointError(
                 f'{source} cannot be put on {map_location!r} here: torch has no such device '

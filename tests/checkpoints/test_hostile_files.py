@@ -28,6 +28,11 @@ def short(text: str) -> bytes:
     return b'\x8c' + bytes([len(text)]) + text.encode()
 
 
+def text_of(length: int, character: str = 'a') -> bytes:
+    content = (character * length).encode()
+    return b'X' + struct.pack('<I', len(content)) + content
+
+
 MKDIR = short(MARKER) + b'\x85'  # ('executed',)
 PICKLES: dict[str, bytes] = {
     # the opcodes that can call something, each with os.mkdir('executed')
@@ -63,6 +68,28 @@ PICKLES: dict[str, bytes] = {
     'a claim of a shape': pickle.dumps(torch.zeros(4).numpy(), 2).replace(
         b'K\x04\x85', b'\x8a\x06' + (2**40).to_bytes(6, 'little') + b'\x85', 1
     ),
+    'a claim of a bytearray': b'\x80\x02cbuiltins\nbytearray\nJ'
+    + struct.pack('<i', 2**30)
+    + b'\x85R.',
+    # one thing that is made into many, and what takes long to encode
+    'an encoding that takes long': b'\x80\x02c_codecs\nencode\n'
+    + text_of(60_000, 'ü')
+    + b'X\x08\x00\x00\x00punycode\x86R.',
+    **{
+        f'copies by {name}': b'\x80\x02' + shared + b'q\x000]' + call * 4000 + b'.'
+        for name, shared, call in (
+            ('encoding', text_of(50_000), b'c_codecs\nencode\nh\x00X\x06\x00\x00\x00latin1\x86Ra'),
+            *(
+                (name, b'(' + b'K\x01' * 50_000 + b't', f'c{name}\nh\x00\x85Ra'.encode())
+                for name in ('torch\nSize', 'builtins\nset', 'collections\nCounter')
+            ),
+            (
+                'collections\nOrderedDict',
+                b'(' + b'(K\x01K\x02t' * 20_000 + b'l',
+                b'ccollections\nOrderedDict\nh\x00\x85Ra',
+            ),
+        )
+    },
     # depth, and what grows where it is walked through
     'depth': b'\x80\x02' + b']' * 20_000 + b'a' * 19_999 + b'.',
     'damaged': b'\x80\x04\x95\xff',
@@ -100,6 +127,22 @@ def huge_tensor(folder: Path) -> Path:
         for name, content in names.items():
             archive.writestr(name, content)
     return folder / 'hostile.pth'
+
+
+def expanded_tensor(folder: Path) -> Path:
+    """A number that is to be 2^40 of them."""
+    torch.save({'state_dict': {'weight': torch.zeros(1).expand(2**40)}}, folder / 'hostile.pth')
+    return folder / 'hostile.pth'
+
+
+def copied_arrays(folder: Path) -> Path:
+    """A buffer of 50 KB of which 4,000 arrays are made."""
+    size = struct.pack('<I', 50_000)
+    shared = b'B' + size + bytes(50_000) + b'q\x000'
+    shared += b'cnumpy\ndtype\n' + short('u1') + b'\x85Rq\x010'
+    shared += b'J' + size + b'\x85q\x020' + text_of(1, 'C') + b'q\x030]'
+    call = b'cnumpy.core.numeric\n_frombuffer\n(h\x00h\x01h\x02h\x03tRa'
+    return as_file(b'\x80\x04' + shared + call * 4000 + b'.', folder)
 
 
 def bomb(folder: Path) -> Path:
@@ -153,6 +196,8 @@ FILES: dict[str, Callable[[Path], Path]] = {
         f'archive: {name}': lambda folder, c=c: as_archive(c, folder) for name, c in PICKLES.items()
     },
     'archive: a tensor that claims a terabyte': huge_tensor,
+    'archive: an expanded tensor': expanded_tensor,
+    'pickle: copies of an array': copied_arrays,
     'archive: a bomb': bomb,
     'archive: a bomb of a pickle': bomb_of_a_pickle,
     'archive: names that climb': climbing,
