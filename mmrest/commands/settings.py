@@ -6,6 +6,7 @@ code, and milestones in quotes are never reached.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from numbers import Real
 from typing import Any
@@ -19,6 +20,7 @@ from mmrest.commands.processes import warn
 from mmrest.config_nodes import iterate_dicts, scope_of, type_name
 from mmrest.errors import InputError, did_you_mean
 
+_LOG_LEVELS = 'DEBUG', 'INFO', 'WARNING', 'ERROR', 'CRITICAL'
 # in which val_interval divides the epochs or iterations
 _LOOPS = 'EpochBasedTrainLoop', 'IterBasedTrainLoop', 'ResumableEpochLoop'
 # which ask for a weight decay where it is multiplied
@@ -46,6 +48,15 @@ def require_sound_settings(cfg: Config, part: str) -> None:
         if isinstance(hook, Mapping) and 'type' not in hook:
             hint = did_you_mean(name, [other for other in hooks if other != name])
             raise InputError(f'default_hooks.{name} has no type{hint}')
+    checkpoint = hooks.get('checkpoint') or {}
+    for option in ('interval', 'max_keep_ckpts', 'save_begin'):
+        if isinstance(checkpoint.get(option), str):
+            raise InputError(
+                f'default_hooks.checkpoint.{option}={checkpoint[option]!r} is text, not a number'
+            )
+    level = cfg.get('log_level', 'INFO')
+    if isinstance(level, str) and not isinstance(logging.getLevelName(level), int):
+        raise InputError(f'log_level={level!r} is none{did_you_mean(level, _LOG_LEVELS)}')
     if part == 'train':
         _require_sound_length(cfg)
         _require_known_optimizers(cfg)
@@ -101,7 +112,8 @@ def _require_weight_decay(optim_wrapper: Mapping) -> None:
 def _require_numbers(cfg: Config, place: str) -> None:
     for node in iterate_dicts(cfg.get(place)):
         for key, value in node.items():
-            if key in _NUMBERS and isinstance(value, str):
+            values = value if isinstance(value, list | tuple) else [value]
+            if key in _NUMBERS and any(isinstance(number, str) for number in values):
                 raise InputError(
                     f'{place}: {key}={value!r} is text; write numbers without quotes (in YAML with '
                     'a point, 1.0e-3) and lists in brackets'

@@ -77,17 +77,19 @@ class SafeCheckpointHook(CheckpointHook):
         write_whole_files()
         require_saving_options(self, runner)
         super().before_train(runner)
-        if runner.rank or not os.path.isdir(self.out_dir):
-            return
-        for left in Path(self.out_dir).glob(f'*{_TEMPORARY}'):
-            left.unlink(missing_ok=True)
-        if runner._resume:
-            return
-        if kept := set_aside(self.out_dir, self.filename_tmpl, runner._load_from):
-            runner.logger.warning(
-                f'{self.out_dir} holds checkpoints of an earlier training. They are now in {kept}, '
-                'since this one begins anew; --resume would have gone on from them'
-            )
+        # what an interruption saved is in the work directory
+        for folder in () if runner.rank else dict.fromkeys((self.out_dir, runner.work_dir)):
+            if not os.path.isdir(folder):
+                continue
+            for left in Path(folder).glob(f'*{_TEMPORARY}'):
+                left.unlink(missing_ok=True)
+            if runner._resume:
+                continue
+            if kept := set_aside(folder, self.filename_tmpl, runner._load_from):
+                runner.logger.warning(
+                    f'{folder} holds checkpoints of an earlier training. They are now in {kept}, '
+                    'since this one begins anew; --resume would have gone on from them'
+                )
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
@@ -148,11 +150,21 @@ def use_safe_checkpoints(runner: Runner) -> None:
 
 
 def require_saving_options(hook: CheckpointHook, runner: Runner) -> None:
-    """Check what a hook passes on when it saves, which mmengine finds out after the first epoch.
+    """Check what a hook saves by, which mmengine finds out after the first epoch.
 
     Raises:
-        InputError: It is no argument of the runner's ``save_checkpoint``.
+        InputError: Its ``filename_tmpl`` is none, or an option is no argument of the runner's
+            ``save_checkpoint``.
     """
+    try:
+        names = {str(hook.filename_tmpl or '{}').format(step) for step in (1, 2)}
+    except (IndexError, KeyError, ValueError):
+        names = set()
+    if len(names) < 2:
+        raise InputError(
+            f'filename_tmpl={hook.filename_tmpl!r} of the checkpoint hook needs one place for the '
+            "epoch or iteration, as in 'epoch_{}.pth'"
+        )
     known = inspect.signature(runner.save_checkpoint).parameters
     if any(parameter.kind == parameter.VAR_KEYWORD for parameter in known.values()):
         return
@@ -216,7 +228,7 @@ def newest_whole_checkpoint(work_dir: str, options: Mapping[str, Any]) -> tuple[
         InputError: There are some, and all of them are broken.
     """
     broken = []
-    for path in sorted(_saved(work_dir, options), key=os.path.getmtime, reverse=True):
+    for path in _newest_first(work_dir, options):
         if not (damage := damage_of(path)):
             note = f'{"; ".join(broken)}: going on from {path}' if broken else ''
             return str(path), note
@@ -227,6 +239,29 @@ def newest_whole_checkpoint(work_dir: str, options: Mapping[str, Any]) -> tuple[
             'with --resume FILE, or start anew in another --work-dir'
         )
     return None, ''
+
+
+def _newest_first(work_dir: str, options: Mapping[str, Any]) -> list[Path]:
+    by_time = sorted(_saved(work_dir, options), key=os.path.getmtime, reverse=True)
+    last = _named_last(work_dir)
+    if last not in by_time:
+        return by_time
+    # where files were copied, times say nothing; one with a smaller number is no newer one
+    newer = [path for path in by_time[: by_time.index(last)] if not _is_before(path, last)]
+    return [*newer, last, *(path for path in by_time if path not in (*newer, last))]
+
+
+def _is_before(path: Path, other: Path) -> bool:
+    """Whether names that differ in a number alone say so."""
+    (text, number), (other_text, other_number) = map(_name_and_number, (path, other))
+    return text == other_text and number < other_number
+
+
+def _name_and_number(path: Path) -> tuple[str, int]:
+    number = re.search(r'\d+(?=\D*$)', path.name)
+    if number is None:
+        return path.name, 0
+    return f'{path.name[: number.start()]}#{path.name[number.end() :]}', int(number[0])
 
 
 def damage_of(path: str | Path) -> str:
@@ -278,7 +313,8 @@ def set_aside(folder: str, name: str | None, needed: str | None) -> Path | None:
 
 def _patterns(name: str | None) -> list[str]:
     names = {*([name] if name else _DEFAULT_NAMES), INTERRUPTED}
-    return [re.escape(name).replace(r'\{\}', r'\d+') for name in names]
+    # {} and formats such as {:03d}
+    return [re.sub(r'\\{[^{}]*\\}', r'\\s*\\d+', re.escape(name)) for name in names]
 
 
 def _files(folder: Path, patterns: Sequence[str]) -> list[Path]:
@@ -294,10 +330,16 @@ def _saved(work_dir: str, options: Mapping[str, Any]) -> set[Path]:
     folders = {Path(work_dir)}
     if out_dir := options.get('out_dir'):
         folders.add(Path(out_dir, Path(work_dir).name))
-    saved = set()
-    with suppress(OSError):
-        last = Path(Path(work_dir, 'last_checkpoint').read_text().strip())
-        saved |= {last} if last.is_file() else set()
+    last = _named_last(work_dir)
+    saved = {last} if last else set()
     for folder in folders:
         saved |= {*_files(folder, _patterns(options.get('filename_tmpl')))}
     return {path.resolve() for path in saved}
+
+
+def _named_last(work_dir: str) -> Path | None:
+    """The file that mmengine would resume from, if it is there."""
+    with suppress(OSError, ValueError):  # ValueError: it holds no text, or no path
+        last = Path(Path(work_dir, 'last_checkpoint').read_text().strip())
+        return last.resolve() if last.is_file() else None
+    return None

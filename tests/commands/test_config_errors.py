@@ -134,6 +134,13 @@ def small(**options: object) -> Config:
         (dict(optim_wrapper__optimizer__lr='4e-4'), r"optim_wrapper: lr='4e-4' is text; .*1\.0e-3"),
         (dict(optim_wrapper__clip_grad__max_norm='abc'), "clip_grad.max_norm='abc' is no number"),
         (dict(param_scheduler__0__end='8'), "param_scheduler: end='8' is text"),
+        (
+            dict(param_scheduler=[dict(type='MultiStepLR', milestones=['1'])]),
+            r"param_scheduler: milestones=\['1'\] is text",
+        ),
+        (dict(default_hooks__checkpoint__interval='1'), r"checkpoint.interval='1' is text"),
+        (dict(default_hooks__checkpoint__max_keep_ckpts='2'), r"max_keep_ckpts='2' is text"),
+        (dict(log_level='INF'), "log_level='INF' is none; did you mean INFO"),
     ],
 )
 def test_settings_that_fail_only_later_are_refused(options: dict, said: str) -> None:

@@ -226,3 +226,62 @@ def test_torchs_old_format_counts_as_whole(tmp_path: Path) -> None:
     torch.save({'weight': torch.ones(3)}, path, _use_new_zipfile_serialization=False)
     assert damage_of(path) == ''
     assert newest_whole_checkpoint(str(tmp_path), {}) == (str(path), '')
+
+
+@pytest.mark.parametrize('template', ['ep{:03d}.pth', 'ep{}.pth', 'ep{0:>4}.pth'])
+def test_names_of_ones_own_are_found(template: str, tmp_path: Path) -> None:
+    paths = [save(tmp_path / template.format(step), 9 - step) for step in (1, 2)]
+    options = dict(filename_tmpl=template)
+    assert newest_whole_checkpoint(str(tmp_path), options) == (str(paths[1]), '')
+    truncate(paths[1])
+    assert newest_whole_checkpoint(str(tmp_path), options)[0] == str(paths[0])
+    kept = set_aside(str(tmp_path), template, None)
+    assert sorted(kept.iterdir()) == sorted(kept / path.name for path in paths)
+
+
+@pytest.mark.parametrize('template', ['ep_{}_{}.pth', 'ep_{step}.pth', 'ep.pth', 'ep_{'])
+def test_a_name_without_one_place_for_a_number_is_refused(template: str) -> None:
+    hook = SafeCheckpointHook(filename_tmpl=template)
+    with pytest.raises(InputError, match=r'filename_tmpl=.* needs one place'):
+        use_safe_checkpoints(SimpleNamespace(hooks=[hook], save_checkpoint=Runner.save_checkpoint))
+
+
+def test_where_files_were_copied_the_last_is_the_one_that_is_named(tmp_path: Path) -> None:
+    """In the order of their names, in which epoch_9 comes after epoch_10."""
+    for age, number in enumerate((9, 8, 11, 10, 1)):
+        save(tmp_path / f'epoch_{number}.pth', age)
+    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'epoch_11.pth'))
+    found, _ = newest_whole_checkpoint(str(tmp_path), {})
+    assert found == str(tmp_path / 'epoch_11.pth')
+    # begun again from epoch 7: those of the first training have larger numbers, and are older
+    save(tmp_path / 'epoch_8.pth', -5)
+    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'epoch_8.pth'))
+    found, _ = newest_whole_checkpoint(str(tmp_path), {})
+    assert found == str(tmp_path / 'epoch_8.pth')
+    # killed between writing the next one and naming it
+    save(tmp_path / 'epoch_9.pth', -6)
+    found, _ = newest_whole_checkpoint(str(tmp_path), {})
+    assert found == str(tmp_path / 'epoch_9.pth')
+    save(tmp_path / 'interrupted.pth', -7)
+    found, _ = newest_whole_checkpoint(str(tmp_path), {})
+    assert found == str(tmp_path / 'interrupted.pth')
+
+
+@pytest.mark.parametrize('content', [b'\xff\xfe', b'a\0b', b'', b'.'])
+def test_a_note_of_the_last_checkpoint_that_is_none_is_passed_over(
+    content: bytes, tmp_path: Path
+) -> None:
+    path = save(tmp_path / 'epoch_1.pth', 1)
+    (tmp_path / 'last_checkpoint').write_bytes(content)
+    assert newest_whole_checkpoint(str(tmp_path), {}) == (str(path), '')
+
+
+def test_what_an_interruption_saved_is_set_aside_wherever_checkpoints_go(tmp_path: Path) -> None:
+    interrupted = save(tmp_path / 'run' / 'interrupted.pth', 1)
+    content = interrupted.read_bytes()
+    train(make_runner(tmp_path / 'run', True, out_dir=str(tmp_path / 'elsewhere')))
+    (kept,) = (tmp_path / 'run').glob('earlier_*')
+    assert (kept / 'interrupted.pth').read_bytes() == content
+    assert sorted(p.name for p in (tmp_path / 'elsewhere/run').glob('*.pth')) == [
+        f'epoch_{number}.pth' for number in (1, 2, 3)
+    ]
