@@ -13,8 +13,10 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mmrest.commands.dataset_sample import DatasetSample
+from mmrest.commands.dataset_sample import MOST_IMAGES, DatasetSample
 from mmrest.errors import list_some
+
+_ALIKE = 0.75  # as a misspelt name is, and 'bus' is not to 'minibus'
 
 
 def string_for_classes(node: Mapping[str, Any]) -> str | None:
@@ -46,7 +48,8 @@ def compare_with_annotations(sample: DatasetSample) -> tuple[str | None, str | N
     if sample.categories and getattr(reader, 'cat_ids', None) is not None:
         return _compare_categories(classes, sample.categories, reader.cat_ids)
     names = {name for info in sample.infos for name in _names_in_xml(info.get('xml_path'))}
-    return _compare_names(classes, sorted(names)) if names else (None, None)
+    whole = len(sample.infos) < MOST_IMAGES
+    return _compare_names(classes, sorted(names), whole) if names else (None, None)
 
 
 def _compare_categories(
@@ -68,7 +71,9 @@ def _compare_categories(
         kept = [name for name in names.values() if name in classes]
         write = f'write the same order: metainfo=dict(classes={tuple(kept)!r})'
     unused = [name for name in names.values() if name not in labelled]
-    closest = {name: difflib.get_close_matches(name, unused, n=1) for name in missing}
+    closest = {
+        name: difflib.get_close_matches(name, unused, n=1, cutoff=_ALIKE) for name in missing
+    }
     hints = [f'did you mean {close[0]!r}?' for close in closest.values() if close]
     if wrong:
         lost = f'; {list_some(missing)} is not in the annotations' if missing else ''
@@ -84,12 +89,19 @@ def _compare_categories(
     return None, None
 
 
-def _compare_names(classes: Sequence[str], names: Sequence[str]) -> tuple[str | None, str | None]:
-    """As :func:`_compare_categories`, for annotations that name each object's class."""
+def _compare_names(
+    classes: Sequence[str], names: Sequence[str], whole: bool
+) -> tuple[str | None, str | None]:
+    """As :func:`_compare_categories`, for annotations that name each object's class.
+
+    Of more files than were read, others may have the classes.
+    """
     unknown = [name for name in names if name not in classes]
     both = _show('classes of the config', classes) + _show('names in the first files', names)
     if len(unknown) == len(names):
         write = f'write metainfo=dict(classes={tuple(names)!r})'
+        if not whole:
+            return None, f'none of its classes is in the first files\n{both}    perhaps {write}'
         return f'none of its classes is in the annotations\n{both}    {write}', None
     if unknown:
         return None, f'objects of {list_some(unknown)} are left out\n{both}'

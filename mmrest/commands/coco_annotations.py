@@ -6,17 +6,21 @@ Files that people make themselves often lack ``area`` or the images' sizes, and 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from numbers import Real
 from typing import Any
 
 from mmrest.commands.dataset_sample import MOST_OBJECTS, DatasetSample
+from mmrest.commands.json_parts import read_first
 from mmrest.commands.sample_contents import is_unused
 from mmrest.config_nodes import iterate_dicts, type_name
 from mmrest.errors import list_some
 
 _OF_IMAGES = 'id', 'file_name', 'height', 'width'
 _OF_BOXES = 'id', 'image_id', 'category_id', 'bbox', 'area'
+_NUMBERS = 'height', 'width', 'area'
 _MANY = 5  # a few boxes end outside in many data sets, and are cut off
 _MEANS = dict(area='; where there are no masks it is width times height of the box')
 
@@ -35,21 +39,16 @@ def why_unreadable(node: Mapping[str, Any], sample: DatasetSample) -> str | None
         return (
             f'{file} is a list; COCO annotations are an object of images, annotations, categories'
         )
-    for what, entries, keys in (
-        ('image', sample.images, _OF_IMAGES),
-        ('annotation', sample.objects, _OF_BOXES),
-    ):
-        for entry in entries or ():
-            if entry.get('ignore'):  # mmdet looks no further
-                continue
-            if absent := [key for key in keys if key not in entry]:
-                means = ''.join(_MEANS.get(key, '') for key in absent)
-                return f'{file}: {_named(what, entry)} has no {list_some(absent)}{means}'
-            if what == 'annotation' and not _is_box(entry['bbox']):
-                return (
-                    f'{file}: {_named(what, entry)} has the box {entry["bbox"]}; COCO writes four '
-                    'numbers, [left, top, width, height], in pixels'
-                )
+    for image in sample.images or ():
+        if fault := _fault_of(image, _OF_IMAGES):
+            return f'{file}: {_named("image", image)} {fault}'
+    of_no_image = set()
+    for thing in _read(sample):
+        if fault := _fault_of(thing, _OF_BOXES):
+            if _is_of_an_image(thing, file):
+                return f'{file}: {_named("annotation", thing)} {fault}'
+            of_no_image.add(id(thing))
+    sample.objects = [thing for thing in sample.objects or () if id(thing) not in of_no_image]
     if not node.get('test_mode') and _is_whole(sample) and not any(_with_area(sample)):
         return (
             f'{file}: all {len(sample.objects)} boxes lie outside their image or have no '
@@ -57,6 +56,35 @@ def why_unreadable(node: Mapping[str, Any], sample: DatasetSample) -> str | None
             'writes a box as [left, top, width, height], in pixels'
         )
     return _no_mask(sample) if _loads_masks(node) else None
+
+
+def _fault_of(entry: Mapping[str, Any], keys: tuple[str, ...]) -> str | None:
+    """What mmdet would fail at in an image's or a box's entry."""
+    if absent := [key for key in keys if key not in entry]:
+        return f'has no {list_some(absent)}{"".join(_MEANS.get(key, "") for key in absent)}'
+    if 'bbox' in keys and not _is_box(entry['bbox']):
+        return (
+            f'has the box {entry["bbox"]}; COCO writes four numbers, [left, top, width, height], '
+            'in pixels'
+        )
+    for key in keys:
+        value = entry[key]
+        if key in _NUMBERS and not isinstance(value, Real):
+            return f'has {key}={value!r}, which is no number{_MEANS.get(key, "")}'
+        if key.endswith('id') and isinstance(value, list | dict):
+            return f'has {key}={value!r}, which is no id'
+    return None
+
+
+def _is_of_an_image(thing: Mapping[str, Any], file: str) -> bool:
+    """Whether a file has the image of a box; mmdet asks for the boxes of each image alone."""
+    number = thing.get('image_id')
+    return isinstance(number, list | dict) or number in _images_of(file, os.path.getmtime(file))
+
+
+@lru_cache(maxsize=1)
+def _images_of(file: str, changed: float) -> set[Any]:
+    return {image.get('id') for image in read_first(file, 'images', 2**24) or ()}
 
 
 def _loads_masks(node: Mapping[str, Any]) -> bool:
@@ -67,7 +95,7 @@ def _loads_masks(node: Mapping[str, Any]) -> bool:
 def _no_mask(sample: DatasetSample) -> str | None:
     """The first of the boxes that are used without a mask."""
     for thing in _used(sample):
-        if not thing.get('segmentation'):
+        if not thing.get('segmentation') and _is_of_an_image(thing, sample.dataset.ann_file):
             return (
                 f'{sample.dataset.ann_file}: {_named("annotation", thing)} has no segmentation, '
                 'and the pipeline loads masks (LoadAnnotations, with_mask=True); take it out, or '

@@ -32,6 +32,7 @@ _OPTIONAL = (
     *('load_from', 'resume', 'custom_hooks', 'custom_imports', 'param_scheduler', 'randomness'),
     *('auto_scale_lr', 'log_processor', 'env_cfg', 'built_in_data', 'model_wrapper_cfg'),
 )
+_PACKAGES = 'mmrest', 'mmdet', 'mmseg', 'mmpretrain'
 
 
 def load_config(
@@ -134,8 +135,11 @@ def _doubt(cfg: Config, key: str) -> str | None:
 def _failed_import(error: ImportError) -> str:
     """What mmengine says of ``custom_imports``, without the places where it looked."""
     failed = str(error).removeprefix('Failed to import ')
-    hint = did_you_mean(failed, ['mmrest', 'mmdet', 'mmseg', 'mmpretrain'])
     reason = error.__context__ or error
+    package = failed.partition('.')[0]
+    if package in _PACKAGES and importlib.util.find_spec(package) is None:
+        return f'custom_imports: {failed} needs {package}, which is not installed'
+    hint = did_you_mean(failed, _PACKAGES)
     return (
         f'custom_imports: {failed} cannot be imported ({reason}){hint or "; "}'
         f'{" M" if hint else "m"}odules are looked for in the working directory and on PYTHONPATH'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import os
 from collections.abc import Iterable, Mapping
 from numbers import Real
@@ -15,7 +16,12 @@ from torch.utils.data import DataLoader
 
 from mmrest.commands.class_names import compare_with_annotations, string_for_classes
 from mmrest.commands.coco_annotations import doubts_about_annotations, why_unreadable
-from mmrest.commands.dataset_sample import DatasetSample, sample_dataset
+from mmrest.commands.dataset_sample import (
+    MOST_OBJECTS,
+    DatasetSample,
+    is_base_dataset,
+    sample_dataset,
+)
 from mmrest.commands.json_parts import is_whole_json
 from mmrest.commands.processes import warn
 from mmrest.commands.sample_contents import doubts_about
@@ -96,7 +102,7 @@ def require_usable_data(cfg: Config, splits: Iterable[str]) -> list[str]:
             elif (
                 sample is not None
                 and sample.images
-                and not sample.objects
+                and sample.objects == []
                 and _drops_empty_images(node)
             ):
                 error = (
@@ -175,7 +181,7 @@ class _Report:
         if sample.dataset is None:
             self._add_paths(node, split)
         else:
-            self._add_files(sample, split, _loads_annotations(node))
+            self._add_files(sample, split, node)
 
     def _add_paths(self, node: Mapping[str, Any], split: str) -> None:
         """Of a class that could not be built, perhaps since one of its paths is missing."""
@@ -185,7 +191,8 @@ class _Report:
             if isinstance(path, str) and path:
                 self._expect(Path(root, path), f'{split} {role.removesuffix("_path")}')
 
-    def _add_files(self, sample: DatasetSample, split: str, annotated: bool) -> None:
+    def _add_files(self, sample: DatasetSample, split: str, node: Mapping[str, Any]) -> None:
+        annotated = _loads_annotations(node)
         ann_file = sample.dataset.ann_file
         if isinstance(ann_file, str) and ann_file:
             self._expect(Path(ann_file), f'{split} annotations')
@@ -211,7 +218,7 @@ class _Report:
                 if key.endswith('_path') and (annotated or key.startswith('img'))
             ]
             gone = [path for path in paths if isinstance(path, str) and not os.path.isfile(path)]
-            if gone:
+            if gone and not _is_left_out(info, sample, node):
                 self._miss(gone[0], split)
                 return
 
@@ -272,6 +279,8 @@ class _Report:
 
 def _require_kinds(node: Mapping[str, Any], split: str) -> None:
     """Check what mmengine's data sets fail on without naming it; other classes may take more."""
+    if not is_base_dataset(node):
+        return
     ann_file, prefix = node.get('ann_file'), node.get('data_prefix')
     place = f'{split}_dataloader: {type_name(node)}: '
     if isinstance(prefix, str):
@@ -289,6 +298,19 @@ def _require_kinds(node: Mapping[str, Any], split: str) -> None:
 def _drops_empty_images(node: Mapping[str, Any]) -> bool:
     filters = node.get('filter_cfg') or {}
     return bool(filters.get('filter_empty_gt')) and not node.get('test_mode')
+
+
+def _is_left_out(info: Mapping[str, Any], sample: DatasetSample, node: Mapping[str, Any]) -> bool:
+    """Whether mmdet never reads an image, since it is too small or has no objects."""
+    if node.get('test_mode') or 'img_id' not in info:
+        return False
+    least = (node.get('filter_cfg') or {}).get('min_size', 0)
+    if min(info.get('width') or math.inf, info.get('height') or math.inf) < least:
+        return True
+    # of a large file the sample has not all objects
+    known = sample.objects is not None and len(sample.objects) < MOST_OBJECTS
+    annotated = {thing.get('image_id') for thing in sample.objects or ()}
+    return known and _drops_empty_images(node) and info['img_id'] not in annotated
 
 
 def _image_folder(sample: DatasetSample) -> Path:

@@ -39,8 +39,8 @@ def explain_data_errors(runner: Runner) -> Iterator[None]:
     """Say which file of a data set a run cannot go on with, also if a worker process read it.
 
     Raises:
-        InputError: An image is damaged, empty or gone, a batch does not fit together, or no image
-            is left; anything else is raised as it was.
+        InputError: An image or label map is damaged, empty or gone, a batch does not fit together,
+            or no image is left; anything else is raised as it was.
     """
     try:
         yield
@@ -48,6 +48,13 @@ def explain_data_errors(runner: Runner) -> Iterator[None]:
         if not (text := _what_is_wrong_with_an_image(error, runner)):
             raise
         raise InputError(text) from error
+    except OSError as error:
+        # Pillow's have no number; it reads the label maps
+        if error.errno is not None or not (path := _damaged_label_map(runner)):
+            raise
+        raise InputError(
+            f'the label map {path} is damaged, cut short or no image: Pillow cannot read it'
+        ) from error
     except ValueError as error:
         if '_serialize_data' not in (frame.name for frame in extract_tb(error.__traceback__)):
             raise
@@ -117,19 +124,29 @@ def _empty_images(runner: Runner) -> list[str]:
     return [path for path in _images_of(runner) if _is_empty(path)]
 
 
-def _images_of(runner: Runner) -> Iterator[str]:
+def _damaged_label_map(runner: Runner) -> str | None:
+    for path in _images_of(runner, 'seg_map_path'):
+        try:
+            with Image.open(path) as image:
+                image.load()
+        except OSError:
+            return path
+    return None
+
+
+def _images_of(runner: Runner, key: str = 'img_path') -> Iterator[str]:
     for loop in (runner._train_loop, runner._val_loop, runner._test_loop):
-        yield from _image_paths(getattr(getattr(loop, 'dataloader', None), 'dataset', None))
+        yield from _image_paths(getattr(getattr(loop, 'dataloader', None), 'dataset', None), key)
 
 
-def _image_paths(dataset: Any) -> Iterator[str]:
+def _image_paths(dataset: Any, key: str) -> Iterator[str]:
     parts = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
     if parts != [None]:  # it joins or repeats others
         for part in parts:
-            yield from _image_paths(part)
+            yield from _image_paths(part, key)
     elif hasattr(dataset, 'get_data_info'):
         for index in range(len(dataset)):
-            yield from filter(None, [dataset.get_data_info(index).get('img_path')])
+            yield from filter(None, [dataset.get_data_info(index).get(key)])
 
 
 def _is_empty(path: str) -> bool:

@@ -23,7 +23,7 @@ from mmengine.registry import DATASETS
 
 from mmrest.commands.json_parts import is_list, read_first
 
-_MOST_IMAGES = 50
+MOST_IMAGES = 50
 MOST_OBJECTS = 5000
 
 
@@ -61,10 +61,7 @@ def sample_dataset(node: Mapping[str, Any]) -> DatasetSample | None:
     Returns:
         None if the data set is no ``BaseDataset``, or reads through another backend than the disk.
     """
-    kind = node.get('type')
-    kind = DATASETS.get(kind) if isinstance(kind, str) else kind
-    others = isinstance(kind, type) and not issubclass(kind, BaseDataset)
-    if others or not _is_on_disk(node):
+    if not is_base_dataset(node) or not _is_on_disk(node):
         return None
     with _quietly():
         try:
@@ -79,12 +76,19 @@ def sample_dataset(node: Mapping[str, Any]) -> DatasetSample | None:
         sample.categories = read_first(ann_file, 'categories', 2**20) or []
         sample.is_list = is_list(ann_file)
         if sample.categories:  # other formats have such lists within an image's entry
-            sample.images = read_first(ann_file, 'images', _MOST_IMAGES)
+            sample.images = read_first(ann_file, 'images', MOST_IMAGES)
             sample.objects = read_first(ann_file, 'annotations', MOST_OBJECTS)
     with _short_copy(ann_file, sample.categories) as short:
         if short is not None:
             _read(sample, short)
     return sample
+
+
+def is_base_dataset(node: Mapping[str, Any]) -> bool:
+    """Whether a config's data set is one of mmengine's, or of no class that is known."""
+    kind = node.get('type')
+    kind = DATASETS.get(kind) if isinstance(kind, str) else kind
+    return not isinstance(kind, type) or issubclass(kind, BaseDataset)
 
 
 def _is_on_disk(node: Mapping[str, Any]) -> bool:
@@ -105,13 +109,13 @@ def _short_copy(ann_file: str, categories: list[dict[str, Any]]) -> Iterator[str
     name = os.path.basename(ann_file)
     text = None
     if name.endswith('.json'):
-        if images := read_first(ann_file, 'images', _MOST_IMAGES):
+        if images := read_first(ann_file, 'images', MOST_IMAGES):
             text = json.dumps(dict(images=images, annotations=[], categories=categories))
-        elif entries := read_first(ann_file, 'data_list', _MOST_IMAGES):
+        elif entries := read_first(ann_file, 'data_list', MOST_IMAGES):
             text = json.dumps(dict(metainfo={}, data_list=entries))
     elif name.endswith('.txt'):
         with open(ann_file, encoding='utf-8', errors='surrogateescape') as file:
-            text = ''.join(line for line, _ in zip(file, range(_MOST_IMAGES), strict=False))
+            text = ''.join(line for line, _ in zip(file, range(MOST_IMAGES), strict=False))
     if text is None:
         yield None
         return

@@ -15,6 +15,7 @@ from typing import Any
 
 _DECODER = json.JSONDecoder()
 _WINDOW = 2**16  # bytes that are decoded at first
+_CHUNK = 2**24  # bytes that are searched at once
 
 
 def read_first(path: str | Path, key: str, most: int) -> list[dict[str, Any]] | None:
@@ -22,7 +23,7 @@ def read_first(path: str | Path, key: str, most: int) -> list[dict[str, Any]] | 
 
     Args:
         path: A JSON file.
-        key: Of its outermost object.
+        key: Of its outermost object; where that has none, the first one anywhere counts.
         most: How many objects are wanted.
 
     Returns:
@@ -32,11 +33,27 @@ def read_first(path: str | Path, key: str, most: int) -> list[dict[str, Any]] | 
         if not file.read(1):
             return None
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            deeper, depth, counted = [], 0, 0
             for start in _lists_under(content, key):
-                objects = _decode_objects(content, start, most)
-                if objects is not None:
+                depth += _opened(content, counted, start)
+                counted = start
+                if depth != 2:  # of an image's own entry, for example
+                    deeper.append(start)
+                elif (objects := _decode_objects(content, start, most)) is not None:
+                    return objects
+            for start in deeper:
+                if (objects := _decode_objects(content, start, most)) is not None:
                     return objects
     return None
+
+
+def _opened(content: mmap.mmap, start: int, end: int) -> int:
+    """How many brackets more are opened than closed; those in texts mostly come in pairs."""
+    opened = 0
+    for place in range(start, end, _CHUNK):
+        chunk = content[place : min(place + _CHUNK, end)]
+        opened += chunk.count(b'{') + chunk.count(b'[') - chunk.count(b'}') - chunk.count(b']')
+    return opened
 
 
 def is_list(path: str | Path) -> bool:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
+
+from mmrest.checkpoints import read_checkpoint
 
 _DATA, _STEP = 0, 1
 
@@ -45,6 +49,27 @@ class SeedIterationsHook(Hook):
     def after_val(self, runner: Runner) -> None:
         """Called by the runner after a validation."""
         _seed(runner, _DATA, runner.iter)
+
+
+def use_seed_of_checkpoint(cfg: Config) -> int | None:
+    """Let a resumed training go on with the seed that it began with, drawn or given.
+
+    mmengine takes it from the checkpoint as well, but after it has built what shuffles the images.
+
+    Args:
+        cfg: Whose ``load_from`` is resumed from; its ``randomness`` is changed.
+
+    Returns:
+        Another seed that the config gives, which does not count.
+    """
+    checkpoint = read_checkpoint(cfg.load_from)
+    meta = checkpoint.get('meta') if isinstance(checkpoint, Mapping) else None
+    seed = meta.get('seed') if isinstance(meta, Mapping) else None
+    if not isinstance(seed, int):
+        return None
+    given = cfg.get('randomness') or {}
+    cfg.randomness = {**given, 'seed': seed}
+    return given.get('seed') if given.get('seed') != seed else None
 
 
 class _SeededBatches:

@@ -67,6 +67,17 @@ class ResumedSettingsHook(Hook):
         """Called by the runner before it loads the checkpoint."""
         self._of_config = _learning_rates(runner)
 
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Called by the runner between reading and loading."""
+        absent = [name for name in ('optimizer', 'param_schedulers') if name not in checkpoint]
+        if runner.param_schedulers is None:
+            absent = absent[: 'optimizer' in absent]
+        if runner._resume and absent:
+            runner.logger.warning(
+                f'the checkpoint holds no state of {" and ".join(absent)}, as best_*.pth and those '
+                'of save_optimizer=False: they begin anew, so that losses will differ'
+            )
+
     def before_train(self, runner: Runner) -> None:
         """Called by the runner when the checkpoint is loaded."""
         loaded = _learning_rates(runner)

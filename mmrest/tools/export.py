@@ -77,7 +77,8 @@ def main() -> None:
             require_onnx()
         elif args.torchscript:
             raise InputError(f'--torchscript writes ONNX, and {args.out} is to be a program')
-        require_new_file('OUT', args.out, args.force, '--force replaces it')
+        for file in (args.out, f'{args.out}.data'):  # the second if it has large weights
+            require_new_file('OUT', file, args.force, '--force replaces it')
         shape = parse_shape(args.shape)
         cfg = config_from_arguments(args)
         require_model(cfg)

@@ -23,6 +23,7 @@ from mmrest.commands.output_files import sole_training
 from mmrest.commands.pretraining import forget_weights, require_weights, train_from_scratch
 from mmrest.commands.processes import is_first_process, leave_process_group, warn
 from mmrest.engine.checkpointing import newest_whole_checkpoint
+from mmrest.engine.randomness import use_seed_of_checkpoint
 from mmrest.errors import ArgumentParser, InputError, clear_errors
 
 
@@ -85,6 +86,8 @@ def main() -> None:
         splits = ['train', 'val'] if cfg.get('val_cfg') else ['train']
         prepare_data(cfg, splits)
         require_usable_data(cfg, splits)
+        if purpose == 'resume' and (seed := use_seed_of_checkpoint(cfg)) is not None:
+            warn(f"randomness.seed={seed} is not the checkpoint's, which the training goes on with")
         with sole_training(cfg.work_dir):
             run_training(build_runner(cfg, purpose, args.skip_non_finite))
         leave_process_group()

@@ -132,3 +132,36 @@ def test_names_in_xml(tmp_path: Path) -> None:
                 check(voc(root, names))
         else:
             assert message in check(voc(root, names))
+
+
+def test_another_word_is_no_misspelling(root: Path) -> None:
+    """The file has minibus; that it has no bus is a warning, as of every absent class."""
+    node = dataset(
+        root, ['disc', 'ring', 'minibus'], metainfo=dict(classes=('disc', 'ring', 'bus'))
+    )
+    assert 'the annotations have no bus' in check(node)
+
+
+def test_classes_of_later_files_are_not_missed(tmp_path: Path) -> None:
+    for folder in ('Annotations', 'JPEGImages', 'sets'):
+        (tmp_path / folder).mkdir()
+    names = [f'{number:03}' for number in range(60)]
+    (tmp_path / 'sets/all.txt').write_text('\n'.join(names))
+    for number, name in enumerate(names):
+        kind = 'sheep' if number == 59 else 'cow'
+        (tmp_path / f'Annotations/{name}.xml').write_text(
+            f'<annotation><size><width>9</width><height>9</height></size>'
+            f'<object><name>{kind}</name></object></annotation>'
+        )
+        (tmp_path / f'JPEGImages/{name}.jpg').write_bytes(b'')
+    node = dict(
+        type='XMLDataset',
+        data_root=str(tmp_path),
+        ann_file='sets/all.txt',
+        data_prefix=dict(sub_data_root=''),
+        metainfo=dict(classes=('sheep',)),
+    )
+    assert 'none of its classes is in the first files' in check(node)
+    (tmp_path / 'sets/all.txt').write_text('\n'.join(names[:40]))
+    with pytest.raises(InputError, match='none of its classes is in the annotations'):
+        check(node)

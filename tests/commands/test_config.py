@@ -76,6 +76,10 @@ def test_a_module_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
     file.write_text("custom_imports = dict(imports=['mmrset'])\n")
     with pytest.raises(InputError, match=r"mmrset cannot be .* 'mmrset'\); did you mean mmrest\?"):
         load_config(str(file))
+    if importlib.util.find_spec('mmpretrain') is None:
+        file.write_text("custom_imports = dict(imports=['mmpretrain.models'])\n")
+        with pytest.raises(InputError, match=r'mmpretrain\.models needs mmpretrain, which is not'):
+            load_config(str(file))
     (tmp_path / 'broken.py').write_text('import mmrest\nimport no_such_module\n')
     file.write_text("custom_imports = dict(imports=['broken'])\n")
     with pytest.MonkeyPatch.context() as patch:

@@ -5,7 +5,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.config import Config
+from mmengine.registry import DATASETS
 
 from mmrest.commands import load_config, prepare_data, require_usable_data
 from mmrest.commands.data_check import require_workers
@@ -143,3 +145,40 @@ def test_annotations_without_objects_are_told_where_their_images_are_left_out(
             require_usable_data(cfg, ['train'])
     else:
         require_usable_data(cfg, ['train'])
+
+
+@pytest.mark.parametrize('change', [dict(width=16), dict(height=16), None])
+def test_an_image_that_mmdet_never_reads_need_not_be_there(coco: Path, change: dict | None) -> None:
+    """It is too small for the training, or without objects where those are left out."""
+    file = coco / 'annotations/instances_train2017.json'
+    content = json.loads(file.read_text())
+    image = content['images'][0]
+    image.update(change or {})
+    if change is None:
+        content['annotations'] = [
+            box for box in content['annotations'] if box['image_id'] != image['id']
+        ]
+    file.write_text(json.dumps(content))
+    (coco / 'train2017' / image['file_name']).unlink()
+    cfg = load_config(RETINANET, data_root=str(coco))
+    cfg.train_dataloader.dataset.filter_cfg = dict(filter_empty_gt=True, min_size=32)
+    prepare_data(cfg, ['train'])
+    cfg.train_dataloader.dataset.filter_cfg = dict(filter_empty_gt=False)
+    with pytest.raises(InputError, match=f'lacks {image["file_name"]}'):
+        prepare_data(cfg, ['train'])
+
+
+@DATASETS.register_module()
+class OwnDatasetOfTheTest(torch.utils.data.Dataset):
+    """Takes what mmengine's do not."""
+
+    def __init__(self, data_prefix: str, ann_file: list[str]) -> None: ...
+
+
+def test_a_data_set_of_another_kind_takes_what_it_likes() -> None:
+    node = dict(type='OwnDatasetOfTheTest', data_prefix='images/', ann_file=['a.txt', 'b.txt'])
+    prepare_data(Config(dict(train_dataloader=dict(dataset=node))), ['train'])
+    with pytest.raises(InputError, match=r'data_prefix=.* must be a dict'):
+        prepare_data(
+            Config(dict(train_dataloader=dict(dataset={**node, 'type': 'CocoDataset'}))), ['train']
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 from mmcv.transforms import LoadImageFromFile, Resize
+from mmseg.datasets.transforms import LoadAnnotations
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
 from mmrest.commands.data_errors import explain_data_errors
@@ -143,3 +145,42 @@ def test_a_data_set_of_which_nothing_is_left_is_explained() -> None:
         explain_data_errors(SimpleNamespace()),
     ):
         Empty(ann_file='a.json')
+
+
+class LabelMaps(Images):
+    """Whose label maps mmseg reads."""
+
+    def get_data_info(self, index: int) -> dict:
+        return dict(
+            img_path=str(self.paths[index]),
+            seg_map_path=str(self.paths[index].with_suffix('.png')),
+            reduce_zero_label=False,
+            seg_fields=[],
+        )
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return LoadAnnotations()(self.get_data_info(index))['gt_seg_map']
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+@pytest.mark.parametrize('damage', [lambda content: content[:60], lambda _: b'', lambda _: b'text'])
+def test_a_damaged_label_map_is_named(
+    damage: Callable[[bytes], bytes], workers: int, folder: Path
+) -> None:
+    for name in 'abc':
+        cv2.imwrite(str(folder / f'{name}.png'), np.eye(64, dtype=np.uint8))
+    dataset = LabelMaps(folder)
+    read_all(dataset, workers)
+    broken = folder / 'b.png'
+    broken.write_bytes(damage(broken.read_bytes()))
+    with pytest.raises(
+        InputError, match=r'label map .*b\.png is damaged, cut short or no image: Pillow'
+    ):
+        read_all(dataset, workers)
+
+
+def test_an_error_of_the_system_is_as_it_was(folder: Path) -> None:
+    error = OSError(5, 'Input/output error')
+    with pytest.raises(OSError, match='Input/output') as caught, explain_data_errors(None):
+        raise error
+    assert caught.value is error

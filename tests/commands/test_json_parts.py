@@ -36,3 +36,19 @@ def test_where_there_is_no_such_list_there_is_none(text: str, tmp_path: Path) ->
     assert read_first(file, 'images', 2) is None
     assert is_whole_json(file) == (text[-1:] != '1')
     assert is_list(file) == (text == '[1]')
+
+
+def test_lists_of_the_outermost_object_come_first(tmp_path: Path) -> None:
+    """Some tools write such lists into the entries of images, and into the information."""
+    file = tmp_path / 'a.json'
+    content = dict(
+        info=dict(images=[dict(logo='a.png')]),
+        images=[dict(id=1, file_name='{[[.jpg}]]', annotations=[], categories=[dict(id=9)])],
+        annotations=[dict(id=5)],
+        categories=[dict(id=3)],
+    )
+    file.write_text(json.dumps(content))
+    for key in ('images', 'annotations', 'categories'):
+        assert read_first(file, key, 10) == content[key]
+    file.write_text(json.dumps([content]))  # not outermost, and the only ones
+    assert read_first(file, 'categories', 10) == [dict(id=9)]

@@ -223,6 +223,17 @@ def edited(detection: dict[str, Any], change: Callable[[dict[str, Any]], Any]) -
             r'an annotation \(of image 2\) has no id',
         ),
         (lambda c: c['images'][1].pop('id') and None, r'an image \(2\.jpg\) has no id'),
+        (
+            lambda c: c['annotations'][1].update(area=None),
+            'annotation 2 has area=None, which is no number; where there are no masks it is width',
+        ),
+        (lambda c: c['annotations'][1].update(area='400'), "annotation 2 has area='400', which"),
+        (lambda c: c['images'][0].update(width=None), 'image 1 has width=None, which is no number'),
+        (
+            lambda c: c['annotations'][0].update(image_id=[1]),
+            r'1 has image_id=\[1\], which',
+        ),
+        (lambda c: c['annotations'][0].update(category_id={}), '1 has category_id={}, which is no'),
     ],
 )
 def test_what_coco_annotations_lack_is_named(
@@ -302,6 +313,22 @@ def test_boxes_none_of_which_is_used_are_no_training_data(
 def test_other_formats_need_not_have_what_coco_has(detection: dict[str, Any]) -> None:
     edited(detection, lambda c: c['annotations'][1].pop('area') and None)
     assert not warnings_of('mmdet', {**detection, 'type': 'LVISV1Dataset'})
+
+
+@pytest.mark.parametrize('absent', ['area', 'bbox', 'id', 'segmentation'])
+def test_boxes_of_images_that_the_file_lacks_may_lack_anything(
+    detection: dict[str, Any], absent: str
+) -> None:
+    """As where somebody took out images alone; mmdet asks for the boxes of each image."""
+
+    def change(content: dict[str, Any]) -> None:
+        for box in content['annotations']:
+            box['segmentation'] = SQUARE
+        other = {**content['annotations'][0], 'id': 9, 'image_id': 99}
+        del other[absent]
+        content['annotations'].insert(0, other)
+
+    assert not warnings_of('mmdet', masks(edited(detection, change)))
 
 
 def test_what_mmdet_ignores_may_lack_anything(detection: dict[str, Any]) -> None:

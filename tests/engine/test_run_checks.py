@@ -182,3 +182,21 @@ def test_the_images_of_a_batch_are_named_however_it_is_made() -> None:
     assert files_of(dict(data_samples=dict(sup=samples, unsup=samples))) == 'a.jpg, b.jpg'
     for nameless in (dict(data_samples=[object()]), dict(data_samples={}), dict(), [1], None):
         assert files_of(nameless) == 'unknown'
+
+
+def test_what_a_resumed_checkpoint_lacks_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """mmengine goes on with a new optimizer, and says nothing."""
+    train(make_runner(tmp_path / 'run', True))
+    whole = torch.load(tmp_path / 'run/epoch_2.pth', weights_only=False)
+    for left_out in ((), ('optimizer',), ('optimizer', 'param_schedulers')):
+        part = {key: value for key, value in whole.items() if key not in left_out}
+        torch.save(part, tmp_path / 'part.pth')
+        runner = make_runner(tmp_path / f'run{len(left_out)}', True, 0, str(tmp_path / 'part.pth'))
+        with caplog.at_level('WARNING'):
+            messages: list[str] = []
+            runner.logger.warning = messages.append
+            train(runner, hooks=[ResumedSettingsHook()])
+        said = ' '.join(messages)
+        assert (f'holds no state of {" and ".join(left_out)}, as best' in said) == bool(left_out)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -104,6 +106,33 @@ def test_a_resumed_training_keeps_its_history(checkpoint: Path) -> None:
     history, _ = restored['message_hub']['log_scalars']['train/loss'].data
     assert len(history) == 4 * 3  # epochs x batches of four images
     assert restored['optimizer']['state']
+
+
+def losses_in(work_dir: Path) -> dict[int, float]:
+    """Iteration -> loss, of all runs in a work directory."""
+    lines = [line for log in work_dir.glob('*/vis_data/scalars.json') for line in log.open()]
+    return {row['step']: row['loss'] for row in map(json.loads, lines) if 'loss' in row}
+
+
+def test_a_resumed_training_goes_on_with_the_seed_that_was_drawn(
+    shapes_root: Path, run_tool: Run, tmp_path: Path
+) -> None:
+    """Most configs name no seed: the images' order must be that of the first run all the same."""
+    options = ['--cfg-options', *SMALL_DATA, 'default_hooks.logger.interval=1', 'val_cfg=None']
+    options += ['val_dataloader=None', 'val_evaluator=None', 'train_cfg.max_epochs=2']
+    options += ['train_dataloader.num_workers=0', 'train_dataloader.persistent_workers=False']
+    command = ['train.py', DETECTOR, '--data-root', shapes_root, '--work-dir']
+    result = run_tool(*command, tmp_path / 'whole', *options)
+    assert result.returncode == 0, result.stderr[-2000:]
+    whole = losses_in(tmp_path / 'whole')
+    (tmp_path / 'resumed').mkdir()
+    shutil.copy(tmp_path / 'whole/epoch_1.pth', tmp_path / 'resumed')
+    result = run_tool(*command, tmp_path / 'resumed', '--resume', *options, 'randomness.seed=7')
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert "warning: randomness.seed=7 is not the checkpoint's" in result.stderr
+    resumed = losses_in(tmp_path / 'resumed')
+    assert resumed == {step: loss for step, loss in whole.items() if step > 3}
+    assert len(resumed) == 3
 
 
 def test_testing_writes_metrics_predictions_and_pictures(

@@ -216,3 +216,11 @@ def test_wrong_arguments_are_named(
     assert result.returncode == 1
     assert message in result.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_weights_beside_a_file_are_not_replaced(run_tool: Run, tmp_path: Path) -> None:
+    (tmp_path / 'a.onnx.data').write_text('precious')
+    result = run_tool('export.py', 'retinanet_rest_lite_shapes', 'a.pth', 'a.onnx', cwd=tmp_path)
+    assert result.returncode == 1
+    assert 'a.onnx.data exists; --force replaces it' in result.stderr
+    assert (tmp_path / 'a.onnx.data').read_text() == 'precious'
