@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import errno
 import os
 import re
 import signal
@@ -57,8 +58,18 @@ def clear_errors() -> Iterator[None]:
         print('ended by SIGINT', file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:  # nobody reads on, `... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _write_nowhere()
         sys.exit(1)
+    except OSError as error:
+        if error.errno != errno.ENOSPC or error.filename is not None:
+            raise
+        _write_nowhere()
+        sys.exit(f'error: the output cannot be written: {error.strerror}')
+
+
+def _write_nowhere() -> None:
+    """Python writes what is left of its output when it ends, and would fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def did_you_mean(name: str, names: Iterable[str], most: int = 1) -> str:

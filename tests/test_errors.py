@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from mmrest.errors import ArgumentParser, did_you_mean
+from tests.conftest import ROOT
 
 
 def test_names_that_are_spelled_alike() -> None:
@@ -28,3 +33,40 @@ def test_a_misspelt_option_is_named(
     with pytest.raises(SystemExit, match='2'):
         parser.parse_args([given])
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not os.path.exists('/dev/full'), reason='a device of Linux')
+def test_output_that_cannot_be_written_is_one_message() -> None:
+    with open('/dev/full', 'w') as full:
+        result = subprocess.run(
+            [sys.executable, str(ROOT / 'mmrest/__main__.py'), 'list', 'ResT'],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1:] == [
+        'error: the output cannot be written: No space left on device'
+    ]
+    assert 'Traceback' not in result.stderr
+
+
+@pytest.mark.parametrize('command', [['doctor'], ['list', 'ResT']])
+def test_output_that_nobody_reads_ends_a_command_quietly(command: list[str]) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    result = subprocess.run(
+        [
+            sys.executable,
+            str(ROOT / 'mmrest/__main__.py'),
+            command,
+            *['ResT'][command == 'doctor' :],
+        ],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(write)
+    assert result.returncode == 1
+    assert 'Traceback' not in result.stderr
+    assert 'BrokenPipe' not in result.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import errno
 import os
 import shlex
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
-from mmengine.registry import RUNNERS
+from mmengine.registry import MODELS, RUNNERS, DefaultScope
 from mmengine.runner import Runner
 
 from mmrest.checkpoints import CheckpointNotFoundError, use_safe_reader
@@ -28,7 +29,7 @@ from mmrest.commands.processes import (
 )
 from mmrest.commands.quiet import hide_library_noise
 from mmrest.commands.settings import require_sound_settings
-from mmrest.config_nodes import is_pretrained, iterate_dicts, type_name
+from mmrest.config_nodes import is_pretrained, iterate_dicts, scope_of, type_name
 from mmrest.engine.compiling import use_compiled_backbone
 from mmrest.engine.map_channels import explain_map_channels
 from mmrest.engine.run_checks import saved_last, watch_run
@@ -155,6 +156,24 @@ def require_run(cfg: Config, part: str) -> None:
             f'{cfg.filename} has no {" and no ".join(absent)}, so that it cannot {part}'
         )
     require_sound_settings(cfg, part)
+
+
+def require_buildable_model(cfg: Config) -> None:
+    """Build the model once before the data are made or read, which takes longer.
+
+    Raises:
+        InputError: It cannot be built.
+    """
+    model = copy.deepcopy(cfg.model)  # models change what they are built from
+    if cfg.get('data_preprocessor'):  # as mmengine's Runner
+        model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    try:
+        with explain_config_errors(), DefaultScope.overwrite_default_scope(scope_of(cfg)):
+            MODELS.build(model)
+    except InputError:
+        raise
+    except Exception:  # a run, which prepares more, may say otherwise
+        return
 
 
 def build_runner(cfg: Config, purpose: str = 'test', skip_non_finite: bool = False) -> Runner:

@@ -166,6 +166,8 @@ def find_config(path: str) -> Path:
     """
     file = Path(path)
     if file.is_file():
+        if file.suffix in ('.pth', '.pt', '.pkl', '.safetensors'):
+            raise InputError(f'{path} is a checkpoint, not a config; the config comes first')
         return file
     is_ours = path.startswith('mmrest::')
     name = path.removeprefix('mmrest::').removesuffix('.py' if is_ours else '')
@@ -176,7 +178,8 @@ def find_config(path: str) -> Path:
     names += config_names() if is_name else []
     hint = did_you_mean(str(file), names, most=3)
     found = 'is a folder, not a config' if file.is_dir() else 'is not there'
-    raise InputError(f'config {path} {found}{hint}')
+    where = f' (looked in {file.parent.resolve()})' if not is_name else ''
+    raise InputError(f'config {path} {found}{where}{hint}')
 
 
 def require_model(cfg: Config, option: str | None = None) -> None:

@@ -22,6 +22,8 @@ def require_new_file(option: str, path: str, replace: bool, hint: str) -> None:
         InputError: It exists and may not be replaced, is a folder, or its folder is missing.
     """
     folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.exists(folder):
+        raise InputError(f'{option} {path}: there is no folder {folder}')
     if os.path.isdir(path) or not os.path.isdir(folder) or not os.access(folder, os.W_OK):
         raise InputError(
             f'{option} {path} cannot be written: it or its folder is no place for a file'

@@ -6,6 +6,7 @@ code, and milestones in quotes are never reached.
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Mapping
 from numbers import Real
@@ -13,7 +14,7 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.optim import DefaultOptimWrapperConstructor
-from mmengine.registry import OPTIMIZERS
+from mmengine.registry import LOOPS, OPTIMIZERS
 
 from mmrest.commands.config_errors import unknown_type
 from mmrest.commands.processes import warn
@@ -57,11 +58,34 @@ def require_sound_settings(cfg: Config, part: str) -> None:
     level = cfg.get('log_level', 'INFO')
     if isinstance(level, str) and not isinstance(logging.getLevelName(level), int):
         raise InputError(f'log_level={level!r} is none{did_you_mean(level, _LOG_LEVELS)}')
+    for place in ('train_cfg', 'val_cfg') if part == 'train' else ('test_cfg',):
+        _require_known_arguments(cfg.get(place), place)
     if part == 'train':
         _require_sound_length(cfg)
         _require_known_optimizers(cfg)
         for place in ('optim_wrapper', 'param_scheduler'):
             _require_numbers(cfg, place)
+
+
+def _require_known_arguments(loop: Any, place: str) -> None:
+    if not isinstance(loop, Mapping):
+        return
+    by_epoch = loop.get('by_epoch', True)
+    usual = 'EpochBasedTrainLoop' if by_epoch else 'IterBasedTrainLoop'
+    usual = dict(train_cfg=usual, val_cfg='ValLoop', test_cfg='TestLoop')[place]
+    kind = loop.get('type', usual)
+    kind = LOOPS.get(kind) if isinstance(kind, str) else kind
+    if not isinstance(kind, type):
+        return  # of another scope, or unknown: building it tells
+    known = inspect.signature(kind).parameters
+    if any(parameter.kind == parameter.VAR_KEYWORD for parameter in known.values()):
+        return
+    for name in loop:
+        if name not in (*known, 'type', 'by_epoch'):
+            raise InputError(
+                f'the config gives {kind.__name__} ({place}) an argument {name!r}, which it does '
+                f'not have{did_you_mean(name, known)}'
+            )
 
 
 def _require_sound_length(cfg: Config) -> None:

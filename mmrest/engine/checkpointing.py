@@ -65,11 +65,10 @@ class SafeCheckpointHook(CheckpointHook):
     """
 
     _batches_done = 0
+    _begins_anew = False
 
     def before_train(self, runner: Runner) -> None:
-        """Called by the runner before the first epoch.
-
-        Clears what killed runs left, and keeps what an earlier training saved in this place.
+        """Called by the runner before the first epoch; clears what killed runs left.
 
         Raises:
             InputError: An option of the hook is known to nobody.
@@ -77,14 +76,20 @@ class SafeCheckpointHook(CheckpointHook):
         write_whole_files()
         require_saving_options(self, runner)
         super().before_train(runner)
-        # what an interruption saved is in the work directory
-        for folder in () if runner.rank else dict.fromkeys((self.out_dir, runner.work_dir)):
-            if not os.path.isdir(folder):
-                continue
+        self._begins_anew = not runner._resume
+        for folder in self._folders(runner):
             for left in Path(folder).glob(f'*{_TEMPORARY}'):
                 left.unlink(missing_ok=True)
-            if runner._resume:
-                continue
+
+    def _folders(self, runner: Runner) -> list[str]:
+        """Where the first process finds checkpoints; interruptions are saved in the second."""
+        folders = () if runner.rank else dict.fromkeys((self.out_dir, runner.work_dir))
+        return [folder for folder in folders if os.path.isdir(folder)]
+
+    def _keep_earlier(self, runner: Runner) -> None:
+        """Keep what an earlier training saved, once this one has come as far as a step."""
+        self._begins_anew = False
+        for folder in self._folders(runner):
             if kept := set_aside(folder, self.filename_tmpl, runner._load_from):
                 runner.logger.warning(
                     f'{folder} holds checkpoints of an earlier training. They are now in {kept}, '
@@ -95,6 +100,8 @@ class SafeCheckpointHook(CheckpointHook):
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
         """Called by the runner after each step."""
+        if self._begins_anew:
+            self._keep_earlier(runner)
         if isinstance(runner.train_loop, EpochBasedTrainLoop):
             self._batches_done = batch_idx + 1
         super().after_train_iter(runner, batch_idx, data_batch, outputs)

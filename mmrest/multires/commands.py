@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from mmengine.config import Config
 
-from mmrest.errors import InputError
+from mmrest.errors import InputError, Interrupted
 from mmrest.multires.report import Report
 from mmrest.multires.sweep import (
     OUT_OF_MEMORY,
@@ -83,7 +83,7 @@ def _ended_by_signals() -> Iterator[None]:
     """Leave in an orderly way, which ends the process that measures, when asked to end."""
 
     def leave(number: int, frame: object) -> None:
-        raise InputError('interrupted; the same command goes on where it was')
+        raise Interrupted('interrupted; the same command goes on where it was', number)
 
     before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

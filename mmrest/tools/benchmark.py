@@ -52,7 +52,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--no-fuse', action='store_true', help='infer with the model as it is trained'
     )
-    parser.add_argument('--shapes', nargs='+', default=['800x1344'], metavar='HxW')
+    parser.add_argument(
+        '--shapes', nargs='+', default=['800x1344'], metavar='HxW', help='(default: 800x1344)'
+    )
     parser.add_argument('--mode', nargs='+', choices=['infer', 'train'], default=['infer'])
     parser.add_argument('--batch-size', type=int, default=1)
     parser.add_argument('--dtype', choices=['float32', 'bfloat16', 'float16'], default='float32')

@@ -14,7 +14,7 @@ from mmrest.backbones import BACKBONES
 from mmrest.benchmark.complexity import count_macs, count_parameters
 from mmrest.commands import load_config
 from mmrest.commands.cli import parse_shape
-from mmrest.errors import ArgumentParser, InputError, clear_errors
+from mmrest.errors import ArgumentParser, InputError, clear_errors, did_you_mean
 
 
 def main() -> None:
@@ -38,7 +38,10 @@ def main() -> None:
                 print_row(row)
             return
         if unknown := set(args.families) - set(BACKBONES):
-            raise InputError(f'unknown {sorted(unknown)}; known families: {", ".join(BACKBONES)}')
+            hint = did_you_mean(min(unknown), BACKBONES)
+            raise InputError(
+                f'no family {", ".join(sorted(unknown))}; there are {", ".join(BACKBONES)}{hint}'
+            )
         families = [BACKBONES[name] for name in args.families or BACKBONES]
         shapes = [parse_shape(shape) for shape in args.shapes]
         columns = ['backbone', 'parameters (M)', *(f'GMACs at {h}x{w}' for h, w in shapes)]

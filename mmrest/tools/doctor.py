@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from mmrest.errors import ArgumentParser
+from mmrest.errors import ArgumentParser, clear_errors
 from mmrest.stack import BrokenStackError, check_stack
 
 PACKAGES = (
@@ -65,17 +65,21 @@ def main() -> None:
     parser.add_argument('--json', action='store_true', help='as JSON')
     args = parser.parse_args()
     findings = list(examine())
-    if args.json:
-        print(json.dumps([asdict(finding) for finding in findings], indent=1))
-    else:
-        for finding in findings:
-            print(f'{finding.status:8} {finding.topic}: {finding.text}')
-            for line in finding.mend.splitlines():
-                print(f'{"":8}   {line}')
+    with clear_errors():
+        if args.json:
+            print(json.dumps([asdict(finding) for finding in findings], indent=1))
+        else:
+            print('\n'.join(line for finding in findings for line in _lines_of(finding)))
     problems = sum(finding.status == 'problem' for finding in findings)
     if problems:
         print(f'{problems} to be mended', file=sys.stderr)
         sys.exit(1)
+
+
+def _lines_of(finding: Finding) -> Iterator[str]:
+    yield f'{finding.status:8} {finding.topic}: {finding.text}'
+    for line in finding.mend.splitlines():
+        yield f'{"":8}   {line}'
 
 
 def examine() -> Iterator[Finding]:

@@ -33,9 +33,9 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         '--point',
-        default='0.5,0.5',
         metavar='X,Y',
-        help='where that token is: 0,0 is the top left corner, 1,1 the bottom right one',
+        help='where that token is: 0,0 is the top left corner, 1,1 the bottom right one, and '
+        '0.5,0.5 the default',
     )
     parser.add_argument('--force', action='store_true', help='replace pictures in --out-dir')
     add_config_arguments(parser)
@@ -54,7 +54,9 @@ def main() -> None:
     with clear_errors():
         cfg = config_from_arguments(args)
         require_files(cfg, args.checkpoint)
-        point = parse_point(args.point)
+        if args.point and not args.features:
+            raise InputError('--point is of --features, which is not given')
+        point = parse_point(args.point or '0.5,0.5')
         plan = plan_pictures(args.images, args.out_dir, args.force)
         if args.features:
             require_no_features(plan.values(), args.force)

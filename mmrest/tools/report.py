@@ -6,6 +6,7 @@ environments that lie in the work directories. Nothing is run or measured.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from mmrest.commands.output_files import require_new_file
@@ -37,6 +38,9 @@ def main() -> None:
         out = Path(args.out or Path(args.work_dirs[0], 'report.html'))
         require_new_file('--out', str(out), args.force, '--force replaces it')
         write_page(runs, out)
+        for run in runs:
+            if not run.training:
+                print(f'{run.name}: no training; {"; ".join(run.notes)}', file=sys.stderr)
         print(out)
 
 

@@ -13,6 +13,7 @@ from mmrest.commands.cli import (
     add_launch_arguments,
     build_runner,
     config_from_arguments,
+    require_buildable_model,
     require_files,
     require_run,
     run_test,
@@ -105,6 +106,7 @@ def main() -> None:
         cfg.load_from, cfg.resume = args.checkpoint, False
         require_run(cfg, 'test')
         require_files(cfg)
+        require_buildable_model(cfg)
         prepare_data(cfg, ['test'])
         require_usable_data(cfg, ['test'])
         if args.resolutions:

@@ -14,6 +14,7 @@ from mmrest.commands.cli import (
     config_from_arguments,
     options_given,
     require_accelerator_for_amp,
+    require_buildable_model,
     require_files,
     require_run,
     run_training,
@@ -83,6 +84,7 @@ def main() -> None:
         require_run(cfg, 'train')
         require_weights(cfg)
         require_files(cfg, trains=True)
+        require_buildable_model(cfg)
         splits = ['train', 'val'] if cfg.get('val_cfg') else ['train']
         prepare_data(cfg, splits)
         require_usable_data(cfg, splits)

@@ -102,3 +102,11 @@ def test_a_library_that_is_missing_is_named(
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
     with pytest.raises(InputError, match=r'needs mmseg.*pip install onedl-mmsegmentation'):
         load_config(str(file))
+
+
+def test_a_checkpoint_in_the_place_of_a_config_is_told(tmp_path: Path) -> None:
+    (tmp_path / 'epoch_1.pth').write_bytes(b'')
+    with pytest.raises(InputError, match=r'epoch_1\.pth is a checkpoint, not a config'):
+        load_config(str(tmp_path / 'epoch_1.pth'))
+    with pytest.raises(InputError, match=rf'mine\.py is not there \(looked in {tmp_path}\)'):
+        load_config(str(tmp_path / 'mine.py'))

@@ -140,6 +140,8 @@ def small(**options: object) -> Config:
         ),
         (dict(default_hooks__checkpoint__interval='1'), r"checkpoint.interval='1' is text"),
         (dict(default_hooks__checkpoint__max_keep_ckpts='2'), r"max_keep_ckpts='2' is text"),
+        (dict(train_cfg__max_epoch=2), r"\(train_cfg\) an argument 'max_epoch', .*mean max_epochs"),
+        (dict(val_cfg__fp_16=True), r"gives ValLoop \(val_cfg\) an argument 'fp_16', .*mean fp16"),
         (dict(log_level='INF'), "log_level='INF' is none; did you mean INFO"),
     ],
 )
@@ -246,6 +248,8 @@ def test_a_config_that_cannot_train_says_what_it_lacks(tmp_path: Path) -> None:
     [
         (['train.py', 'CONFIG'], 'optim_wrapper.optimizer.type=Adamw', 'Adamw is no optimizer'),
         (['test.py', 'CONFIG', 'a.pth'], 'test_evaluator=None', 'so that it cannot test'),
+        (['train.py', 'CONFIG'], 'model.backbone.arch=huge', 'huge'),
+        (['test.py', 'CONFIG', 'a.pth'], 'model.backbone.type=mmrest.ResTT', 'did you mean'),
     ],
 )
 def test_settings_are_checked_before_data_are_made(

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.fileio import LocalBackend, get_file_backend, register_backend
-from mmengine.hooks import CheckpointHook
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner
 
 from mmrest.engine.checkpointing import (
@@ -285,3 +285,18 @@ def test_what_an_interruption_saved_is_set_aside_wherever_checkpoints_go(tmp_pat
     assert sorted(p.name for p in (tmp_path / 'elsewhere/run').glob('*.pth')) == [
         f'epoch_{number}.pth' for number in (1, 2, 3)
     ]
+
+
+def test_a_training_that_never_begins_leaves_an_earlier_one_as_it_was(tmp_path: Path) -> None:
+    class Fail(Hook):
+        def before_train_iter(self, *_: object, **__: object) -> None:
+            raise RuntimeError('a head does not fit')
+
+    train(make_runner(tmp_path, True))
+    before = {path.name: path.read_bytes() for path in tmp_path.glob('*.pth')}
+    named = (tmp_path / 'last_checkpoint').read_text()
+    with pytest.raises(RuntimeError, match='a head does not fit'):
+        train(make_runner(tmp_path, True), hooks=[Fail()])
+    assert {path.name: path.read_bytes() for path in tmp_path.glob('*.pth')} == before
+    assert (tmp_path / 'last_checkpoint').read_text() == named
+    assert not [*tmp_path.glob('earlier_*')]
