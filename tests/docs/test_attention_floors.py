@@ -61,7 +61,7 @@ def test_plain_attention_is_found_too(run_script: Run) -> None:
     [
         (['configs/retinanet_rest_lite_shapes.py'], 'name a backbone'),
         (['mmdet.ResNet:depth=18', '--shape', '64x64'], "has no attention of mmrest's"),
-        (['ResT', '--csv', '/nowhere/table.csv'], 'cannot be written'),
+        (['ResT', '--csv', '/nowhere/table.csv'], 'there is no folder /nowhere'),
     ],
     ids=str,
 )

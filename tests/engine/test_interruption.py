@@ -33,7 +33,8 @@ def handlers_as_before() -> Iterator[None]:
 
 
 def ask(number: int = signal.SIGTERM):
-    return lambda: os.kill(os.getpid(), number)
+    # in this thread, so that Python notices it at once
+    return lambda: signal.raise_signal(number)
 
 
 @pytest.fixture(params=[True, False], ids=['epochs', 'iterations'])
@@ -122,7 +123,7 @@ def test_ctrl_c_in_a_validation_saves_the_trained_weights(tmp_path: Path) -> Non
     class InValidation(Watcher):
         def after_val_iter(self, runner, *args, **kwargs) -> None:
             self.trained = float(runner.model.line.weight)
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
 
     watcher = InValidation()
     runner = make_runner(tmp_path / 'run', True, interval=3)
@@ -136,9 +137,9 @@ def test_ctrl_c_in_a_validation_saves_the_trained_weights(tmp_path: Path) -> Non
 
 def test_a_second_signal_is_not_held_back(tmp_path: Path) -> None:
     def ask_twice() -> None:
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(Interrupted):
         train(make_runner(tmp_path / 'run', True), Watcher(2, ask_twice))
@@ -230,7 +231,7 @@ def test_a_signal_in_a_validation_of_averaged_weights_saves_both(
         def after_val_iter(self, runner: Runner, *_: object, **__: object) -> None:
             self.trained = runner.ema_hook.ema_model.module.line.weight.item()
             self.averaged = runner.model.line.weight.item()
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
 
     stop, runner = Stop(), make_runner(tmp_path / 'run', True)
     runner.ema_hook = EMAHook(momentum=0.5)

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import nn
 
 from mmrest.commands import load_config, move_data_root
-from mmrest.errors import InputError
+from mmrest.errors import InputError, Interrupted
 from mmrest.multires import sweep
 from mmrest.multires.commands import sweep_resolutions
 from mmrest.multires.report import Report, draw
@@ -191,7 +191,7 @@ def test_no_prediction_at_all_is_a_result_of_zero(cfg: Config, tmp_path: Path) -
 def test_an_interruption_ends_the_process_that_measures(cfg: Config, tmp_path: Path) -> None:
     cfg.custom_imports = dict(imports=['mmrest', 'tests.multires.watching'])
     cfg.custom_hooks = [dict(type='InterruptParent', file=str(tmp_path / 'child'))]
-    with pytest.raises(ValueError, match='the same command goes on'):
+    with pytest.raises(Interrupted, match='the same command goes on'):
         sweep_resolutions(cfg, [96])
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / 'child').read_text()), 0)
