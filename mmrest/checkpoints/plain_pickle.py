@@ -295,7 +295,9 @@ def settle(value: Any, seen: dict[int, tuple[Any, Any]] | None = None) -> Any:
         return seen[id(value)][1]
     if isinstance(value, Tensor):
         seen[id(value)] = (value, value)
-        _spend(value.numel() * value.element_size())  # more than its storage, if it is expanded
+        if value.layout == torch.strided and not value.is_meta:  # others hold less than their shape
+            # more than its storage, if it is expanded
+            _spend(value.numel() * value.element_size())
     elif isinstance(value, MutableMapping):
         seen[id(value)] = (value, value)
         for key in list(value):

@@ -164,14 +164,12 @@ def require_saving_options(hook: CheckpointHook, runner: Runner) -> None:
             ``save_checkpoint``.
     """
     try:
-        names = {str(hook.filename_tmpl or '{}').format(step) for step in (1, 2)}
-    except (IndexError, KeyError, ValueError):
-        names = set()
-    if len(names) < 2:
+        str(hook.filename_tmpl).format(1)
+    except (IndexError, KeyError, ValueError) as error:
         raise InputError(
-            f'filename_tmpl={hook.filename_tmpl!r} of the checkpoint hook needs one place for the '
-            "epoch or iteration, as in 'epoch_{}.pth'"
-        )
+            f'filename_tmpl={hook.filename_tmpl!r} of the checkpoint hook has more than one place '
+            "for the epoch or iteration, as in 'epoch_{}.pth'"
+        ) from error
     known = inspect.signature(runner.save_checkpoint).parameters
     if any(parameter.kind == parameter.VAR_KEYWORD for parameter in known.values()):
         return

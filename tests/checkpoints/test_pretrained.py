@@ -524,3 +524,18 @@ def test_a_device_that_is_not_there_is_named(
     torch.save({'weight': torch.ones(2)}, tmp_path / 'model.pth')
     with pytest.raises(CheckpointError, match=r"cannot be put on 'cuda' here.*map_location='cpu'"):
         read_checkpoint(tmp_path / 'model.pth', map_location='cuda')
+
+
+def test_tensors_that_share_memory_or_are_sparse_are_read(tmp_path: Path) -> None:
+    """Heads that are shared stand in a file once, under several names."""
+    shared = torch.rand(500, 500)
+    state = {f'heads.{i}.weight': shared for i in range(6)}
+    state |= {f'rows.{i}': shared[i] for i in range(500)}
+    state['positions'] = torch.arange(7).expand(5, 7)
+    state['sparse'] = torch.sparse_coo_tensor([[0], [1]], [2.0], (10**6, 10**6))
+    torch.save({'state_dict': state}, tmp_path / 'model.pth')
+    read = read_checkpoint(tmp_path / 'model.pth')['state_dict']
+    assert {name: tensor.shape for name, tensor in read.items()} == {
+        name: tensor.shape for name, tensor in state.items()
+    }
+    assert torch.equal(read['heads.5.weight'], shared)
