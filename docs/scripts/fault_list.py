@@ -248,6 +248,13 @@ def _map_absent(trial: Trial) -> list[str | Path]:
     return trial.train(config=SEGMENTOR)
 
 
+@fault('a label map that is cut short', r'error: the label map [^\n]*cut short[^\n]*')
+def _map_cut(trial: Trial) -> list[str | Path]:
+    for file in _label_maps(trial):
+        file.write_bytes(file.read_bytes()[:60])
+    return trial.train(config=SEGMENTOR)
+
+
 # classes
 
 _NAMES = ('disc', 'ring', 'triangle', 'bar', 'star')
