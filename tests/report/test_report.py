@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from mmrest.errors import InputError
 from mmrest.report import read_run, write_page
 from mmrest.report.charts import draw_chart
 from mmrest.report.runs import read_config
+from mmrest.tools import report
 from mmrest.tools.report import unique_names
 from tests.shipped import NAMES, shipped
 
@@ -295,3 +297,34 @@ def test_a_folder_of_work_directories_names_those_with_a_log(tmp_path: Path) -> 
     (tmp_path / 'runs' / 'resolutions.csv').write_text('resolution,mAP\n96,0.5\n')
     with pytest.raises(InputError, match=r'a has a log of its own: name that'):
         read_run(str(tmp_path / 'runs'))
+
+
+def test_a_folder_without_a_training_is_told_beside_its_page(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    training(folder.parent / 'runs' / 'a', '20260101_000000', range(1, 3))
+    sweep = folder.parent / 'runs' / 'resolutions.csv'
+    sweep.write_text((folder / 'sweep/resolutions.csv').read_text())
+    monkeypatch.setattr(sys, 'argv', ['report', str(sweep.parent)])
+    report.main()
+    said = capsys.readouterr()
+    assert said.out == f'{sweep.parent / "report.html"}\n'
+    assert re.search(r'runs: no training; .*a has a log of its own: name that', said.err)
+
+
+@pytest.mark.parametrize(
+    ('names', 'said'),
+    [
+        (['a'], '--names has 1 names for 2 work directories'),
+        (['a', 'a'], '--names: every run needs a name of its own'),
+        (['a', ' '], '--names: every run needs a name of its own'),
+    ],
+)
+def test_names_that_do_not_tell_runs_apart_are_refused(
+    names: list[str], said: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = shutil.copytree(folder, folder.parent / 'other')
+    monkeypatch.setattr(sys, 'argv', ['report', str(folder), str(other), '--names', *names])
+    with pytest.raises(SystemExit, match=f'error: {said}'):
+        report.main()
+    assert not (folder / 'report.html').exists()
