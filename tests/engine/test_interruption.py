@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,15 +20,6 @@ from mmrest.engine.interruption import StopHook
 from mmrest.engine.run_checks import FiniteLossHook
 from mmrest.errors import Interrupted
 from tests.engine.toy_training import NoisyLine, Watcher, make_runner, train
-
-
-@pytest.fixture(autouse=True)
-def handlers_as_before() -> Iterator[None]:
-    """A training that fails leaves its handlers to a process that ends."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 def ask(number: int = signal.SIGTERM):
