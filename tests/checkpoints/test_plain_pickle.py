@@ -123,3 +123,12 @@ def test_a_kind_of_numbers_is_what_it_was(tmp_path: Path) -> None:
     kinds = {'half': np.dtype('<f2'), 'big': np.dtype('>i4'), 'text': np.dtype('<U7')}
     file.write_bytes(pickle.dumps({'model': {'weight': np.ones(2)}, 'kinds': kinds}))
     assert read_checkpoint(str(file))['kinds'] == kinds
+
+
+def test_bytes_that_can_be_changed_are_what_they_were(tmp_path: Path) -> None:
+    content = bytearray(range(256))
+    torch.save({'state_dict': {}, 'state': content, 'none': bytearray()}, tmp_path / 'a.pth')
+    read = read_checkpoint(str(tmp_path / 'a.pth'))
+    assert read['state'] == content
+    assert isinstance(read['state'], bytearray)
+    assert read['none'] == bytearray()

@@ -11,7 +11,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import LOOPS, MODELS
 
 from mmrest.commands import load_config, prepare_data
-from mmrest.commands.cli import require_run, use_amp
+from mmrest.commands.cli import require_buildable_model, require_run, use_amp
 from mmrest.commands.config_errors import explain_config_errors
 from mmrest.commands.settings import require_sound_settings
 from mmrest.errors import InputError
@@ -287,4 +287,31 @@ def test_no_shipped_config_has_a_misspelt_setting(capsys: pytest.CaptureFixture)
 def test_a_loop_of_ones_own_may_have_any_length() -> None:
     cfg = small()
     cfg.train_cfg = dict(type='LoopOfTheTest', max_epochs='until it learns', val_interval=None)
+    require_sound_settings(cfg, 'train')
+
+
+def test_a_model_is_built_before_its_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = small()
+    before = cfg.to_dict()
+    require_buildable_model(cfg)
+    assert cfg.to_dict() == before
+    cfg.model.backbone.arch = 'huge'
+    with pytest.raises(InputError, match=r'unknown arch .?huge'):
+        require_buildable_model(cfg)
+    # mmengine's Runner has it beside the model, too
+    cfg = small()
+    cfg.data_preprocessor = {**cfg.model.pop('data_preprocessor'), 'mean': [1, 2, 3, 4]}
+    with pytest.raises(InputError, match='DetDataPreprocessor'):
+        require_buildable_model(cfg)
+    # what only a run prepares is no matter yet
+    monkeypatch.setattr('mmrest.commands.cli.MODELS', None)
+    require_buildable_model(small())
+
+
+def test_a_loop_that_takes_anything_may_have_anything() -> None:
+    class Anything:
+        def __init__(self, **options: object) -> None: ...
+
+    cfg = small()
+    cfg.train_cfg = dict(type=Anything, max_epoch=1)
     require_sound_settings(cfg, 'train')

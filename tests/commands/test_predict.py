@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -141,3 +143,13 @@ def test_pictures_of_features_are_not_replaced(tmp_path: Path) -> None:
     require_no_features(pictures, replace=True)
     with pytest.raises(InputError, match=r'b\.jpg_features exists; --force'):
         require_no_features(pictures, replace=False)
+
+
+def test_a_point_without_pictures_of_features_is_told(
+    run_tool: Callable[..., subprocess.CompletedProcess], images: list[Path], tmp_path: Path
+) -> None:
+    (tmp_path / 'a.pth').write_bytes(b'')
+    words = ['retinanet_rest_lite_shapes', 'a.pth', images[0], '--out-dir', 'out']
+    result = run_tool('predict.py', *words, '--point', '0,1', cwd=tmp_path)
+    assert 'error: --point is of --features' in result.stderr
+    assert not (tmp_path / 'out').exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from mmrest.tools.export import (
     compare,
     export,
     export_checked,
+    require_onnx,
     require_torchscript,
 )
 from tests.backbones.families import ROWS, build_tiny, randomize
@@ -224,3 +226,36 @@ def test_weights_beside_a_file_are_not_replaced(run_tool: Run, tmp_path: Path) -
     assert result.returncode == 1
     assert 'a.onnx.data exists; --force replaces it' in result.stderr
     assert (tmp_path / 'a.onnx.data').read_text() == 'precious'
+
+
+@pytest.mark.parametrize('path', ['a.onnx', 'a.pt2'])
+def test_what_torch_cannot_export_is_told(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError('\nmany lines\n\nsome operator is unknown\n')
+
+    monkeypatch.setattr(torch.onnx, 'export', fail)
+    monkeypatch.setattr(torch.export, 'export', fail)
+    part = one_map()
+    with pytest.raises(InputError, match='torch cannot export this model: some operator is unkn'):
+        export(part, str(tmp_path / path), (64, 64))
+
+
+def test_a_file_that_does_not_run_at_other_sizes_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(images: torch.Tensor) -> None:
+        raise ValueError('dimensions of a pool differ\nmore')
+
+    monkeypatch.setattr('mmrest.tools.export._runner', lambda path: run)
+    part = one_map()
+    with pytest.raises(InputError, match=r'a\.onnx cannot be run on images of .*a pool differ\.'):
+        compare(part, str(tmp_path / 'a.onnx'))
+
+
+def test_packages_that_onnx_needs_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    require_onnx()
+    monkeypatch.setitem(sys.modules, 'onnxscript', None)
+    with pytest.raises(InputError, match='ONNX needs onnxscript: pip install onnxscript'):
+        require_onnx()
