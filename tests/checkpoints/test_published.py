@@ -334,3 +334,46 @@ def test_the_folder_is_the_caches_by_default(
     monkeypatch.delenv('MMREST_WEIGHTS')
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
     assert module.weights_folder() == tmp_path / 'mmrest/weights'
+
+
+def test_where_a_file_is_and_where_it_goes_is_told_in_full(folder: Path) -> None:
+    bare = replace(
+        find_published('rest_small'),
+        address='https://a',
+        code='',
+        others='',
+        note='',
+        licence='MIT',
+    )
+    place = folder / bare.file_name
+    assert module.how_to_get(bare).splitlines() == [
+        '  Get it from https://a',
+        f'  and put it at {place}',
+        '  Licence: MIT',
+    ]
+    full = replace(bare, code='1234', others='https://b', note='the smaller one')
+    assert module.how_to_get(full).splitlines() == [
+        '  Get it from https://a (access code 1234)',
+        '  or from https://b',
+        f'  and put it at {place}',
+        '  (the smaller one)',
+        '  Licence: MIT',
+    ]
+    gone = module.how_to_get(replace(full, address=''))
+    assert gone == '  Nobody can get it: the smaller one.'
+
+
+def test_names_like_it_are_told_or_where_all_are() -> None:
+    with pytest.raises(CheckpointError, match=r'; did you mean rest_small or \w+( or \w+)?\?$'):
+        find_published('mmrest://rest_smal')
+    with pytest.raises(CheckpointError, match=r'weights; `python -m mmrest weights` has all$'):
+        find_published('mmrest://zzz')
+
+
+def test_the_folder_is_in_the_home_without_a_cache_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv('MMREST_WEIGHTS')
+    monkeypatch.delenv('XDG_CACHE_HOME', raising=False)
+    monkeypatch.setattr(Path, 'home', lambda: tmp_path)
+    assert module.weights_folder() == tmp_path / '.cache/mmrest/weights'
