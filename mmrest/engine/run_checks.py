@@ -69,9 +69,8 @@ class ResumedSettingsHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Called by the runner between reading and loading."""
-        absent = [name for name in ('optimizer', 'param_schedulers') if name not in checkpoint]
-        if runner.param_schedulers is None:
-            absent = absent[: 'optimizer' in absent]
+        expected = ['optimizer', *(['param_schedulers'] if runner.param_schedulers else [])]
+        absent = [name for name in expected if name not in checkpoint]
         if runner._resume and absent:
             runner.logger.warning(
                 f'the checkpoint holds no state of {" and ".join(absent)}, as best_*.pth and those '

@@ -40,7 +40,7 @@ def main() -> None:
         write_page(runs, out)
         for run in runs:
             if not run.training:
-                print(f'{run.name}: no training; {"; ".join(run.notes)}', file=sys.stderr)
+                print('; '.join([f'{run.name}: no training', *run.notes]), file=sys.stderr)
         print(out)
 
 
