@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 
 from mmrest.errors import did_you_mean
@@ -44,7 +45,10 @@ def main() -> None:
     # as argparse shows it
     program = 'mmrest' if os.path.basename(sys.argv[0]) == 'mmrest' else 'python -m mmrest'
     sys.argv[:2] = [f'{program} {name}']
-    importlib.import_module(f'mmrest.tools.{name}').main()
+    try:
+        importlib.import_module(f'mmrest.tools.{name}').main()
+    except KeyboardInterrupt:  # while it is imported, which takes seconds
+        sys.exit(128 + signal.SIGINT)
 
 
 if __name__ == '__main__':

@@ -25,7 +25,8 @@ MAY_IMPORT = {
     'api': 'multires engine necks backbones lookup',
     'multires': 'commands benchmark config_nodes progress errors',
     'commands': (
-        'engine inference datasets backbones checkpoints ops config_nodes lookup progress errors'
+        'engine inference datasets backbones checkpoints ops config_nodes lookup wrappers '
+        'progress errors'
     ),
     'report': 'engine errors version',
     'benchmark': 'engine inference ops config_nodes lookup progress errors',

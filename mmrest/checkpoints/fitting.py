@@ -179,8 +179,27 @@ def require_fit(model: nn.Module, checkpoint: Any, source: str, partly: bool = F
         except RuntimeError as error:
             misfit = misfit or [f'  {error}']
     raise CheckpointError(
-        '\n'.join([f'{source} does not fit the {type(model).__name__} of the config.', *misfit])
+        '\n'.join(
+            [
+                f'{source} does not fit the {type(model).__name__} of the config.',
+                *misfit,
+                *_origin(checkpoint, state, own),
+            ]
+        )
     )
+
+
+def _origin(checkpoint: Any, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
+    """What a checkpoint seems to be of, as lines of a message."""
+    parts = [list(dict.fromkeys(key.split('.')[0] for key in keys)) for keys in (state, own)]
+    lines = []
+    if set(parts[0]) != set(parts[1]):
+        lines.append(f'  The file has {list_some(parts[0])}; the model {list_some(parts[1])}.')
+    meta = checkpoint.get('meta') if isinstance(checkpoint, Mapping) else None
+    name = meta.get('experiment_name') if isinstance(meta, Mapping) else None
+    if isinstance(name, str):
+        lines.append(f'  The file is of the training {name}.')
+    return lines
 
 
 def require_training_state(checkpoint: Any, source: str) -> None:

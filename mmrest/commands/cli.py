@@ -7,6 +7,7 @@ import copy
 import errno
 import os
 import shlex
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -34,7 +35,7 @@ from mmrest.engine.compiling import use_compiled_backbone
 from mmrest.engine.map_channels import explain_map_channels
 from mmrest.engine.run_checks import saved_last, watch_run
 from mmrest.engine.unread_levels import require_all_levels_read
-from mmrest.errors import InputError
+from mmrest.errors import InputError, Interrupted
 from mmrest.ops.dispatch import requested
 
 
@@ -210,6 +211,10 @@ def run_training(runner: Runner) -> None:
     with _explain_errors(runner):
         try:
             runner.train()
+        except KeyboardInterrupt:
+            raise Interrupted(
+                f'ended by SIGINT at once; {saved_last(runner.work_dir)}', signal.SIGINT
+            ) from None
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise

@@ -12,9 +12,11 @@ from typing import Any
 import cv2
 from mmengine.runner import Runner
 from PIL import Image
+from torch import nn
 
 from mmrest.engine.run_checks import files_of
 from mmrest.errors import InputError, list_some
+from mmrest.wrappers import unwrap_model
 
 # (a worker's error quotes the lines of code before its text, so that the last match counts)
 _DAMAGED = re.compile(r'failed to load image: (.+)')
@@ -66,8 +68,11 @@ def explain_data_errors(runner: Runner) -> Iterator[None]:
         meanings = (text for said, text in _BATCHES.items() if re.search(said, str(error)))
         if not (meaning := next(meanings, None)):
             raise
+        batch = _batch_of(error)
+        at_fault = _label_maps_at_fault(batch, runner.model)
         raise InputError(
-            f'{meaning} ({str(error).splitlines()[0]}). Images of the batch: {_batch_of(error)}'
+            f'{meaning} ({str(error).splitlines()[0]}). '
+            + (list_some(at_fault) if at_fault else f'Images of the batch: {files_of(batch)}')
         ) from error
 
 
@@ -111,12 +116,31 @@ def _is_thin(path: str) -> bool:
         return False
 
 
-def _batch_of(error: Exception) -> str:
-    """The images of the batch that a step was at work on."""
+def _batch_of(error: Exception) -> Any:
+    """The batch that a step was at work on."""
     for frame, _ in walk_tb(error.__traceback__):
         if 'data_batch' in frame.f_locals:
-            return files_of(frame.f_locals['data_batch'])
-    return 'unknown'
+            return frame.f_locals['data_batch']
+    return None
+
+
+def _label_maps_at_fault(batch: Any, model: nn.Module) -> list[str]:
+    """Those of a batch with labels of no class, or of another size than their images."""
+    head = getattr(unwrap_model(model), 'decode_head', None)
+    if not isinstance(batch, Mapping) or not hasattr(head, 'num_classes'):
+        return []
+    found = []
+    for image, sample in zip(batch['inputs'], batch['data_samples'], strict=True):
+        labels, path = sample.gt_sem_seg.data, sample.get('seg_map_path', 'unknown')
+        if labels.shape[-2:] != image.shape[-2:]:
+            sizes = ['x'.join(map(str, part.shape[-2:])) for part in (labels, image)]
+            found.append(f'{path} ({sizes[0]}, its image {sizes[1]})')
+            continue
+        values = labels.unique()
+        strange = values[(values >= head.num_classes) & (values != head.ignore_index)].tolist()
+        if strange:
+            found.append(f'{path} (labels {list_some(strange)} of {head.num_classes} classes)')
+    return found
 
 
 def _empty_images(runner: Runner) -> list[str]:

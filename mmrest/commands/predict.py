@@ -22,6 +22,7 @@ from mmrest.commands.features import FeatureRecorder, draw_features
 from mmrest.commands.output_files import make_folder
 from mmrest.config_nodes import scope_of
 from mmrest.engine.file_plan import IMAGE_SUFFIXES, plan_files
+from mmrest.engine.pictures import drawable
 from mmrest.errors import InputError
 from mmrest.inference import fuse
 from mmrest.progress import with_time_left
@@ -162,12 +163,18 @@ def _build_inferencer(
 
 
 def _strict(inferencer: type, source: str) -> type:
-    """The inferencer that refuses a checkpoint of another model, which mmengine's load in part."""
+    """The inferencer that refuses a checkpoint of another model, which mmengine's load in part.
+
+    It also draws a label map of one pixel.
+    """
 
     class Strict(inferencer):
         def _load_weights_to_model(self, model: nn.Module, checkpoint: Any, cfg: Any) -> None:
             require_fit(model, checkpoint, source)
             super()._load_weights_to_model(model, checkpoint, cfg)
+
+        def visualize(self, inputs: Any, preds: Any, *args: Any, **kwargs: Any) -> Any:
+            return super().visualize(inputs, [drawable(p) for p in preds], *args, **kwargs)
 
     return Strict
 

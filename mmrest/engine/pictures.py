@@ -83,7 +83,13 @@ class DrawPredictionsHook(_FileForEachImage):
         draw = runner.visualizer.add_datasample
         takes_threshold = 'pred_score_thr' in inspect.signature(draw).parameters
         options = dict(pred_score_thr=self.score_thr) if takes_threshold else {}
-        draw(path.name, image, data_sample=sample, out_file=str(path), **options)
+        draw(path.name, image, data_sample=drawable(sample), out_file=str(path), **options)
+
+
+def drawable(sample: Any) -> Any:
+    """A sample as mmseg can draw it; NumPy takes tensors of one pixel for numbers."""
+    is_label_map = 'pred_sem_seg' in sample and 'pred_instances' not in sample
+    return sample.numpy() if is_label_map else sample
 
 
 @HOOKS.register_module()

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from mmengine.dist import all_reduce
-from mmengine.hooks import Hook
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner, find_latest_checkpoint
 from torch import Tensor
@@ -17,14 +17,13 @@ from mmrest.checkpoints import require_fit, require_optimizer_state, require_tra
 from mmrest.engine.checkpointing import use_safe_checkpoints
 from mmrest.engine.head_outputs import require_enough_outputs
 from mmrest.engine.interruption import StopHook, use_resumable_epochs
+from mmrest.engine.metric_names import coco_metric_names, metric_names
 from mmrest.engine.randomness import SeedIterationsHook
 from mmrest.engine.run_record import RecordRunHook
-from mmrest.errors import InputError, list_some
+from mmrest.errors import InputError, did_you_mean, list_some
 
 # A scaler of mixed precision skips a step now and then whose loss or gradients overflow.
 _MOST_SKIPPED = 20
-_COCO_ITEMS = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
-_LVIS_ITEMS = ('AP', 'AP50', 'AP75', 'APs', 'APm', 'APl', 'APr', 'APc', 'APf')
 
 
 class CheckpointFitHook(Hook):
@@ -126,6 +125,25 @@ class HeadSizeHook(Hook):
             runner.logger.warning(warning)
 
 
+class BestMetricHook(Hook):
+    """Checks that a metric of ``save_best`` will be there, which mmengine asks after an epoch."""
+
+    def before_train(self, runner: Runner) -> None:
+        """Called by the runner before the first epoch.
+
+        Raises:
+            InputError: The evaluator gives no metric of that name.
+        """
+        names = metric_names(runner.val_evaluator) if runner.val_loop is not None else None
+        hooks = [hook for hook in runner.hooks if isinstance(hook, CheckpointHook)]
+        for wanted in (name for hook in hooks for name in hook.save_best or ()):
+            if names and wanted not in (*names, 'auto'):
+                raise InputError(
+                    f'save_best={wanted!r} of the checkpoint hook is no metric of the evaluator, '
+                    f'which gives {list_some(names)}{did_you_mean(wanted, names)}'
+                )
+
+
 class FiniteLossHook(Hook):
     """Ends a training whose loss is no number any more, before a checkpoint keeps that.
 
@@ -208,21 +226,6 @@ class EmptyResultsHook(Hook):
             )
 
 
-def coco_metric_names(metric: Any) -> list[str]:
-    """The names that an evaluator's COCO-like metric gives its boxes' and masks' results."""
-    kinds = {kind.__name__ for kind in type(metric).__mro__}
-    if 'CocoMetric' not in kinds or getattr(metric, 'format_only', False):
-        return []
-    items = metric.metric_items or (_LVIS_ITEMS if 'LVISMetric' in kinds else _COCO_ITEMS)
-    prefix = f'{metric.prefix}/' if metric.prefix else ''
-    return [
-        f'{prefix}{kind}_{item}'
-        for kind in metric.metrics
-        if kind in ('bbox', 'segm')
-        for item in items
-    ]
-
-
 def files_of(data_batch: Any) -> str:
     """The names of a batch's images."""
     samples = data_batch.get('data_samples') if isinstance(data_batch, Mapping) else None
@@ -277,7 +280,8 @@ def watch_run(runner: Runner, purpose: str, skip_non_finite: bool = False) -> No
     split = 'test' if purpose == 'test' else 'train'
     hooks = [RecordRunHook(), CheckpointFitHook(purpose), HeadSizeHook(split), EmptyResultsHook()]
     if split == 'train':
-        hooks += [FiniteLossHook(skip_non_finite), SeedIterationsHook(), StopHook()]
+        hooks += [BestMetricHook(), FiniteLossHook(skip_non_finite)]
+        hooks += [SeedIterationsHook(), StopHook()]
         use_resumable_epochs(runner)
         use_safe_checkpoints(runner)
     if purpose == 'resume':

@@ -7,6 +7,7 @@ Levels of the backbone, parameters, multiply-adds of the backbone at an image si
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 import torch
@@ -40,8 +41,11 @@ def main() -> None:
         cfg = config_from_arguments(args)
         require_model(cfg)
         shape = shape or usual_shape(cfg)
-        for key, value in describe(cfg, shape).items():
+        facts = describe(cfg, shape)
+        for key, value in facts.items():
             print(f'{key}: {value}')
+        if 'will fail' in facts:
+            sys.exit(1)
         if args.measure:
             if args.cfg_options:
                 raise InputError('--measure takes a config as it is; leave --cfg-options out')

@@ -19,7 +19,7 @@ from mmengine.runner._flexible_runner import FlexibleRunner
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from mmrest.checkpoints import CheckpointError, save_safetensors, use_safe_reader
+from mmrest.checkpoints import CheckpointError, require_fit, save_safetensors, use_safe_reader
 from mmrest.engine.run_checks import CheckpointFitHook
 from tests.conftest import ROOT
 
@@ -191,6 +191,19 @@ def test_runners_refuse_what_does_not_fit(way: str, tmp_path: Path) -> None:
     load, kind = WAYS[way]
     with pytest.raises(CheckpointError, match=r'does not fit the Toy of the config'):
         load(kind, str(tmp_path / 'file.pth'), tmp_path)
+
+
+def test_a_file_of_another_model_says_what_it_is_of() -> None:
+    meta = dict(experiment_name='upernet_20261128_101010')
+    file = dict(state_dict={'neck.weight': torch.zeros(1)}, meta=meta)
+    with pytest.raises(CheckpointError) as caught:
+        require_fit(Toy(), file, 'a.pth')
+    assert 'The file has neck; the model scale, part.' in str(caught.value)
+    assert 'The file is of the training upernet_20261128_101010.' in str(caught.value)
+    other_shape = {**Toy().state_dict(), 'scale': torch.zeros(7)}
+    with pytest.raises(CheckpointError, match='wrong shape') as caught:
+        require_fit(Toy(), other_shape, 'a.pth')
+    assert 'The file' not in str(caught.value)
 
 
 @pytest.mark.parametrize('kind', [Runner, FlexibleRunner])

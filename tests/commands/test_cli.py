@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config
-from mmengine.fileio import LocalBackend
+from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper, build_optim_wrapper
+from mmengine.runner import Runner
 from torch import nn
 
 from mmrest.commands import cli, load_config
@@ -19,7 +20,8 @@ from mmrest.commands.cli import (
     run_training,
     use_amp,
 )
-from mmrest.errors import InputError
+from mmrest.engine.checkpointing import AtomicBackend, write_whole_files
+from mmrest.errors import InputError, Interrupted
 from tests.checkpoints.test_whole_models import Toy
 from tests.conftest import ROOT
 from tests.engine.test_run_checks import trainer
@@ -38,16 +40,30 @@ def test_mixed_precision_is_for_every_accelerator(
 
 
 def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    put = LocalBackend.put
+    put = AtomicBackend.put
 
-    def fill(self: LocalBackend, obj: bytes, filepath: str) -> None:
+    def fill(self: AtomicBackend, obj: bytes, filepath: str) -> None:
         if str(filepath).endswith('epoch_2.pth'):
             raise OSError(errno.ENOSPC, 'No space left on device', str(filepath))
         put(self, obj, filepath)
 
-    monkeypatch.setattr(LocalBackend, 'put', fill)
+    monkeypatch.setattr(AtomicBackend, 'put', fill)
+    write_whole_files()
     with pytest.raises(InputError, match=r'is full: .*saved last: .*epoch_1\.pth.*--resume'):
         run_training(trainer(Toy(), tmp_path))
+
+
+def test_a_training_that_is_ended_at_once_says_what_was_saved(tmp_path: Path) -> None:
+    class TwoSignals(Hook):
+        def after_train_iter(self, runner: Runner, *args: object, **kwargs: object) -> None:
+            if runner.epoch == 2:
+                raise KeyboardInterrupt
+
+    runner = trainer(Toy(), tmp_path)
+    runner.register_hook(TwoSignals())
+    with pytest.raises(Interrupted, match=r'at once; saved last: .*epoch_2\.pth') as caught:
+        run_training(runner)
+    assert caught.value.signal == 2
 
 
 def test_a_config_of_mixed_precision_trains_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,11 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
+import torch
 from mmcv.transforms import LoadImageFromFile, Resize
+from mmengine.structures import BaseDataElement, PixelData
 from mmseg.datasets.transforms import LoadAnnotations
+from torch import nn
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
 from mmrest.commands.data_errors import explain_data_errors
@@ -115,9 +118,37 @@ def test_a_batch_that_does_not_fit_together_is_named(error: Exception, said: str
     samples = [SimpleNamespace(img_path='a.jpg'), SimpleNamespace(img_path='b.jpg')]
     with (
         pytest.raises(InputError, match=f'{said}.*a.jpg, b.jpg'),
-        explain_data_errors(SimpleNamespace()),
+        explain_data_errors(SimpleNamespace(model=nn.Identity())),
     ):
         run_iter(dict(data_samples=samples))
+
+
+def label_map(path: str, labels: list[list[int]]) -> BaseDataElement:
+    sample = BaseDataElement(metainfo=dict(seg_map_path=path))
+    sample.gt_sem_seg = PixelData(data=torch.tensor([labels]))
+    return sample
+
+
+@pytest.mark.parametrize(
+    ('labels', 'said'),
+    [
+        ([[0, 1], [7, 255]], r'b\.png \(labels 7 of 2 classes\)$'),
+        ([[0, 1, 1], [0, 1, 1]], r'b\.png \(2x3, its image 2x2\)$'),
+    ],
+)
+def test_the_label_map_at_fault_is_named(labels: list[list[int]], said: str) -> None:
+    def run_iter(data_batch: dict) -> None:
+        raise IndexError('Target 7 is out of bounds.')
+
+    model = nn.Module()
+    model.decode_head = SimpleNamespace(num_classes=2, ignore_index=255)
+    samples = [label_map('a.png', [[0, 1], [1, 255]]), label_map('b.png', labels)]
+    batch = dict(inputs=[torch.zeros(3, 2, 2)] * 2, data_samples=samples)
+    with (
+        pytest.raises(InputError, match=said),
+        explain_data_errors(SimpleNamespace(model=model)),
+    ):
+        run_iter(batch)
 
 
 def test_other_errors_of_a_step_are_as_they_were() -> None:
@@ -128,7 +159,7 @@ def test_other_errors_of_a_step_are_as_they_were() -> None:
     # and without a batch nobody can be named
     with (
         pytest.raises(InputError, match=r'Images of the batch: unknown'),
-        explain_data_errors(SimpleNamespace()),
+        explain_data_errors(SimpleNamespace(model=nn.Identity())),
     ):
         raise RuntimeError('stack expects each tensor to be equal size, but got [1]')
 

@@ -62,6 +62,26 @@ def test_a_picture_for_every_image(tmp_path: Path) -> None:
         DrawPredictionsHook(str(tmp_path / 'out')).before_test(runner)
 
 
+@pytest.mark.parametrize('size', [(1, 1), (1, 3), (4, 5)])
+def test_label_maps_of_any_size_are_drawn(size: tuple[int, int], tmp_path: Path) -> None:
+    pytest.importorskip('mmseg')
+    from mmseg.structures import SegDataSample
+    from mmseg.visualization import SegLocalVisualizer
+
+    file = str(tmp_path / 'image.png')
+    cv2.imwrite(file, np.zeros((*size, 3), np.uint8))
+    meta = dict(classes=('red', 'green'), palette=[[255, 0, 0], [0, 255, 0]])
+    visualizer = SegLocalVisualizer(alpha=1)
+    visualizer.dataset_meta = meta
+    sample = SegDataSample(metainfo=dict(img_path=file))
+    sample.pred_sem_seg = PixelData(data=torch.ones(1, *size, dtype=torch.long))
+    hook = DrawPredictionsHook(str(tmp_path / 'out'))
+    hook.write(SimpleNamespace(visualizer=visualizer), sample, tmp_path / 'drawn.png')
+    drawn = cv2.imread(str(tmp_path / 'drawn.png'))
+    assert drawn.shape == (*size, 3)
+    assert isinstance(sample.pred_sem_seg.data, torch.Tensor)  # metrics read it
+
+
 @pytest.mark.parametrize(('reduce_zero_label', 'expected'), [(False, [0, 2, 1]), (True, [1, 3, 2])])
 def test_label_maps_are_those_of_the_data_set(
     reduce_zero_label: bool, expected: list[int], tmp_path: Path

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import json
+import contextlib
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,19 +8,23 @@ from typing import Any
 
 import pytest
 import torch
+from mmengine.evaluator import Evaluator
+from mmengine.hooks import CheckpointHook
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 
 from mmrest.checkpoints import read_checkpoint
+from mmrest.engine.metric_names import metric_names
 from mmrest.engine.run_checks import (
+    BestMetricHook,
     EmptyResultsHook,
     FiniteLossHook,
     ResumedSettingsHook,
-    coco_metric_names,
     files_of,
 )
 from mmrest.errors import InputError
 from tests.checkpoints.test_whole_models import Pixels, Toy
+from tests.engine.test_metric_names import Anything, coco_metric
 from tests.engine.toy_training import make_runner, train
 
 
@@ -80,23 +84,9 @@ def test_a_scaler_may_skip_some_steps() -> None:
         hook.after_train_iter(runner, 0, outputs=dict(loss=torch.tensor(float('inf'))))
 
 
-class Evaluator:
+class Metrics:
     def __init__(self, *metrics: object) -> None:
         self.metrics = metrics
-
-
-def coco_metric(folder: Path, **options: Any) -> Any:
-    from mmdet.evaluation import CocoMetric
-
-    file = folder / 'ann.json'
-    categories = [dict(id=1, name='a')]
-    images = [dict(id=1, file_name='1.jpg', height=8, width=8)]
-    box = dict(bbox=[1, 1, 4, 4], area=16, iscrowd=0, segmentation=[[1, 1, 5, 1, 5, 5]])
-    annotations = [dict(id=1, image_id=1, category_id=1, **box)]
-    file.write_text(json.dumps(dict(images=images, annotations=annotations, categories=categories)))
-    metric = CocoMetric(ann_file=str(file), **options)
-    metric.dataset_meta = dict(classes=('a',))
-    return metric
 
 
 def evaluate(metric: Any, detections: int) -> dict[str, float]:
@@ -127,17 +117,42 @@ def test_an_evaluation_that_finds_nothing_is_zero(options: dict, tmp_path: Path)
     empty = evaluate(metric, 0)
     assert empty == {}
     logger = MMLogger.get_instance('test', log_level='ERROR')
-    runner = SimpleNamespace(val_evaluator=Evaluator(metric), logger=logger)
+    runner = SimpleNamespace(val_evaluator=Metrics(metric), logger=logger)
     EmptyResultsHook().after_val_epoch(runner, metrics=empty)
     numbers = {name for name, value in found.items() if isinstance(value, float)}
     assert empty == dict.fromkeys(numbers, 0.0)
+    assert set(metric_names(Evaluator(metric))) == numbers
+
+
+@pytest.mark.parametrize(
+    ('best', 'said'),
+    [
+        ('auto', None),
+        ('coco/bbox_mAP_50', None),
+        ('bbox_mAP_50', r'which gives coco/bbox_mAP, .*; did you mean coco/bbox_mAP_50\?'),
+        (['coco/bbox_mAP', 'mIoU'], "save_best='mIoU' .* is no metric of the evaluator"),
+    ],
+)
+def test_a_best_checkpoint_by_no_metric_is_refused(
+    best: str | list[str], said: str | None, tmp_path: Path
+) -> None:
+    evaluator = Evaluator(coco_metric(tmp_path, metric='bbox'))
+    keeper = CheckpointHook(save_best=best, rule='greater')
+    runner = SimpleNamespace(val_evaluator=evaluator, val_loop=object(), hooks=[keeper])
+    with pytest.raises(InputError, match=said) if said else contextlib.nullcontext():
+        BestMetricHook().before_train(runner)
+
+
+def test_a_best_checkpoint_by_a_metric_of_ones_own_is_taken(tmp_path: Path) -> None:
+    keeper = CheckpointHook(save_best='own', rule='greater')
+    for evaluator in (Evaluator(Anything()), None):
+        runner = SimpleNamespace(val_evaluator=evaluator, val_loop=evaluator, hooks=[keeper])
+        BestMetricHook().before_train(runner)
 
 
 def test_other_metrics_are_left_alone(tmp_path: Path) -> None:
-    assert coco_metric_names(object()) == []
-    assert coco_metric_names(coco_metric(tmp_path, metric='proposal_fast')) == []
     metrics = dict(mIoU=3.0)
-    runner = SimpleNamespace(test_evaluator=Evaluator(object()))
+    runner = SimpleNamespace(test_evaluator=Metrics(object()))
     EmptyResultsHook().after_test_epoch(runner, metrics=metrics)
     assert metrics == dict(mIoU=3.0)
 

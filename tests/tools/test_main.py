@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mmrest import version
-from mmrest.__main__ import COMMANDS
+from mmrest.__main__ import COMMANDS, main
 from mmrest.backbones import BACKBONES
 from mmrest.tools.list import configs_of, title_of
 from tests import forked
@@ -64,6 +64,17 @@ def test_every_command_has_help_under_its_name(command: str, run: Run) -> None:
     assert f'usage: python -m mmrest {command} ' in result.stdout
 
 
+def test_ctrl_c_while_a_command_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(name: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr('sys.argv', ['mmrest', 'train', 'config.py'])
+    monkeypatch.setattr('importlib.import_module', interrupted)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130
+
+
 def test_list_names_the_configs_of_a_family(run: Run) -> None:
     result = run('list', 'PVTV2')
     names = [line.split()[0] for line in result.stdout.splitlines()]
@@ -112,8 +123,10 @@ def test_info_takes_the_configs_own_size(run: Run) -> None:
 
 def test_info_tells_that_a_neck_does_not_fit(run: Run) -> None:
     options = '--cfg-options', 'model.neck.in_channels=[64,128,256]'
-    said = run('info', 'retinanet_rest_lite_shapes', *options).stdout
-    assert 'will fail: model.neck (FPN) takes in_channels=[64, 128, 256], and the backbone' in said
+    result = run('info', 'retinanet_rest_lite_shapes', *options)
+    told = 'will fail: model.neck (FPN) takes in_channels=[64, 128, 256], and the backbone'
+    assert told in result.stdout
+    assert result.returncode == 1
 
 
 def test_sweep_says_what_it_tests(run: Run) -> None:
