@@ -94,3 +94,16 @@ def test_parameters_of_the_authors_backbones_with_adapters(arch: str) -> None:
     with torch.device('meta'):
         model = GPViTAdapter(arch)
     assert round(sum(p.numel() for p in model.parameters()) / 1e6, 2) == counted[arch]
+
+
+def test_levels_that_are_not_asked_for_are_left_out_of_a_file(tmp_path: Path) -> None:
+    whole = build(GPViTAdapter)
+    file = tmp_path / 'whole.pth'
+    torch.save({'state_dict': whole.state_dict()}, file)
+    for indices in ((1, 2, 3), (2,)):
+        part = build(GPViTAdapter, out_indices=indices)
+        load_pretrained(part, str(file))
+        images = torch.rand(1, 3, 40, 56)
+        levels = whole.eval()(images)
+        for index, level in zip(indices, part.eval()(images), strict=True):
+            torch.testing.assert_close(level, levels[index])

@@ -247,3 +247,13 @@ def test_large_of_in1k_does_not_fit_the_one_that_widens_in_attention(
     state = {key: torch.zeros(1).expand(value.shape) for key, value in shapes.items()}
     with pytest.raises(CheckpointError, match='seems to be MViTV2 large'):
         load(MViTV2('large_cls', out_norm='none'), state, tmp_path)
+
+
+def test_a_table_that_cannot_be_resized_is_refused(tmp_path: Path) -> None:
+    options = dict(attention='pooling', out_norm='none')
+    state = authors_state(MViTV2(SMALL, **options))
+    key = next(key for key in state if key.endswith('rel_pos_h'))
+    for shape in ((1, *state[key].shape), (len(state[key]), state[key].shape[1] + 1)):
+        other = {**state, key: torch.zeros(shape)}
+        with pytest.raises(CheckpointError, match=r'wrong shape: .*positions\.rows'):
+            load(MViTV2(SMALL, **options), other, tmp_path)

@@ -195,3 +195,12 @@ def test_own_files_fit_other_pyramids_as_far_as_they_go(tmp_path: Path) -> None:
     load_pretrained(build(out_indices=(1, 2)), simple)
     with pytest.raises(CheckpointError, match=r'branch_norms\.0'):
         load_pretrained(build(pyramid='taps'), simple)
+
+
+def test_the_class_token_is_that_of_the_last_blocks_norm() -> None:
+    model = build().eval()
+    kept: list[torch.Tensor] = []
+    model.class_token_norm.register_forward_hook(lambda *args: kept.append(args[-1]))
+    model(torch.rand(1, 3, 48, 32))
+    assert kept[0].shape[1] == 1 + 3 * 2
+    assert build(out_norm='none').class_token_norm is None

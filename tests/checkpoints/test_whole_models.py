@@ -19,7 +19,15 @@ from mmengine.runner._flexible_runner import FlexibleRunner
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from mmrest.checkpoints import CheckpointError, require_fit, save_safetensors, use_safe_reader
+from mmrest.checkpoints import (
+    CheckpointError,
+    require_fit,
+    require_optimizer_state,
+    save_safetensors,
+    use_safe_reader,
+)
+from mmrest.checkpoints.mmengine_loader import load_from_mmrest
+from mmrest.checkpoints.states import model_state
 from mmrest.engine.run_checks import CheckpointFitHook
 from tests.conftest import ROOT
 
@@ -283,3 +291,30 @@ def test_mmdet_and_mmseg_load_it(
         empty = load(cfg.copy(), None)
         state = randomised(empty)
         assert_holds(load(cfg.copy(), write(state, layout, tmp_path)), state)
+
+
+def test_versions_of_modules_are_found_under_a_wrapper() -> None:
+    state = nn.DataParallel(Toy()).state_dict()
+    state._metadata['module.part.1']['version'] = 1  # of BatchNorm, older than today's
+    found = model_state({'state_dict': state}, 'a.pth')
+    expected = Toy().state_dict()
+    assert found.keys() == expected.keys()
+    assert found._metadata.keys() == expected._metadata.keys()
+    assert found._metadata['part.1'] == {'version': 1}
+
+
+def test_a_file_that_is_no_dictionary_is_left_to_whoever_asks(tmp_path: Path) -> None:
+    torch.save([torch.ones(2)], tmp_path / 'list.pth')
+    (held,) = load_from_mmrest(str(tmp_path / 'list.pth'))
+    assert torch.equal(held, torch.ones(2))
+
+
+def test_states_of_several_optimizers_are_left_to_mmengine() -> None:
+    optimizer = torch.optim.SGD(Toy().parameters(), 0.1)
+    one = optimizer.state_dict()
+    require_optimizer_state(dict(optimizer=one), optimizer, 'a.pth')
+    require_optimizer_state(dict(optimizer=dict(first=one, second=one)), optimizer, 'a.pth')
+    require_optimizer_state(dict(), optimizer, 'a.pth')
+    one['param_groups'][0]['params'].pop()
+    with pytest.raises(CheckpointError, match='it trained 4 parameters in 1 groups'):
+        require_optimizer_state(dict(optimizer=one), optimizer, 'a.pth')

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -182,3 +183,14 @@ def test_a_data_set_of_another_kind_takes_what_it_likes() -> None:
         prepare_data(
             Config(dict(train_dataloader=dict(dataset={**node, 'type': 'CocoDataset'}))), ['train']
         )
+
+
+def test_an_image_outside_of_every_folder_is_named(coco: Path, tmp_path: Path) -> None:
+    file = coco / 'annotations/instances_val2017.json'
+    content = json.loads(file.read_text())
+    elsewhere = tmp_path / 'elsewhere/gone.jpg'
+    for image in content['images']:
+        image['file_name'] = str(elsewhere)
+    file.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=rf'{re.escape(str(elsewhere))} .*PROBLEM: missing'):
+        check(coco)

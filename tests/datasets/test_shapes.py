@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import runpy
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -169,3 +171,19 @@ def test_a_picture_that_cannot_be_written_ends_it(
     with pytest.raises(OSError, match=r'OpenCV could not write .*000000000001'):
         write_shapes(tmp_path / 'shapes', num_train=1, num_val=1)
     assert not (tmp_path / 'shapes').exists()
+
+
+def test_what_another_process_wrote_meanwhile_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextlib.contextmanager
+    def waits_for_another(path: Path) -> Iterator[None]:
+        monkeypatch.undo()
+        write_shapes(tmp_path / 'shapes', num_train=1, num_val=1)
+        written.append((tmp_path / 'shapes/val2017').stat().st_ino)
+        yield
+
+    written: list[int] = []
+    monkeypatch.setattr('mmrest.datasets.shapes.FileLock', waits_for_another)
+    root = write_shapes(tmp_path / 'shapes', num_train=1, num_val=1)
+    assert [(root / 'val2017').stat().st_ino] == written

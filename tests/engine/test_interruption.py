@@ -14,9 +14,10 @@ from mmengine.hooks import EMAHook, Hook
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from mmengine.runner.loops import _InfiniteDataloaderIterator
+from torch.utils.data import DataLoader
 
 from mmrest.engine.checkpointing import INTERRUPTED, newest_whole_checkpoint
-from mmrest.engine.interruption import StopHook
+from mmrest.engine.interruption import StopHook, _rest_of_epoch
 from mmrest.engine.run_checks import FiniteLossHook
 from mmrest.errors import Interrupted
 from tests.engine.toy_training import NoisyLine, Watcher, make_runner, train
@@ -233,3 +234,10 @@ def test_a_signal_in_a_validation_of_averaged_weights_saves_both(
     # a training goes on
     assert saved['state_dict']['line.weight'].item() == stop.averaged
     assert saved['ema_state_dict']['module.line.weight'].item() == stop.trained
+
+
+def test_the_rest_of_an_epoch_is_as_long_as_what_is_left() -> None:
+    loader = DataLoader(list(range(10)), batch_size=3)
+    rest = _rest_of_epoch(loader, 1)
+    assert len(rest) == 3
+    assert [batch.tolist() for batch in rest] == [[3, 4, 5], [6, 7, 8], [9]]
