@@ -11,8 +11,10 @@ from __future__ import annotations
 import argparse
 import csv
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from string import ascii_lowercase
 from typing import NamedTuple
 
 import torch
@@ -28,10 +30,9 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / 'docs/models'
 DOCUMENT = ROOT / 'docs/models.md'
 SHAPES = (512, 512), (800, 1344)
-STEPS = 3
 COUNTED = 'backbone', 'parameters (M)', *(f'GMACs at {h}x{w}' for h, w in SHAPES)
 MEASURED = 'infer ms', 'infer peak MB', 'train ms', 'train peak MB'
-TABLE = (*COUNTED, *MEASURED, "the authors' results")
+TABLE = (*COUNTED, *MEASURED, 'run', "the authors' results")
 PICTURE = FOLDER / 'ap_by_time.png'
 
 
@@ -98,6 +99,7 @@ def main() -> None:
         '--measure', nargs='*', metavar='FAMILY:VARIANT', help='all variants if none is named'
     )
     parser.add_argument('--threads', type=int, default=0, help='of the processor; 0: all')
+    parser.add_argument('--steps', type=int, default=3, help='that are counted, after another')
     parser.add_argument('--out', type=Path, default=DOCUMENT)
     args = parser.parse_args()
     with clear_errors():
@@ -109,7 +111,7 @@ def main() -> None:
         if args.count:
             write_rows('complexity', map(count, variants()))
         if args.measure is not None:
-            measure_missing(wanted or list(variants()), args.threads)
+            measure_missing(wanted or list(variants()), args.threads, args.steps)
         if replace:
             draw()
         args.out.write_text(write())
@@ -135,7 +137,7 @@ def count(variant: tuple[str, str]) -> dict[str, str]:
     return row
 
 
-def measure_missing(wanted: Iterable[tuple[str, str]], threads: int) -> None:
+def measure_missing(wanted: Iterable[tuple[str, str]], threads: int, steps: int) -> None:
     """Measure one variant after the other, and keep each row at once."""
     rows = read_rows('speed')
     for family, name in wanted:
@@ -147,12 +149,12 @@ def measure_missing(wanted: Iterable[tuple[str, str]], threads: int) -> None:
         ]
         row = {'backbone': f'{family} {name}'}
         for case in cases:  # not together: the large ones need all memory
-            (result,) = measure_in_turn([case], STEPS)
+            (result,) = measure_in_turn([case], steps)
             if result.error:
                 raise InputError(f'{family} {name} could not be measured: {result.error}')
             row[f'{case.mode} ms'] = f'{1e3 * result.median_seconds:.0f}'
             row[f'{case.mode} peak MB'] = f'{result.peak_bytes / 1e6:.0f}'
-        rows[row['backbone']] = {**row, 'steps': str(STEPS), **describe_machine('cpu', threads)}
+        rows[row['backbone']] = {**row, 'steps': str(steps), **describe_machine('cpu', threads)}
         write_rows('speed', rows.values())
         print({key: row[key] for key in ('backbone', *MEASURED)}, flush=True)
 
@@ -200,6 +202,10 @@ def write() -> str:
     """The document."""
     counted, measured, quoted = read_rows('complexity'), read_rows('speed'), quoted_results()
     parts = [(FOLDER / 'introduction.md').read_text().rstrip()]
+    runs = sorted({_environment(row) for row in measured.values()})
+    letters = dict(zip(runs, ascii_lowercase, strict=False))
+    for row in measured.values():
+        row['run'] = letters[_environment(row)]
     for family in BACKBONES:
         source = SOURCES[family]
         rows = []
@@ -212,8 +218,8 @@ def write() -> str:
             f"## {family}\n\narXiv {source.paper}. Authors' code: {source.code} "
             f'({source.licence}). Weights: {source.weights}.\n\n{_table(TABLE, rows)}'
         )
-    environments = sorted({_environment(row) for row in measured.values()})
-    parts.append('## Measured on\n\n' + ('\n'.join(environments) or 'Nothing yet.'))
+    listed = '\n'.join(f'- {letter}: {run}' for run, letter in letters.items())
+    parts.append('## Measured on\n\n' + (listed or 'Nothing yet.'))
     if PICTURE.exists():
         parts.append('## Accuracy against time\n\nBox AP of Mask R-CNN 1x that the authors report, '
                      'against the time of the backbone\'s inference measured here.\n\n'
@@ -225,6 +231,9 @@ def draw() -> None:
     """Quoted box AP of Mask R-CNN 1x against measured time, where both are known."""
     points: dict[str, list[tuple[float, float, str]]] = {}
     quoted, measured = quoted_results(), read_rows('speed')
+    devices = Counter(row['device'] for row in measured.values())
+    device = max(devices, key=devices.get, default=None)
+    measured = {name: row for name, row in measured.items() if row['device'] == device}
     for family, name in variants():
         results = dict(quoted.get(f'{family} {name}', ()))
         row = measured.get(f'{family} {name}')
@@ -242,7 +251,9 @@ def draw() -> None:
         for time, ap, name in zip(times, aps, names, strict=True):
             axes.annotate(name, (time, ap), textcoords='offset points', xytext=(4, -10), fontsize=8)
     axes.set(
-        xscale='log', xlabel='ms, backbone, 800x1344', ylabel='box AP (authors), Mask R-CNN 1x'
+        xscale='log',
+        xlabel=f'ms, backbone, 800x1344, one thread of {device}',
+        ylabel='box AP (authors), Mask R-CNN 1x',
     )
     axes.legend()
     figure.savefig(PICTURE, dpi=100, metadata={'Software': None})
@@ -250,8 +261,8 @@ def draw() -> None:
 
 def _environment(row: dict[str, str]) -> str:
     return (
-        f'- {row["date"]}, commit {row["commit"]}: {row["device"]}, {row["threads"]} threads, '
-        f'torch {row["torch"]}, float32, one image of 800x1344, medians of {row["steps"]} steps '
+        f'{row["date"]}, commit {row["commit"]}: {row["device"]}, {row["threads"]} threads, '
+        f'torch {row["torch"]}, float32, one image of 800x1344, medians of {row["steps"]} step(s) '
         'after a warm-up; inference with the model fused, training without an optimizer'
     )
 
