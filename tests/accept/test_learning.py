@@ -1,11 +1,14 @@
 """``make accept``: every family learns some of the built-in shapes from random weights.
 
+What it has learned is then tested at other resolutions.
+
 The other tests compare numbers; these are the whole: a recipe, its data, a head, an optimizer and
 an evaluation, of a small architecture of each family.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +23,12 @@ from mmrest.backbones import BACKBONES
 from mmrest.commands import move_data_root
 from mmrest.config_nodes import iterate_dicts, task_model
 from mmrest.datasets import write_shapes
+from mmrest.multires.sweep import Resolution, find_resize, measure_at
 from tests.shipped import sample_few, shipped
 
 pytestmark = pytest.mark.accept
+
+SCALES = (0.67, 1, 1.5)  # of the images of a test
 
 STAGES = dict(embed_dims=(32, 64, 128, 256), depths=(1, 2, 2, 2), num_heads=(1, 2, 4, 8))
 WIDENING = dict(STAGES, mlp_ratios=(4, 4, 4, 4))
@@ -117,12 +123,13 @@ def config_of(task: Task, family: str, shapes: Path, work_dir: Path) -> Config:
 def evaluate_on_training_images(cfg: Config) -> None:
     """What is learned of a few images is seen after two minutes, what generalises after an hour."""
     trained = cfg.train_dataloader.dataset
-    for key in ('ann_file', 'data_prefix'):
-        if key in trained:
-            cfg.val_dataloader.dataset[key] = trained[key]
-    for metric in iterate_dicts(cfg.val_evaluator):
-        if 'ann_file' in metric:
-            metric['ann_file'] = metric['ann_file'].replace('val2017', 'train2017')
+    for split in ('val', 'test'):
+        for key in ('ann_file', 'data_prefix'):
+            if key in trained:
+                cfg[f'{split}_dataloader'].dataset[key] = trained[key]
+        for metric in iterate_dicts(cfg[f'{split}_evaluator']):
+            if 'ann_file' in metric:
+                metric['ann_file'] = metric['ann_file'].replace('val2017', 'train2017')
 
 
 @pytest.mark.parametrize('task', TASKS)
@@ -134,7 +141,8 @@ def test_it_learns(
     tmp_path: Path,
     record_property: Callable[[str, object], None],
 ) -> None:
-    runner = Runner.from_cfg(config_of(TASKS[task], family, shapes, tmp_path))
+    cfg = config_of(TASKS[task], family, shapes, tmp_path)
+    runner = Runner.from_cfg(copy.deepcopy(cfg))
     runner.train()
     history = runner.message_hub.log_scalars
     losses = history['train/loss'].data[0]
@@ -142,3 +150,17 @@ def test_it_learns(
     record_property('metric', f'{metric:.3f}')  # for docs/scripts/write_reliability.py
     assert metric >= TASKS[task].bound
     assert losses[-20:].mean() < 0.7 * losses[:20].mean()
+    runner.save_checkpoint(str(tmp_path), 'learned.pth')
+    cfg.load_from = str(tmp_path / 'learned.pth')
+    for scale, value in sweep(cfg, TASKS[task].metric).items():
+        record_property(f'metric at {scale}', f'{value:.3f}')
+        # what is learned is no matter of one image size
+        assert value >= metric / 4 if scale != 1 else value == pytest.approx(metric, abs=1e-3)
+
+
+def sweep(cfg: Config, metric: str) -> dict[float, float]:
+    """Scale of the images -> metric, of a config's ``load_from``."""
+    short = min(find_resize(cfg).scale)
+    return {
+        scale: measure_at(cfg, Resolution(round(scale * short))).metrics[metric] for scale in SCALES
+    }
