@@ -46,34 +46,46 @@ def explain_data_errors(runner: Runner) -> Iterator[None]:
     """
     try:
         yield
-    except (AssertionError, cv2.error, FileNotFoundError) as error:
-        if not (text := _what_is_wrong_with_an_image(error, runner)):
+    except (AssertionError, cv2.error, OSError, ValueError, RuntimeError, IndexError) as error:
+        if isinstance(error, InputError) or not (text := _explanation(error, runner)):
             raise
         raise InputError(text) from error
-    except OSError as error:
+
+
+def _explanation(error: Exception, runner: Runner) -> str | None:
+    if isinstance(error, AssertionError | cv2.error | FileNotFoundError):
+        return _what_is_wrong_with_an_image(error, runner)
+    if isinstance(error, OSError):
         # Pillow's have no number; it reads the label maps
-        if error.errno is not None or not (path := _damaged_label_map(runner)):
-            raise
-        raise InputError(
+        path = _damaged_label_map(runner) if error.errno is None else None
+        return path and (
             f'the label map {path} is damaged, cut short or no image: Pillow cannot read it'
-        ) from error
-    except ValueError as error:
+        )
+    if 'Expected more than 1 value per channel' in str(error):
+        return (
+            f'a BatchNorm has one number for each channel to train with ({error}), as where a head '
+            'pools a batch of one image to one pixel: take train_dataloader.batch_size=2 or more'
+        )
+    if isinstance(error, ValueError):
         if '_serialize_data' not in (frame.name for frame in extract_tb(error.__traceback__)):
-            raise
-        raise InputError(
+            return None
+        return (
             'no image of a data set is left when those without annotations and those that are too '
             'small are taken out (filter_cfg=dict(filter_empty_gt=..., min_size=...))'
-        ) from error
-    except (RuntimeError, IndexError) as error:
-        meanings = (text for said, text in _BATCHES.items() if re.search(said, str(error)))
-        if not (meaning := next(meanings, None)):
-            raise
-        batch = _batch_of(error)
-        at_fault = _label_maps_at_fault(batch, runner.model)
-        raise InputError(
-            f'{meaning} ({str(error).splitlines()[0]}). '
-            + (list_some(at_fault) if at_fault else f'Images of the batch: {files_of(batch)}')
-        ) from error
+        )
+    return _what_is_wrong_with_a_batch(error, runner)
+
+
+def _what_is_wrong_with_a_batch(error: Exception, runner: Runner) -> str | None:
+    meanings = (text for said, text in _BATCHES.items() if re.search(said, str(error)))
+    if not (meaning := next(meanings, None)):
+        return None
+    batch = _batch_of(error)
+    at_fault = list_some(_label_maps_at_fault(batch, runner.model))
+    return (
+        f'{meaning} ({str(error).splitlines()[0]}). '
+        f'{at_fault or f"Images of the batch: {files_of(batch)}"}'
+    )
 
 
 def _what_is_wrong_with_an_image(error: Exception, runner: Runner) -> str | None:

@@ -164,6 +164,14 @@ def test_other_errors_of_a_step_are_as_they_were() -> None:
         raise RuntimeError('stack expects each tensor to be equal size, but got [1]')
 
 
+def test_a_batch_norm_of_one_number_is_explained() -> None:
+    with (
+        pytest.raises(InputError, match=r'size torch.Size\(\[1, 4, 1, 1\]\).*batch_size=2 or more'),
+        explain_data_errors(SimpleNamespace(model=nn.Identity())),
+    ):
+        nn.BatchNorm2d(4)(torch.zeros(1, 4, 1, 1))
+
+
 def test_a_data_set_of_which_nothing_is_left_is_explained() -> None:
     from mmdet.datasets import CocoDataset
 
