@@ -105,7 +105,7 @@ $(VENV)/.torch: $(VENV)/.python $(CONSTRAINTS)
 # mmcv compiles its operators only where its build sees torch, hence no build isolation. A wheel
 # that was cached without operators, or for another torch, is built again.
 $(VENV)/.mmcv: $(VENV)/.torch
-	@echo 'compiling $(MMCV) against torch, unless a wheel of it is cached: 6 to 8 minutes on 2 cores'
+	@echo 'compiling $(MMCV) against torch, unless a wheel of it is cached: 6 to 20 minutes on 2 cores'
 	MMCV_WITH_OPS=1 $(PIP) --no-build-isolation $(MMCV)
 	@$(RUN) -c 'import torch, mmcv._ext' || { set -x; MMCV_WITH_OPS=1 $(PIP) --no-build-isolation \
 		--no-deps --force-reinstall --no-cache-dir --no-binary $(MMCV) $(MMCV); }
