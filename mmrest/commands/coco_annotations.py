@@ -79,10 +79,15 @@ def _fault_of(entry: Mapping[str, Any], keys: tuple[str, ...]) -> str | None:
 def _is_of_an_image(thing: Mapping[str, Any], file: str) -> bool:
     """Whether a file has the image of a box; mmdet asks for the boxes of each image alone."""
     number = thing.get('image_id')
-    return isinstance(number, list | dict) or number in _images_of(file, os.path.getmtime(file))
+    return isinstance(number, list | dict) or number in ids_of_images(file)
 
 
-@lru_cache(maxsize=1)
+def ids_of_images(file: str) -> set[Any]:
+    """The ids of all images of a COCO file."""
+    return _images_of(file, os.path.getmtime(file))
+
+
+@lru_cache(maxsize=2)
 def _images_of(file: str, changed: float) -> set[Any]:
     return {image.get('id') for image in read_first(file, 'images', 2**24) or ()}
 

@@ -22,6 +22,7 @@ from mmrest.commands.dataset_sample import (
     is_base_dataset,
     sample_dataset,
 )
+from mmrest.commands.evaluator_files import why_of_other_data
 from mmrest.commands.json_parts import is_whole_json
 from mmrest.commands.processes import warn
 from mmrest.commands.sample_contents import doubts_about
@@ -29,6 +30,7 @@ from mmrest.config_nodes import datasets_of, iterate_dicts, scope_of, type_name
 from mmrest.datasets import write_shapes
 from mmrest.errors import InputError, did_you_mean
 
+_SPLITS = 'train', 'val', 'test'
 _SOURCES = {
     'Coco': (
         'COCO 2017 (train2017.zip, val2017.zip, annotations_trainval2017.zip) is at '
@@ -54,7 +56,8 @@ def prepare_data(cfg: Config, splits: Iterable[str]) -> None:
         InputError: Files are missing; the message shows the expected layout, what was found, where
             to get the data, and the command that needs none.
     """
-    if built_in := cfg.get('built_in_data'):
+    built_in = cfg.get('built_in_data')
+    if built_in and _reads_from(cfg, built_in.get('root', '.')):
         spec = dict(built_in)
         if spec.pop('type') != 'shapes':
             raise InputError("built_in_data: the only built-in data set is type='shapes'")
@@ -71,6 +74,17 @@ def prepare_data(cfg: Config, splits: Iterable[str]) -> None:
         if built_in and Path(built_in['root']).resolve() in {r.resolve() for r in report.roots}:
             text += f'\nRemove {built_in["root"]} and it will be made again.'
         raise InputError(text)
+
+
+def _reads_from(cfg: Config, root: str) -> bool:
+    """Whether a data set of the config lies in a folder; one made of another has its own."""
+    folder = Path(root).resolve()
+    nodes = [n for split in _SPLITS for n in datasets_of(cfg.get(f'{split}_dataloader'))]
+    roots = [Path(node.get('data_root') or '.') for node in nodes]
+    files = [
+        base / str(node.get('ann_file') or '') for base, node in zip(roots, nodes, strict=True)
+    ]
+    return any(path.resolve().is_relative_to(folder) for path in roots + files)
 
 
 def require_usable_data(cfg: Config, splits: Iterable[str]) -> list[str]:
@@ -91,37 +105,45 @@ def require_usable_data(cfg: Config, splits: Iterable[str]) -> list[str]:
     errors, warnings = [], []
     for split in splits:
         require_workers(cfg.get(f'{split}_dataloader'), split)
-        for node in datasets_of(cfg.get(f'{split}_dataloader')):
+        nodes = list(datasets_of(cfg.get(f'{split}_dataloader')))
+        for node in nodes:
             place = f'{split}_dataloader: {type_name(node)}: '
             sample = sample_dataset(node)
-            error, warning = string_for_classes(node), None
-            if sample is not None and (unreadable := why_unreadable(node, sample)):
-                error = unreadable
-            elif sample is not None and sample.infos == []:
-                error = f'it finds no image in {_image_folder(sample)}{_suffix(sample)}'
-            elif (
-                sample is not None
-                and sample.images
-                and sample.objects == []
-                and _drops_empty_images(node)
-            ):
-                error = (
-                    f'{sample.dataset.ann_file} has no annotations, and images without any are '
-                    'left out (filter_cfg=dict(filter_empty_gt=True))'
-                )
-            elif sample is not None and sample.infos and not error:
-                place += f'{sample.dataset.ann_file}: ' if sample.dataset.ann_file else ''
-                error, warning = compare_with_annotations(sample)
-                doubts = doubts_about(node, sample) + doubts_about_annotations(sample)
-                warnings += [place + doubt for doubt in doubts]
+            error, doubts = _judge(node, sample)
             errors += [place + error] if error else []
-            warnings += [place + warning] if warning else []
+            warnings += [place + doubt for doubt in doubts]
+            if sample is not None and len(nodes) == 1 and not error:
+                for metric in iterate_dicts(cfg.get(f'{split}_evaluator')):
+                    if told := why_of_other_data(metric, sample):
+                        errors.append(f'{split}_evaluator: {type_name(metric)}: {told}')
     if errors:
         raise InputError('\n'.join(dict.fromkeys(errors)))
     warnings = list(dict.fromkeys(warnings))
     for warning in warnings:
         warn(warning)
     return warnings
+
+
+def _judge(node: Mapping[str, Any], sample: DatasetSample | None) -> tuple[str | None, list[str]]:
+    """An error if there is one, and warnings about a data set."""
+    if (error := string_for_classes(node)) or sample is None:
+        return error, []
+    if error := why_unreadable(node, sample):
+        return error, []
+    if sample.infos == []:
+        return f'it finds no image in {_image_folder(sample)}{_suffix(sample)}', []
+    if sample.images and sample.objects == [] and _drops_empty_images(node):
+        return (
+            f'{sample.dataset.ann_file} has no annotations, and images without any are left out '
+            '(filter_cfg=dict(filter_empty_gt=True))'
+        ), []
+    if not sample.infos:
+        return None, []
+    place = f'{sample.dataset.ann_file}: ' if sample.dataset.ann_file else ''
+    error, warning = compare_with_annotations(sample)
+    doubts = [*doubts_about(node, sample), *doubts_about_annotations(sample)]
+    doubts += [warning] if warning else []
+    return error and place + error, [place + doubt for doubt in doubts]
 
 
 def require_workers(loader: Mapping[str, Any] | None, split: str) -> None:
@@ -155,7 +177,7 @@ def require_workers(loader: Mapping[str, Any] | None, split: str) -> None:
 
 def _scope_of_data(cfg: Config) -> str:
     """The library of the data sets, in a config that names none."""
-    loaders = [cfg.get(f'{split}_dataloader') for split in ('train', 'val', 'test')]
+    loaders = [cfg.get(f'{split}_dataloader') for split in _SPLITS]
     nodes = [node for loader in loaders for node in datasets_of(loader)]
     of_mmseg = any('img_path' in (node.get('data_prefix') or ()) for node in nodes)
     return 'mmseg' if of_mmseg else 'mmdet'
