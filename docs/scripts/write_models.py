@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -22,7 +23,7 @@ import torch
 from mmrest.backbones import BACKBONES
 from mmrest.benchmark.complexity import count_macs, count_parameters
 from mmrest.benchmark.machine import describe_machine
-from mmrest.benchmark.measuring import Case, measure_in_turn
+from mmrest.benchmark.measuring import Case, Result, measure_in_turn
 from mmrest.commands.output_files import require_new_file
 from mmrest.errors import InputError, clear_errors
 
@@ -150,13 +151,26 @@ def measure_missing(wanted: Iterable[tuple[str, str]], threads: int, steps: int)
         row = {'backbone': f'{family} {name}'}
         for case in cases:  # not together: the large ones need all memory
             (result,) = measure_in_turn([case], steps)
-            if result.error:
-                raise InputError(f'{family} {name} could not be measured: {result.error}')
-            row[f'{case.mode} ms'] = f'{1e3 * result.median_seconds:.0f}'
-            row[f'{case.mode} peak MB'] = f'{result.peak_bytes / 1e6:.0f}'
+            row |= described(result)
         rows[row['backbone']] = {**row, 'steps': str(steps), **describe_machine('cpu', threads)}
         write_rows('speed', rows.values())
         print({key: row[key] for key in ('backbone', *MEASURED)}, flush=True)
+
+
+def described(result: Result) -> dict[str, str]:
+    """Cells of a measurement.
+
+    Raises:
+        InputError: It failed, and not for want of memory.
+    """
+    mode = result.case.mode
+    if not result.error:
+        milliseconds, megabytes = 1e3 * result.median_seconds, result.peak_bytes / 1e6
+        return {f'{mode} ms': f'{milliseconds:.0f}', f'{mode} peak MB': f'{megabytes:.0f}'}
+    if not re.search('ended with -9|allocate memory', result.error):
+        raise InputError(f'{result.case.model} could not be measured: {result.error}')
+    there = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e6
+    return {f'{mode} ms': '-', f'{mode} peak MB': f'more than {there:.0f}'}
 
 
 def read_rows(name: str) -> dict[str, dict[str, str]]:
