@@ -276,7 +276,9 @@ class _Report:
         width = max(len(str(path)) for path in self.expected | self.problems)
         for path, role in (dict.fromkeys(self.problems, '') | self.expected).items():
             problem = self.problems.get(path)
-            state = f'PROBLEM: {problem}' if problem else 'found'
+            state = (
+                f'PROBLEM: {problem}' if problem else 'found' if path.exists() else 'missing, too'
+            )
             lines.append(f'  {path!s:{width}}  {role:18}  {state}')
         for root in sorted(self.roots):
             place = root

@@ -81,7 +81,7 @@ def _require_known_arguments(loop: Any, place: str) -> None:
     if any(parameter.kind == parameter.VAR_KEYWORD for parameter in known.values()):
         return
     for name in loop:
-        if name not in (*known, 'type', 'by_epoch'):
+        if name not in (*known, 'type', 'by_epoch', '_scope_'):  # that of an mmdet:: base
             raise InputError(
                 f'the config gives {kind.__name__} ({place}) an argument {name!r}, which it does '
                 f'not have{did_you_mean(name, known)}'

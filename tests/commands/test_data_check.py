@@ -194,3 +194,19 @@ def test_an_image_outside_of_every_folder_is_named(coco: Path, tmp_path: Path) -
     file.write_text(json.dumps(content))
     with pytest.raises(InputError, match=rf'{re.escape(str(elsewhere))} .*PROBLEM: missing'):
         check(coco)
+
+
+def test_no_folder_of_absent_data_is_called_found(tmp_path: Path) -> None:
+    dataset = dict(
+        type='CityscapesDataset',
+        data_root=str(tmp_path / 'cityscapes'),
+        data_prefix=dict(img_path='leftImg8bit/train', seg_map_path='gtFine/train'),
+        pipeline=[dict(type='LoadAnnotations')],
+    )
+    cfg = Config(dict(default_scope='mmseg', train_dataloader=dict(dataset=dataset)))
+    with pytest.raises(InputError) as error:
+        prepare_data(cfg, ['train'])
+    told = str(error.value)
+    assert re.search(r'leftImg8bit/train +train img +PROBLEM: missing', told)
+    assert re.search(r'gtFine/train +train seg_map +missing, too', told)
+    assert 'found' not in told

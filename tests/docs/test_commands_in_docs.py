@@ -20,6 +20,7 @@ import torch
 from mmengine.registry import MODELS
 
 import mmrest
+from mmrest.commands.cli import require_run
 from mmrest.commands.config import load_config
 from tests import forked
 from tests.conftest import ROOT
@@ -123,8 +124,12 @@ PYTHON = [
 @pytest.mark.parametrize('code', PYTHON)
 def test_the_code_is_python_and_a_config_is_one(code: str, tmp_path: Path) -> None:
     ast.parse(code)
-    if code.startswith('_base_'):
-        load_config(str(saved(code, tmp_path)))
+    if not code.startswith('_base_'):
+        return
+    cfg = load_config(str(saved(code, tmp_path)))
+    for part in ('train', 'test'):
+        if cfg.get('model') and cfg.get(f'{part}_cfg'):
+            require_run(cfg, part)
 
 
 def saved(code: str, folder: Path) -> Path:
