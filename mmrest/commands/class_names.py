@@ -76,9 +76,9 @@ def _compare_categories(
     }
     hints = [f'did you mean {close[0]!r}?' for close in closest.values() if close]
     if wrong:
-        lost = f'; {list_some(missing)} is not in the annotations' if missing else ''
-        hint = f'; {list_some(hints)}' if hints else ''
-        return f'{list_some(wrong, most=3)}{lost}{hint}\n{both}    {write}', None
+        lost = f'{list_some(missing)} is not in the annotations; ' if missing else ''
+        hint = f'{list_some(hints)} As it is, ' if hints else ''
+        return f'{lost}{hint}{list_some(wrong, most=3)}\n{both}    {write}', None
     for name, close in closest.items():
         if close:
             return f'{name!r} is not in the annotations; did you mean {close[0]!r}?\n{both}', None
