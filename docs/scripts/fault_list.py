@@ -290,6 +290,21 @@ for _config, _head in (
         return trial.train(f'model.{head}.num_classes=3', config=config)
 
 
+@fault('an evaluator of other data', r'error: [^\n]*has no category[^\n]*')
+def _other_evaluator(trial: Trial) -> list[str | Path]:
+    other = trial.data / 'annotations/other.json'
+    content = json.loads(other.with_name('instances_val2017.json').read_text())
+    for kind in content['categories']:
+        kind['name'] += 's'
+    other.write_text(json.dumps(content))
+    return trial.train(f'val_evaluator.ann_file={other}', 'train_cfg.val_interval=1')
+
+
+@fault('save_best by another metric', r'error: save_best[^\n]*')
+def _best(trial: Trial) -> list[str | Path]:
+    return trial.train('default_hooks.checkpoint.save_best=bbox_mAP', 'train_cfg.val_interval=1')
+
+
 # losses
 
 

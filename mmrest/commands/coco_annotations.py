@@ -79,17 +79,18 @@ def _fault_of(entry: Mapping[str, Any], keys: tuple[str, ...]) -> str | None:
 def _is_of_an_image(thing: Mapping[str, Any], file: str) -> bool:
     """Whether a file has the image of a box; mmdet asks for the boxes of each image alone."""
     number = thing.get('image_id')
-    return isinstance(number, list | dict) or number in ids_of_images(file)
+    return isinstance(number, list | dict) or number in names_of_images(file)
 
 
-def ids_of_images(file: str) -> set[Any]:
-    """The ids of all images of a COCO file."""
+def names_of_images(file: str) -> dict[Any, Any]:
+    """Id -> file name of all images of a COCO file."""
     return _images_of(file, os.path.getmtime(file))
 
 
 @lru_cache(maxsize=2)
-def _images_of(file: str, changed: float) -> set[Any]:
-    return {image.get('id') for image in read_first(file, 'images', 2**24) or ()}
+def _images_of(file: str, changed: float) -> dict[Any, Any]:
+    images = read_first(file, 'images', 2**24) or ()
+    return {image.get('id'): image.get('file_name') for image in images}
 
 
 def _loads_masks(node: Mapping[str, Any]) -> bool:

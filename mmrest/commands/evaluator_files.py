@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from mmrest.commands.coco_annotations import ids_of_images
+from mmrest.commands.coco_annotations import names_of_images
 from mmrest.commands.dataset_sample import DatasetSample
 from mmrest.commands.json_parts import read_first
 from mmrest.config_nodes import type_name
@@ -37,10 +37,15 @@ def why_of_other_data(metric: Mapping[str, Any], sample: DatasetSample) -> str |
     of_data = {kind.get('name') for kind in sample.categories} & {*classes}
     evaluated = read_first(file, 'categories', _MOST_CATEGORIES)
     if evaluated and (absent := of_data - {kind.get('name') for kind in evaluated}):
-        return _told(file, own, f'categories {list_some(sorted(absent))}')
-    images = ids_of_images(file)
-    absent = [image['id'] for image in sample.images or () if image.get('id') not in images]
-    return _told(file, own, f'images with the ids {list_some(absent, 3)}') if absent else None
+        return _told(file, own, f'category {list_some(sorted(absent))}')
+    names = names_of_images(file)
+    others = [
+        f'{image.get("file_name")} (id {image.get("id")})'
+        for image in sample.images or ()
+        if os.path.basename(str(names.get(image.get('id'))))
+        != os.path.basename(str(image.get('file_name')))
+    ]
+    return _told(file, own, f'image {list_some(others, 3)}') if others else None
 
 
 def _told(file: str, own: str, absent: str) -> str:

@@ -53,7 +53,7 @@ def test_an_evaluator_of_the_same_data_passes(root: Path) -> None:
 def test_categories_that_an_evaluator_lacks_are_named(root: Path) -> None:
     kinds = [dict(id=1, name='person'), dict(id=2, name=CLASSES[0])]
     file = changed(root, 'coco.json', categories=kinds)
-    said = rf"test_evaluator: CocoMetric: ann_file='.*coco\.json' has no categories {CLASSES[3]}, "
+    said = rf"test_evaluator: CocoMetric: ann_file='.*coco\.json' has no category {CLASSES[3]}, "
     for evaluator in (of(file), [of(None), of(file)]):
         with pytest.raises(InputError, match=said):
             check(root, evaluator, 'test')
@@ -62,8 +62,13 @@ def test_categories_that_an_evaluator_lacks_are_named(root: Path) -> None:
 def test_images_that_an_evaluator_lacks_are_named(root: Path) -> None:
     images = json.loads((root / 'annotations/instances_val2017.json').read_text())['images']
     file = changed(root, 'fewer.json', images=images[1:])
-    with pytest.raises(InputError, match=rf'has no images with the ids {images[0]["id"]}, which'):
+    with pytest.raises(InputError, match=rf'has no image {images[0]["file_name"]} \(id .*, which'):
         check(root, of(file))
+    renamed = [dict(images[0], file_name='another.jpg'), *images[1:]]
+    with pytest.raises(InputError, match=rf'has no image {images[0]["file_name"]} '):
+        check(root, of(changed(root, 'renamed.json', images=renamed)))
+    elsewhere = [dict(image, file_name=f'val/{image["file_name"]}') for image in images]
+    check(root, of(changed(root, 'elsewhere.json', images=elsewhere)))
     check(root, of(changed(root, 'more.json', images=[*images, dict(id=10**6)])))
 
 
