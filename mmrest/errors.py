@@ -14,6 +14,9 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 
+_ALIKE = 0.65  # of 1, from which a name may have been meant
+
+
 class InputError(ValueError):
     """Something that was given is wrong; the text names it and says what to do."""
 
@@ -76,7 +79,7 @@ def did_you_mean(name: str, names: Iterable[str], most: int = 1) -> str:
     """Names that are spelled alike, as the end of a message; empty if there are none."""
     names = sorted(names)
     close = [other for other in names if other.lower() == name.lower()][:most]
-    close = close or difflib.get_close_matches(name, names, n=most)
+    close = close or difflib.get_close_matches(name, names, n=most, cutoff=_ALIKE)
     return f'; did you mean {" or ".join(close)}?' if close else ''
 
 

@@ -12,6 +12,7 @@ import argparse
 import csv
 import os
 import re
+import resource
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -169,8 +170,10 @@ def described(result: Result) -> dict[str, str]:
         return {f'{mode} ms': f'{milliseconds:.0f}', f'{mode} peak MB': f'{megabytes:.0f}'}
     if not re.search('ended with -9|allocate memory', result.error):
         raise InputError(f'{result.case.model} could not be measured: {result.error}')
-    there = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e6
-    return {f'{mode} ms': '-', f'{mode} peak MB': f'more than {there:.0f}'}
+    there = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+    allowed = resource.getrlimit(resource.RLIMIT_AS)[0]  # as `ulimit -v` sets it
+    room = there if allowed == resource.RLIM_INFINITY else min(there, allowed)
+    return {f'{mode} ms': '-', f'{mode} peak MB': f'no room in {room / 1e6:.0f}'}
 
 
 def read_rows(name: str) -> dict[str, dict[str, str]]:
