@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
-
 _ALIKE = 0.65  # of 1, from which a name may have been meant
 
 
