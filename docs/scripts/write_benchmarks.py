@@ -163,8 +163,8 @@ STUDIES = (
     ),
     Study(
         "The pyramid families against mmdet's and mmseg's classes",
-        'One image of 800x1344; P2T and CSWin, which neither has, against the literal form. Short '
-        'single-threaded work ran beside those of Twins and CSWin, which their ranges '
+        'One image of 800x1344; P2T, CSWin and GPViT, which neither has, against the literal form. '
+        'Short single-threaded work ran beside those of Twins and CSWin, which their ranges '
         'show; times are medians, and models take their steps in turn.',
         {
             'pvt_small': _against(
@@ -179,6 +179,7 @@ STUDIES = (
             'twins_pcpvt_small': _against('TwinsPCPVT:arch=small', PCPVT_OF_MMSEG),
             'p2t_small': _compared('P2T:arch=small', 5),
             'cswin_tiny': _compared('CSWin:arch=tiny', 5),
+            'gpvit_l1': _compared('GPViT:arch=l1', 5),
         },
     ),
     Study(

@@ -56,12 +56,12 @@ def prepare_data(cfg: Config, splits: Iterable[str]) -> None:
         InputError: Files are missing; the message shows the expected layout, what was found, where
             to get the data, and the command that needs none.
     """
-    built_in = cfg.get('built_in_data')
-    if built_in and _reads_from(cfg, built_in.get('root', '.')):
+    if built_in := cfg.get('built_in_data'):
         spec = dict(built_in)
         if spec.pop('type') != 'shapes':
             raise InputError("built_in_data: the only built-in data set is type='shapes'")
-        write_shapes(**spec)
+        if _reads_from(cfg, spec['root']):
+            write_shapes(**spec)
     init_default_scope(scope_of(cfg) or _scope_of_data(cfg))
     report = _Report()
     for split in splits:
