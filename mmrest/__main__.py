@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import importlib
 import os
-import signal
 import sys
 
-from mmrest.errors import did_you_mean
+from mmrest.errors import clear_errors, did_you_mean
 from mmrest.version import __version__
 
 # Name -> what it does; the module of that name in mmrest/tools does it.
@@ -45,10 +44,8 @@ def main() -> None:
     # as argparse shows it
     program = 'mmrest' if os.path.basename(sys.argv[0]) == 'mmrest' else 'python -m mmrest'
     sys.argv[:2] = [f'{program} {name}']
-    try:
+    with clear_errors():  # Ctrl-C while it is imported, which takes seconds
         importlib.import_module(f'mmrest.tools.{name}').main()
-    except KeyboardInterrupt:  # while it is imported, which takes seconds
-        sys.exit(128 + signal.SIGINT)
 
 
 if __name__ == '__main__':

@@ -32,7 +32,7 @@ def why_unreadable(node: Mapping[str, Any], sample: DatasetSample) -> str | None
         node: The config of a data set of any class.
         sample: Of that data set.
     """
-    if not _is_read_as_coco(sample.dataset):
+    if not is_read_as_coco(sample.dataset):
         return None
     file = sample.dataset.ann_file
     if sample.is_list:
@@ -131,7 +131,7 @@ def _with_area(sample: DatasetSample) -> Iterator[dict[str, Any]]:
 
 def doubts_about_annotations(sample: DatasetSample) -> list[str]:
     """What mmdet reads without a word, and is hardly meant so."""
-    if not _is_read_as_coco(sample.dataset):
+    if not is_read_as_coco(sample.dataset):
         return []
     return [text for text in (_same_ids(sample), _no_category(sample), _beyond(sample)) if text]
 
@@ -183,7 +183,7 @@ def _read(sample: DatasetSample) -> list[dict[str, Any]]:
     return [thing for thing in sample.objects or () if not thing.get('ignore')]
 
 
-def _is_read_as_coco(dataset: Any) -> bool:
+def is_read_as_coco(dataset: Any) -> bool:
     """Whether images and boxes are taken from the file by ``CocoDataset`` itself."""
     methods = [getattr(type(dataset), name, None) for name in ('load_data_list', 'parse_data_info')]
     return all(getattr(method, '__module__', None) == 'mmdet.datasets.coco' for method in methods)

@@ -22,7 +22,7 @@ from mmrest.commands.dataset_sample import (
     is_base_dataset,
     sample_dataset,
 )
-from mmrest.commands.evaluator_files import why_of_other_data
+from mmrest.commands.evaluator_files import compare_with_evaluator
 from mmrest.commands.json_parts import is_whole_json
 from mmrest.commands.processes import warn
 from mmrest.commands.sample_contents import doubts_about
@@ -114,8 +114,10 @@ def require_usable_data(cfg: Config, splits: Iterable[str]) -> list[str]:
             warnings += [place + doubt for doubt in doubts]
             if sample is not None and len(nodes) == 1 and not error:
                 for metric in iterate_dicts(cfg.get(f'{split}_evaluator')):
-                    if told := why_of_other_data(metric, sample):
-                        errors.append(f'{split}_evaluator: {type_name(metric)}: {told}')
+                    place = f'{split}_evaluator: {type_name(metric)}: '
+                    error, doubt = compare_with_evaluator(metric, node, sample)
+                    errors += [place + error] if error else []
+                    warnings += [place + doubt] if doubt else []
     if errors:
         raise InputError('\n'.join(dict.fromkeys(errors)))
     warnings = list(dict.fromkeys(warnings))
