@@ -26,7 +26,8 @@ from mmengine.logging import HistoryBuffer
 from torch import Tensor
 from torch import _weights_only_unpickler as torch_unpickler
 
-TOO_MUCH = 'more than a file of this size holds'
+from mmrest.checkpoints.pickle_scan import TOO_MUCH, has_its_own_hash
+
 # of what is in a file, a dictionary for example takes more; and tensors may share memory
 _TIMES_THE_FILE = 8
 _BYTES_OF_AN_ITEM = 8
@@ -147,7 +148,10 @@ def _copier(kind: Callable[..., Any]) -> Callable[..., Any]:
     """Stands in for a container, which a file could have copied without end."""
 
     def copy(content: Any = ()) -> Any:
-        _spend(_BYTES_OF_AN_ITEM * len(content))
+        keys = [item[0] for item in content] if kind is OrderedDict else content
+        # that may all have one hash, so that each is compared with each
+        may_collide = sum(not has_its_own_hash(key) for key in keys)
+        _spend(_BYTES_OF_AN_ITEM * (len(content) + may_collide**2))
         return kind(content)
 
     return copy

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pathlib
@@ -19,8 +20,8 @@ from torch import Tensor
 from mmrest.checkpoints.addresses import fetch, is_local, resolve_address
 from mmrest.checkpoints.download import sha256_of
 from mmrest.checkpoints.errors import CheckpointError, CheckpointNotFoundError
+from mmrest.checkpoints.pickle_scan import TOO_MUCH, require_bounded
 from mmrest.checkpoints.plain_pickle import (
-    TOO_MUCH,
     is_plain_pickle,
     only_plain_data,
     read_plain_pickle,
@@ -28,6 +29,10 @@ from mmrest.checkpoints.plain_pickle import (
 )
 from mmrest.checkpoints.published import SCHEME, obtain
 from mmrest.errors import list_some
+
+# torch's files before they were archives: a magic number, the protocol, the machine, what was
+# saved, and the names of the storages, which follow
+_PICKLES_BEFORE_ARCHIVES = 5
 
 
 def read_checkpoint(
@@ -60,6 +65,7 @@ def read_checkpoint(
     if head.startswith(b'PK'):
         _require_no_bomb(path, source)
     try:
+        _scan(path, head)
         with only_plain_data(os.path.getsize(path)):
             if is_plain_pickle(head):
                 return settle(read_plain_pickle(path))
@@ -69,7 +75,7 @@ def read_checkpoint(
         if TOO_MUCH in text:
             raise CheckpointError(
                 f'{source} is refused: of its {os.path.getsize(path)} bytes many times as much '
-                'would be made'
+                'would be made, or looked at'
             ) from None
         if 'Attempting to deserialize object on' in text:
             raise CheckpointError(
@@ -127,6 +133,17 @@ def _require_no_bomb(path: str, source: str | os.PathLike) -> None:
             f'{source} is refused: it would unpack to {unpacked} bytes from '
             f'{os.path.getsize(path)}, and torch writes no compressed checkpoints'
         )
+
+
+def _scan(path: str, head: bytes) -> None:
+    """Look at the pickles of a file before they are read."""
+    if head.startswith(b'PK'):
+        # by torch's reader: another could find another pickle in an archive made for that
+        archive = torch._C.PyTorchFileReader(path)
+        require_bounded(io.BytesIO(archive.get_record('data.pkl')))
+        return
+    with open(path, 'rb') as file:
+        require_bounded(file, 1 if is_plain_pickle(head) else _PICKLES_BEFORE_ARCHIVES)
 
 
 def _read_safetensors(path: str, map_location: Any) -> dict[str, Any]:

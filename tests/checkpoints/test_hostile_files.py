@@ -34,6 +34,33 @@ def text_of(length: int, character: str = 'a') -> bytes:
 
 
 MKDIR = short(MARKER) + b'\x85'  # ('executed',)
+PAIRS = b'q\x00h\x00\x86'  # a pair of what is on the stack twice
+# [[[...], ...], ...]: 64 lists that are empty when they are put into each other, twice
+FILLED_FROM_ABOVE = (
+    b'\x80\x02'
+    + b''.join(b']q' + bytes([k]) + b'0' for k in range(64))
+    + b''.join(b'h' + bytes([k]) + (b'h' + bytes([k + 1]) + b'a') * 2 + b'0' for k in range(63))
+    + b'h\x00'
+)
+# the same, and each is also in the one below it: whoever begins there finds nothing but circles
+IN_A_CIRCLE = (
+    FILLED_FROM_ABOVE[:-2]
+    + b''.join(b'h' + bytes([k + 1]) + b'h' + bytes([k]) + b'a0' for k in range(63))
+    + b'](h\x3fh\x00e'
+)
+
+
+def number(value: int) -> bytes:
+    content = value.to_bytes(value.bit_length() // 8 + 1, 'little', signed=True)
+    return b'\x8a' + bytes([len(content)]) + content
+
+
+# Python's hash of a number is its rest to 2^61 - 1
+NUMBERS_OF_ONE_HASH = [number(k * (2**61 - 1)) for k in range(8, 60_000)]
+KEYS_OF_ONE_HASH = {
+    'numbers': NUMBERS_OF_ONE_HASH,
+    'pairs': [key + b'K\x01\x86' for key in NUMBERS_OF_ONE_HASH],
+}
 PICKLES: dict[str, bytes] = {
     # the opcodes that can call something, each with os.mkdir('executed')
     'reduce of a global': b'\x80\x04cposix\nmkdir\n' + MKDIR + b'R.',
@@ -90,7 +117,55 @@ PICKLES: dict[str, bytes] = {
             ),
         )
     },
-    # depth, and what grows where it is walked through
+    # one thing in so many places that they cannot be walked through
+    'a tuple of 2^64': b'\x80\x02N\x85' + PAIRS * 64 + b'.',
+    'lists of 2^64': b'\x80\x02]' + b'q\x00](h\x00h\x00e' * 64 + b'.',
+    'lists of 2^64, filled from above': FILLED_FROM_ABOVE + b'.',
+    'paths in a circle': IN_A_CIRCLE + b'.',
+    'a key of 2^64': b'\x80\x02}N\x85' + PAIRS * 64 + b'Ns.',
+    'keys of 2^64': b'\x80\x02}(N\x85' + PAIRS * 64 + b'Nu.',
+    'a key of 2^64 in a dictionary of pairs': b'\x80\x02(N\x85' + PAIRS * 64 + b'Nd.',
+    'a key of 2^64 in a set': b'\x80\x04\x8f(N\x85' + PAIRS * 64 + b'\x90.',
+    'a key of 2^64 in a set that cannot be changed': b'\x80\x04(N\x85' + PAIRS * 64 + b'\x91.',
+    'a call of 2^64': b'\x80\x02N\x85' + PAIRS * 64 + b')R.',
+    'a new object of 2^64': b'\x80\x02N\x85' + PAIRS * 64 + b')\x81.',
+    'a persistent id of 2^64': b'\x80\x02N\x85' + PAIRS * 64 + b'Q.',
+    'a persistent id of lists of 2^64': FILLED_FROM_ABOVE + b'\x85Q.',
+    'a storage of 2^64': b'\x80\x02(X\x07\x00\x00\x00storagectorch\nFloatStorage\nN\x85'
+    + PAIRS * 64
+    + b'V'
+    + b'cpu\nK\x01tQ.',
+    **{
+        f'a call of {name} with 2^64': b'\x80\x02c'
+        + name.replace(' ', '\n').encode()
+        + b'\nN\x85'
+        + PAIRS * 64
+        + b'\x85R.'
+        for name in ('numpy dtype', '_codecs encode', 'collections OrderedDict', 'torch Size')
+    },
+    # keys that all have one hash, each of which is compared with each
+    **{
+        f'{name} of one hash': b'\x80\x02}(' + b''.join(key + b'N' for key in keys) + b'u.'
+        for name, keys in KEYS_OF_ONE_HASH.items()
+    },
+    **{
+        f'a call of {name} with numbers of one hash': b'\x80\x02c'
+        + name.replace(' ', '\n').encode()
+        + b'\n('
+        + b''.join(KEYS_OF_ONE_HASH[keys])
+        + b't\x85R.'
+        for name, keys in (
+            ('builtins set', 'numbers'),
+            ('collections Counter', 'numbers'),
+            ('collections OrderedDict', 'pairs'),
+        )
+    },
+    'a large number that is hashed often': b'\x80\x02}(\x8b'
+    + struct.pack('<i', 100_000)
+    + b'\x01' * 100_000
+    + b'q\x00N'
+    + b'h\x00N' * 100_000
+    + b'u.',
     'depth': b'\x80\x02' + b']' * 20_000 + b'a' * 19_999 + b'.',
     'damaged': b'\x80\x04\x95\xff',
     'no end': b'\x80\x02' + b'N' * 1000,
@@ -104,6 +179,17 @@ def as_archive(content: bytes, folder: Path, compression: int = zipfile.ZIP_STOR
         archive.writestr('hostile/data.pkl', content)
         archive.writestr('hostile/byteorder', b'little')
         archive.writestr('hostile/version', b'3\n')
+    return path
+
+
+def as_old_file(content: bytes, folder: Path) -> Path:
+    """As torch wrote before it wrote archives."""
+    written = io.BytesIO()
+    torch.save(None, written, _use_new_zipfile_serialization=False)
+    before, found, after = written.getvalue().rpartition(b'\x80\x02N.')
+    assert found
+    path = folder / 'hostile.pth'
+    path.write_bytes(before + content + after)
     return path
 
 
@@ -127,6 +213,17 @@ def huge_tensor(folder: Path) -> Path:
         for name, content in names.items():
             archive.writestr(name, content)
     return folder / 'hostile.pth'
+
+
+def old_huge_tensor(folder: Path, claimed: int = 2**40) -> Path:
+    """As above, in a file as torch wrote before it wrote archives."""
+    path = folder / 'hostile.pth'
+    torch.save({'weight': torch.zeros(4)}, path, _use_new_zipfile_serialization=False)
+    before, storage, tensor = path.read_bytes().partition(b'storage')
+    claim = b'\x8a\x06' + claimed.to_bytes(6, 'little')
+    assert tensor.count(b'K\x04') == 2
+    path.write_bytes(before + storage + tensor.replace(b'K\x04', claim))
+    return path
 
 
 def expanded_tensor(folder: Path) -> Path:
@@ -195,8 +292,11 @@ FILES: dict[str, Callable[[Path], Path]] = {
     **{
         f'archive: {name}': lambda folder, c=c: as_archive(c, folder) for name, c in PICKLES.items()
     },
+    **{f'old file: {name}': lambda f, c=c: as_old_file(c, f) for name, c in PICKLES.items()},
     'archive: a tensor that claims a terabyte': huge_tensor,
     'archive: an expanded tensor': expanded_tensor,
+    'old file: a tensor that claims a terabyte': old_huge_tensor,
+    'old file: a tensor that claims a gigabyte': lambda f: old_huge_tensor(f, 2**28),
     'pickle: copies of an array': copied_arrays,
     'archive: a bomb': bomb,
     'archive: a bomb of a pickle': bomb_of_a_pickle,
@@ -268,16 +368,21 @@ def test_a_hostile_file_is_refused(name: str, tmp_path: Path) -> None:
 
 
 @linux
-@pytest.mark.parametrize('write', [as_file, as_archive])
+@pytest.mark.parametrize('write', [as_file, as_archive, as_old_file])
 @pytest.mark.parametrize(
-    'content',
+    'value',
     [
-        b'\x80\x02N\x85' + b'q\x00h\x00\x86' * 64 + b'.',
-        b'\x80\x02]' + b'q\x00](h\x00h\x00e' * 64 + b'.',
+        [tuple(range(40))] * 200,
+        {'groups': [{'betas': BETAS, 'history': [[k] for k in range(1000)]} for BETAS in [(1, 2)]]},
+        {(k, 'pair'): k for k in range(1000)},
+        {2**70 + k: k for k in range(1000)},
+        dict.fromkeys(range(100_000)),
     ],
-    ids=['tuples', 'lists'],
+    ids=['in many places', 'groups', 'pairs as keys', 'large keys', 'many keys'],
 )
-def test_one_thing_in_many_places_is_looked_at_once(
-    write: Callable[[bytes, Path], Path], content: bytes, tmp_path: Path
+def test_what_only_looks_like_it_is_read(
+    write: Callable[[bytes, Path], Path], value: object, tmp_path: Path
 ) -> None:
-    assert outcome(write(content, tmp_path), tmp_path).startswith('was read: ')
+    path = write(pickle.dumps(value, 2), tmp_path)
+    assert read_checkpoint(path) == value
+    assert outcome(path, tmp_path) == f'was read: {type(value).__name__}'
