@@ -119,12 +119,21 @@ STUDIES = (
         },
     ),
     Study(
-        "ResT against its authors' code",
-        "`d2/rest.py` of the authors' repository as it is, on today's torch. It is no part of this "
-        'project: `docs/scripts/authors_code.py` says how to get it and names what it is given.',
-        {'rest_small_authors': _against('ResT:arch=small', 'authors_code.rest:arch=small')},
+        "Against the authors' own code",
+        "The authors' files for detection (ResT, P2T) or segmentation (CSWin, GPViT), on today's "
+        'torch. They are no part of this project: `docs/scripts/authors_code.py` says how to get '
+        'them and names what they are given.',
+        {
+            f'{variant}_authors': _against(model, f'authors_code.{theirs}')
+            for variant, model, theirs in (
+                ('rest_small', 'ResT:arch=small', 'rest:arch=small'),
+                ('p2t_small', 'P2T:arch=small', 'p2t:arch=small'),
+                ('cswin_tiny', 'CSWin:arch=tiny', 'cswin:arch=tiny'),
+                ('gpvit_l1', 'GPViT:arch=l1', 'gpvit:arch=L1'),
+            )
+        },
         environment={'PYTHONPATH': 'docs/scripts'},
-        given='REST_CODE',
+        given='AUTHORS_CODE',
     ),
     Study(
         'What each trick is worth',
