@@ -19,6 +19,13 @@ _DISTRIBUTIONS = {
 _MIN_TORCH = (2, 6)
 
 
+def is_command() -> bool:
+    """True in ``python -m mmrest ...``, ``mmrest ...`` and ``python tools/NAME.py`` of a clone."""
+    program = [Path(argument) for argument in sys.orig_argv[1:3]]
+    tools = Path(__file__).resolve().parents[1] / 'tools'
+    return any(path.stem == 'mmrest' or path.resolve().parent == tools for path in program)
+
+
 def is_asked_by_doctor() -> bool:
     """True in ``python -m mmrest doctor`` and ``mmrest doctor``."""
     given = sys.orig_argv

@@ -21,7 +21,7 @@ MAY_IMPORT = {
         'report multires commands benchmark engine inference backbones checkpoints ops '
         'config_nodes lookup stack progress errors'
     ),
-    '__init__': 'api lookup stack version',
+    '__init__': 'api lookup stack errors version',
     'api': 'multires engine necks backbones lookup',
     'multires': 'commands benchmark config_nodes progress errors',
     'commands': (

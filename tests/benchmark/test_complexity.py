@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from mmengine.analysis import get_model_complexity_info
+from torch import Tensor, nn
 
 from mmrest import ResT, Swin
 from mmrest.backbones import PyramidBackbone
@@ -56,3 +57,20 @@ def test_a_trace_computes_the_same(family: type[PyramidBackbone]) -> None:
     for actual, expected in zip(traced(images), model(images), strict=True):
         torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
     assert 'mmrest::' not in str(traced.inlined_graph)
+
+
+def test_a_model_that_gives_a_parameter_to_a_module_is_counted() -> None:
+    class Pooling(nn.Module):
+        """A learned query for each image, as a class token has it."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.query = nn.Parameter(torch.zeros(1, 1, 6))
+            self.key = nn.Linear(6, 6)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.key(self.query.expand(len(images), -1, -1))
+
+    model = Pooling()
+    assert count_macs(model, torch.zeros(5, 3, 2, 2)) == pytest.approx(5 * 6 * 6 / 1e9)
+    assert model.query.requires_grad

@@ -14,17 +14,14 @@ import pytest
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, DefaultScope
-from PIL import Image
 from torch import nn
 
 from mmrest.commands import load_config, move_data_root
 from mmrest.errors import InputError, Interrupted
 from mmrest.multires import sweep
 from mmrest.multires.commands import sweep_resolutions
-from mmrest.multires.report import Report, draw
 from mmrest.multires.sweep import (
     OUT_OF_MEMORY,
-    Measurement,
     Resolution,
     find_resize,
     main_metric,
@@ -177,17 +174,6 @@ def test_a_sweep_goes_past_what_fails_and_resumes(
         sweep_resolutions(cfg, [96])
 
 
-def test_no_prediction_at_all_is_a_result_of_zero(cfg: Config, tmp_path: Path) -> None:
-    report = fill(tmp_path / 'a', cfg, {96: 0.5, 48: 0.25})
-    report.add(Measurement(Resolution(24), {}, 10.0, 10**9))
-    assert report.values == {96: 0.5, 48: 0.25, 24: 0.0}
-    assert report.line(report.measurements[-1]).split()[:3] == ['24', '0', '0']
-    empty = Report(str(tmp_path / 'b'), cfg, cfg.load_from, 96)
-    empty.add(Measurement(Resolution(96), {}, 10.0, 10**9))
-    empty.add(Measurement(Resolution(48), {}, 10.0, 10**9))
-    assert 'at 96 it is 0' in empty.summary()
-
-
 def test_an_interruption_ends_the_process_that_measures(cfg: Config, tmp_path: Path) -> None:
     cfg.custom_imports = dict(imports=['mmrest', 'tests.multires.watching'])
     cfg.custom_hooks = [dict(type='InterruptParent', file=str(tmp_path / 'child'))]
@@ -317,64 +303,3 @@ def test_what_is_wrong_at_every_size_is_handed_over(
     monkeypatch.setattr(sweep, 'build_runner', fail)
     sweep._serve(cfg, Resolution(60), SimpleNamespace(send=sent.append))
     assert sent == [error]
-
-
-def fill(folder: Path, cfg: Config, values: dict[int, float]) -> Report:
-    report = Report(str(folder), cfg, cfg.load_from, 96)
-    for side, value in values.items():
-        metrics = {'coco/bbox_mAP': value, 'coco/bbox_mAP_s': value / 2}
-        report.add(Measurement(Resolution(side), metrics, 10.0, 10**9))
-    return report
-
-
-def test_a_report_has_a_table_a_csv_and_a_picture(cfg: Config, tmp_path: Path) -> None:
-    report = fill(tmp_path / 'a', cfg, {96: 0.5, 48: 0.25})
-    assert report.header().split() == (
-        ['resolution', 'coco/bbox_mAP', 'coco/bbox_mAP_s', 'images/s', 'peak', 'MB', 'retention']
-    )
-    assert report.line(report.measurements[1]).split() == [
-        '48',
-        '0.25',
-        '0.125',
-        '10',
-        '1000',
-        '0.500',
-    ]
-    none = Measurement(Resolution(32), {'coco/bbox_mAP': 0.5, 'coco/bbox_mAP_s': -1.0})
-    assert report.line(none).split()[1:3] == ['0.5', '-']  # no small objects
-    assert '0.750' in report.summary()
-    with Image.open(tmp_path / 'a/resolutions.png') as picture:
-        assert min(picture.size) > 300
-    again = Report(str(tmp_path / 'a'), cfg, cfg.load_from, 96)
-    assert again.measurements == sorted(report.measurements, key=lambda m: m.resolution.short_side)
-    with pytest.raises(ValueError, match='sweep of another training resolution'):
-        Report(str(tmp_path / 'a'), cfg, cfg.load_from, 64)
-    (tmp_path / 'a/resolutions.json').write_text('{')
-    with pytest.raises(ValueError, match='cannot be read'):
-        Report(str(tmp_path / 'a'), cfg, cfg.load_from, 96)
-
-
-def test_models_are_compared_in_one_picture(cfg: Config, tmp_path: Path) -> None:
-    files = []
-    for name in 'ab':
-        fill(tmp_path / name, cfg, {96: 0.5, 48: 0.25})
-        files.append(tmp_path / name / 'resolutions.csv')
-    draw(files, tmp_path / 'both.png')
-    assert (tmp_path / 'both.png').stat().st_size > 1000
-    with pytest.raises(ValueError, match='cannot be read'):
-        draw([tmp_path / 'none.csv'], tmp_path / 'x.png')
-    (tmp_path / 'other.csv').write_text('a,b\n1,2\n')
-    with pytest.raises(ValueError, match='no column'):
-        draw([tmp_path / 'other.csv'], tmp_path / 'x.png')
-    measured = files[1].read_text()
-    (tmp_path / 'other.csv').write_text(measured.splitlines()[0])
-    with pytest.raises(ValueError, match=r'other\.csv holds no measurement'):
-        draw([tmp_path / 'other.csv'], tmp_path / 'x.png')
-    (tmp_path / 'other.csv').write_bytes(b'\xff\xfe')
-    with pytest.raises(ValueError, match=r'other\.csv is no resolutions\.csv'):
-        draw([tmp_path / 'other.csv'], tmp_path / 'x.png')
-    with pytest.raises(ValueError, match='cannot be written'):
-        draw(files, tmp_path / 'none/x.png')
-    files[1].write_text(measured.replace('coco/bbox_mAP,', 'mIoU,'))
-    with pytest.raises(ValueError, match='different metrics'):
-        draw(files, tmp_path / 'x.png')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -18,14 +19,13 @@ from mmrest.tools.list import configs_of, title_of
 from tests import forked
 from tests.conftest import ROOT
 
+MMREST = Path(sys.executable).with_name('mmrest')
 RUN = ROOT / 'mmrest/__main__.py'
 Run = Callable[..., subprocess.CompletedProcess]
 
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    import os
-
     monkeypatch.setenv('MMREST_WEIGHTS', str(tmp_path / 'weights'))
 
     def start(*arguments: object) -> subprocess.CompletedProcess:
@@ -149,3 +149,17 @@ def test_weights_tells_what_is_here(run: Run, tmp_path: Path) -> None:
     result = run('weights', '--download')
     assert result.returncode == 1
     assert 'name what to fetch' in result.stderr
+
+
+@pytest.mark.parametrize('program', ['-m mmrest', 'tools/train.py', str(MMREST)])
+def test_an_interruption_while_libraries_load_is_no_traceback(program: str, tmp_path: Path) -> None:
+    # the first library that is imported is interrupted
+    (tmp_path / 'torch.py').write_text('import signal\nsignal.raise_signal(signal.SIGINT)\n')
+    result = subprocess.run(
+        [sys.executable, *program.split(), 'train'],
+        cwd=ROOT,
+        env={**os.environ, 'PYTHONPATH': str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert (result.returncode, result.stderr) == (130, 'ended by SIGINT\n')
