@@ -122,7 +122,7 @@ STUDIES = (
         "Against the authors' own code",
         "The authors' files for detection (ResT, P2T) or segmentation (CSWin, GPViT), on today's "
         'torch. They are no part of this project: `docs/scripts/authors_code.py` says how to get '
-        'them and names what they are given.',
+        'them and names what they are given. Measured without their comments and what is not run.',
         {
             f'{variant}_authors': _against(model, f'authors_code.{theirs}')
             for variant, model, theirs in (
@@ -172,7 +172,8 @@ STUDIES = (
     ),
     Study(
         "The pyramid families against mmdet's and mmseg's classes",
-        'One image of 800x1344; P2T, CSWin and GPViT, which neither has, against the literal form. '
+        'One image of 800x1344; P2T, CSWin and GPViT, which neither has, against the literal form '
+        "(and above against their authors' code). "
         'Short single-threaded work ran beside those of Twins and CSWin, which their ranges '
         'show; times are medians, and models take their steps in turn.',
         {
