@@ -75,15 +75,20 @@ def options_given(args: argparse.Namespace) -> str:
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """``--cfg-options`` and ``--data-root``, the same everywhere."""
+    add_config_options(parser, 'change the config')
+    parser.add_argument(
+        '--data-root', metavar='DIR', help='read every data set of the config from DIR'
+    )
+
+
+def add_config_options(parser: argparse.ArgumentParser, does: str) -> None:
+    """``--cfg-options`` alone."""
     parser.add_argument(
         '--cfg-options',
         nargs='+',
         action=_ConfigOptions,
         metavar='KEY=VALUE',
-        help='change the config, for example model.backbone.with_cp=True',
-    )
-    parser.add_argument(
-        '--data-root', metavar='DIR', help='read every data set of the config from DIR'
+        help=f'{does}, for example model.backbone.with_cp=True',
     )
 
 

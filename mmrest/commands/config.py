@@ -6,7 +6,9 @@ import copy
 import difflib
 import importlib.util
 import inspect
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -78,6 +80,24 @@ def load_config(
         move_data_root(cfg, data_root)
     cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs', file.stem))
     return cfg
+
+
+@contextmanager
+def saved_config(path: str, options: Mapping[str, Any] | None) -> Iterator[str]:
+    """A file of the config with the options merged, for another process to read.
+
+    Args:
+        path: As of :func:`load_config`, which says what it raises.
+        options: ``--cfg-options``; without any it is the config's own file.
+    """
+    if not options:
+        yield str(find_config(path))
+        return
+    cfg = load_config(path, options)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, find_config(path).name)
+        cfg.dump(file)
+        yield str(file)
 
 
 def _merge(cfg: Config, options: Mapping[str, Any]) -> Config:

@@ -15,6 +15,7 @@ activations and softmax are not counted, nor what a backward pass computes anew.
 
 import argparse
 import csv
+from contextlib import ExitStack
 from statistics import median
 
 import torch
@@ -23,7 +24,8 @@ from mmrest.benchmark.complexity import count_macs, count_parameters
 from mmrest.benchmark.machine import describe_machine, measure_peak
 from mmrest.benchmark.measuring import Case, Result, measure_in_turn
 from mmrest.benchmark.models import build_backbone, build_whole, parse_model
-from mmrest.commands.cli import parse_shape
+from mmrest.commands.cli import add_config_options, parse_shape
+from mmrest.commands.config import saved_config
 from mmrest.commands.output_files import require_new_file, require_new_picture
 from mmrest.engine.compiling import require_compiler
 from mmrest.errors import ArgumentParser, InputError, clear_errors
@@ -64,6 +66,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--csv', metavar='FILE', help='write the table here too, with the machine')
     parser.add_argument('--plot', metavar='FILE', help='draw time and memory into a picture')
     parser.add_argument('--force', action='store_true', help='replace the files')
+    add_config_options(parser, 'change every config among the models')
     return parser.parse_args()
 
 
@@ -84,37 +87,54 @@ def check(args: argparse.Namespace) -> None:
 def main() -> None:
     args = parse_args()
     with clear_errors():
-        rows = [(text, parse_model(text), impl) for text in args.models for impl in args.impl]
-        rows += [(text, parse_model(text), 'auto') for text in args.against]
         shapes = [parse_shape(text) for text in args.shapes]
         check(args)
-        # building them now shows what is wrong with them
-        models = {text: _on_meta(model) for text, model, _ in rows}
-        peak = measure_peak(args.device, args.dtype, args.threads)
-        table, failed = [], False
-        print(f'| {" | ".join(COLUMNS)} |\n|{"---|" * len(COLUMNS)}')
-        for mode in args.mode:
-            for shape in shapes:
-                common = (shape, mode, args.batch_size, args.dtype, args.device, args.threads)
-                cases = [
-                    Case(model, *common, impl, args.compile, _fuses(args, impl))
-                    for _, model, impl in rows
-                ]
-                results = measure_in_turn(cases, args.steps)
-                for (text, _, impl), result in zip(rows, results, strict=True):
-                    failed |= result.error is not None
-                    shown = '' if text in args.against else impl
-                    shown += ' compiled' if args.compile else ''
-                    table.append(describe(text, shown, models[text], result, results[0], peak))
-                    print(f'| {" | ".join(table[-1])} |', flush=True)
-        if args.csv:
-            write_csv(args.csv, table, args, peak)
-            print(f'written to {args.csv}')
-        if args.plot:
-            draw(args.plot, table)
-            print(f'drawn into {args.plot}')
-        if failed:
-            raise InputError('not every model could be measured; the table has the reasons')
+        parsed = {text: parse_model(text) for text in (*args.models, *args.against)}
+        if args.cfg_options and not any(isinstance(model, str) for model in parsed.values()):
+            raise InputError(
+                '--cfg-options change configs, and none is named; arguments of a backbone follow '
+                'its type, TYPE:key=value'
+            )
+        with ExitStack() as files:
+            for text, model in parsed.items():
+                if isinstance(model, str):
+                    parsed[text] = files.enter_context(saved_config(model, args.cfg_options))
+            measure(args, parsed, shapes)
+
+
+def measure(
+    args: argparse.Namespace, parsed: dict[str, dict | str], shapes: list[tuple[int, int]]
+) -> None:
+    """Print the table and write it where the arguments say."""
+    rows = [(text, parsed[text], impl) for text in args.models for impl in args.impl]
+    rows += [(text, parsed[text], 'auto') for text in args.against]
+    # building them now shows what is wrong with them
+    models = {text: _on_meta(model) for text, model, _ in rows}
+    peak = measure_peak(args.device, args.dtype, args.threads)
+    table, failed = [], False
+    print(f'| {" | ".join(COLUMNS)} |\n|{"---|" * len(COLUMNS)}')
+    for mode in args.mode:
+        for shape in shapes:
+            common = (shape, mode, args.batch_size, args.dtype, args.device, args.threads)
+            cases = [
+                Case(model, *common, impl, args.compile, _fuses(args, impl))
+                for _, model, impl in rows
+            ]
+            results = measure_in_turn(cases, args.steps)
+            for (text, _, impl), result in zip(rows, results, strict=True):
+                failed |= result.error is not None
+                shown = '' if text in args.against else impl
+                shown += ' compiled' if args.compile else ''
+                table.append(describe(text, shown, models[text], result, results[0], peak))
+                print(f'| {" | ".join(table[-1])} |', flush=True)
+    if args.csv:
+        write_csv(args.csv, table, args, peak)
+        print(f'written to {args.csv}')
+    if args.plot:
+        draw(args.plot, table)
+        print(f'drawn into {args.plot}')
+    if failed:
+        raise InputError('not every model could be measured; the table has the reasons')
 
 
 def _fuses(args: argparse.Namespace, impl: str) -> bool:

@@ -19,7 +19,7 @@ from torch import nn
 from mmrest.benchmark.complexity import count_macs, count_parameters
 from mmrest.benchmark.measuring import Case, measure_in_turn
 from mmrest.commands.cli import add_config_arguments, config_from_arguments, parse_shape
-from mmrest.commands.config import find_config, require_model
+from mmrest.commands.config import require_model, saved_config
 from mmrest.commands.config_errors import explain_config_errors
 from mmrest.config_nodes import iterate_dicts, scope_of, task_model
 from mmrest.engine.map_channels import find_difference
@@ -47,9 +47,8 @@ def main() -> None:
         if 'will fail' in facts:
             sys.exit(1)
         if args.measure:
-            if args.cfg_options:
-                raise InputError('--measure takes a config as it is; leave --cfg-options out')
-            print('\n'.join(measure(str(find_config(args.config)), shape)))
+            with saved_config(args.config, args.cfg_options) as file:
+                print('\n'.join(measure(file, shape)))
 
 
 def usual_shape(cfg: Config) -> tuple[int, int]:

@@ -64,6 +64,19 @@ def test_measures_whole_models(run_tool: Run) -> None:
     assert result.stdout.count('.py | auto | 96x128 | ') == 4
 
 
+def test_cfg_options_change_configs(run_tool: Run) -> None:
+    result = run_tool(
+        'benchmark.py', 'retinanet_rest_lite_shapes', 'ResT:arch=lite', '--shapes', '32x32',
+        '--steps', 1, '--cfg-options', 'model.backbone.arch=small',
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr + result.stdout
+    whole, backbone = (line.split(' | ') for line in result.stdout.splitlines()[-2:])
+    assert whole[0] == '| retinanet_rest_lite_shapes'
+    # ResT-lite's and -small's backbones
+    assert float(backbone[6]) == 10.0
+    assert float(whole[6]) > 13
+
+
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
@@ -81,7 +94,12 @@ def test_measures_whole_models(run_tool: Run) -> None:
         (['ResT', '--csv', '/nowhere/table.csv'], 'there is no folder /nowhere'),
         (['ResT', '--plot', '/nowhere/plot.png'], 'there is no folder /nowhere'),
         (['ResT', '--plot', 'plot.txt'], 'must end with one of'),
-        (['configs/no_such_model.py'], 'configs/no_such_model.py cannot be read'),
+        (['configs/no_such_model.py'], 'config configs/no_such_model.py is not there'),
+        (['ResT', '--cfg-options', 'model.x=1'], '--cfg-options change configs, and none is'),
+        (
+            ['retinanet_rest_lite_shapes', '--cfg-options', 'model.backbone.arch=huge'],
+            "unknown arch 'huge'",
+        ),
         (['ResT', '--against', 'NoSuchNet'], 'no backbone NoSuchNet is registered'),
     ],
     ids=str,

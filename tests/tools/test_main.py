@@ -121,6 +121,17 @@ def test_info_takes_the_configs_own_size(run: Run) -> None:
     assert '512x512' in run('info', 'upernet_rest_small_ade20k').stdout
 
 
+def test_info_measures_what_the_options_make(run: Run) -> None:
+    measured = 'info', 'retinanet_rest_lite_shapes', '--shape', '64x96', '--measure'
+    result = run(*measured, '--cfg-options', 'model.backbone.with_cp=True')
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count('measured here on one image') == 2
+    # which fails in a step, and not before
+    result = run(*measured, '--cfg-options', 'model.bbox_head.loss_bbox.type=CrossEntropyLoss')
+    assert result.returncode == 1
+    assert 'error: training step without optimizer: ' in result.stderr
+
+
 def test_info_tells_that_a_neck_does_not_fit(run: Run) -> None:
     options = '--cfg-options', 'model.neck.in_channels=[64,128,256]'
     result = run('info', 'retinanet_rest_lite_shapes', *options)
