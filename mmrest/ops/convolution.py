@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from mmrest.ops.registration import register_operator
 from mmrest.ops.tracing import is_exporting
 
 
@@ -91,27 +92,24 @@ def _fake_conv(
     return x.new_empty(x.shape[0], height, width, weight.shape[0])
 
 
-_operator = torch.library.custom_op(
-    'mmrest::conv_tokens',
+register_operator(
+    'conv_tokens',
     _conv,
-    mutates_args=(),
-    schema='(Tensor x, Tensor weight, Tensor? bias, int stride, int padding, int groups) -> Tensor',
+    '(Tensor x, Tensor weight, Tensor? bias, int stride, int padding, int groups) -> Tensor',
+    _fake_conv,
+    _differentiate,
+    _save,
 )
-_operator.register_fake(_fake_conv)
-_operator.register_autograd(_differentiate, setup_context=_save)
-_backward_operator = torch.library.custom_op(
-    'mmrest::conv_tokens_backward',
+register_operator(
+    'conv_tokens_backward',
     _conv_backward,
-    mutates_args=(),
-    schema='(Tensor grad, Tensor x, Tensor weight, int stride, int padding, int groups, '
+    '(Tensor grad, Tensor x, Tensor weight, int stride, int padding, int groups, '
     'bool[] needed) -> (Tensor, Tensor, Tensor)',
-)
-_backward_operator.register_fake(
     lambda grad, x, weight, stride, padding, groups, needed: (
         x.new_empty(x.shape if needed[0] else 0),
         weight.new_empty(weight.shape if needed[1] else 0),
         weight.new_empty(weight.shape[0] if needed[2] else 0),
-    )
+    ),
 )
 
 

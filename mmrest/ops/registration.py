@@ -1,19 +1,66 @@
-"""Implementations of attention as operators of torch: differentiable, traceable, counted.
+"""Operators of torch, differentiable, traceable and counted; of attention above all.
 
-An implementation is a function for the forward pass, (q, k, v, mix_weight, mix_bias, eps) -> (out,
-scale and other statistics), and one for the backward pass, (grad, q, k, v, mix_weight, out,
-statistics) -> gradients of q, k, v and mix_weight. As operators, torch.compile takes each as one
-node without looking inside, and torch's ``FlopCounterMode`` knows its arithmetic.
+An implementation of attention is a function for the forward pass, (q, k, v, mix_weight, mix_bias,
+eps) -> (out, scale and other statistics), and one for the backward pass, (grad, q, k, v,
+mix_weight, out, statistics) -> gradients of q, k, v and mix_weight. As operators, torch.compile
+takes each as one node without looking inside, and torch's ``FlopCounterMode`` knows its arithmetic.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
+
+
+def register_operator(
+    name: str,
+    function: Callable,
+    schema: str,
+    fake: Callable,
+    differentiate: Callable | None = None,
+    save: Callable | None = None,
+) -> None:
+    """Register a function as ``torch.ops.mmrest.<name>``.
+
+    ``torch.library.custom_op`` does the same, but imports torch's compiler at the first call, in
+    the memory of whoever does not compile (docs/benchmarks.md has how much).
+
+    Args:
+        name: Of the operator.
+        function: Computes it; the results share no memory with what it is given.
+        schema: Its arguments and results, in torch's words.
+        fake: Gives empty results of the right shapes, types and layouts.
+        differentiate: See :func:`torch.library.register_autograd`; None: it has no gradients.
+        save: As its ``setup_context``.
+    """
+    qualified = f'mmrest::{name}'
+    torch.library.define(qualified, schema, tags=(torch.Tag.pt2_compliant_tag,))
+    torch.library.impl(qualified, 'default', _hidden_from_compiler(function))
+    torch.library.register_fake(qualified, fake)
+    if differentiate is not None:
+        torch.library.register_autograd(qualified, differentiate, setup_context=save)
+
+
+def _hidden_from_compiler(function: Callable) -> Callable:
+    """As ``torch.compiler.disable``, once somebody has imported the compiler."""
+    disabled = None
+
+    @wraps(function)
+    def call(*args: Any) -> Any:
+        nonlocal disabled
+        if 'torch._dynamo' not in sys.modules:
+            return function(*args)
+        if disabled is None:
+            disabled = torch.compiler.disable(function)
+        return disabled(*args)
+
+    return call
 
 
 def empty_tokens(
@@ -45,20 +92,6 @@ def register_attention(
     """
     statistics = ', '.join(['Tensor'] * (1 + row_statistics))
     named = ', '.join(f'Tensor statistic{i}' for i in range(1 + row_statistics))
-    operator = torch.library.custom_op(
-        f'mmrest::{name}',
-        forward,
-        mutates_args=(),
-        schema='(Tensor q, Tensor k, Tensor v, Tensor? mix_weight, Tensor? mix_bias, float eps)'
-        f' -> (Tensor, {statistics})',
-    )
-    backward_operator = torch.library.custom_op(
-        f'mmrest::{name}_backward',
-        backward,
-        mutates_args=(),
-        schema='(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor? mix_weight, Tensor? out, '
-        f'{named}) -> (Tensor, Tensor, Tensor, Tensor)',
-    )
 
     def fake_forward(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, ...]:
         dtype = torch.promote_types(q.dtype, torch.float32)
@@ -84,12 +117,25 @@ def register_attention(
         bias_grad = None if mix_bias is None else torch.zeros_like(mix_bias)
         return dq, dk, dv, None if mix_weight is None else mix_grad, bias_grad, None
 
-    operator.register_fake(fake_forward)
-    backward_operator.register_fake(fake_backward)
-    operator.register_autograd(differentiate, setup_context=save)
-    operators = torch.ops.mmrest
-    register_flop_formula(getattr(operators, name))(_count_forward)
-    register_flop_formula(getattr(operators, f'{name}_backward'))(_count_backward)
+    register_operator(
+        name,
+        forward,
+        '(Tensor q, Tensor k, Tensor v, Tensor? mix_weight, Tensor? mix_bias, float eps)'
+        f' -> (Tensor, {statistics})',
+        fake_forward,
+        differentiate,
+        save,
+    )
+    register_operator(
+        f'{name}_backward',
+        backward,
+        '(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor? mix_weight, Tensor? out, '
+        f'{named}) -> (Tensor, Tensor, Tensor, Tensor)',
+        fake_backward,
+    )
+    backward_operator = getattr(torch.ops.mmrest, f'{name}_backward')
+    register_flop_formula(getattr(torch.ops.mmrest, name))(_count_forward)
+    register_flop_formula(backward_operator)(_count_backward)
 
 
 def _count_forward(

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.flop_counter import flop_registry, register_flop_formula
 
 from mmrest.ops.cpu import matmul
+from mmrest.ops.registration import register_operator
 
 
 def linear_by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -46,26 +47,22 @@ def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     )
 
 
-_operator = torch.library.custom_op(
-    'mmrest::linear',
+register_operator(
+    'linear',
     matmul.multiply_by_onednn,
-    mutates_args=(),
-    schema='(Tensor x, Tensor weight, Tensor? bias) -> Tensor',
+    '(Tensor x, Tensor weight, Tensor? bias) -> Tensor',
+    lambda x, weight, bias: x.new_empty(x.shape[0], weight.shape[0]),
+    _differentiate,
+    _save,
 )
-_operator.register_fake(lambda x, weight, bias: x.new_empty(x.shape[0], weight.shape[0]))
-_operator.register_autograd(_differentiate, setup_context=_save)
-_backward_operator = torch.library.custom_op(
-    'mmrest::linear_backward',
+register_operator(
+    'linear_backward',
     _backward,
-    mutates_args=(),
-    schema='(Tensor grad, Tensor x, Tensor weight, bool for_x, bool for_weight) -> '
-    '(Tensor, Tensor)',
-)
-_backward_operator.register_fake(
+    '(Tensor grad, Tensor x, Tensor weight, bool for_x, bool for_weight) -> (Tensor, Tensor)',
     lambda grad, x, weight, for_x, for_weight: (
         x.new_empty(x.shape if for_x else 0),
         weight.new_empty(weight.shape if for_weight else 0),
-    )
+    ),
 )
 
 

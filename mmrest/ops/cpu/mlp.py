@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from mmrest.ops.cpu.matmul import even_step, multiply_by_onednn
+from mmrest.ops.registration import register_operator
 
 # A chunk's hidden layer stays in the cache, unless that leaves too few tokens to make up for going
 # through the weights and their gradients once a chunk;
@@ -115,29 +116,6 @@ def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     )
 
 
-_operator = torch.library.custom_op(
-    'mmrest::mlp',
-    _forward,
-    mutates_args=(),
-    schema='(Tensor x, Tensor fc1_weight, Tensor? fc1_bias, Tensor fc2_weight, Tensor? fc2_bias)'
-    ' -> Tensor',
-)
-_operator.register_fake(
-    lambda x, fc1_weight, fc1_bias, fc2_weight, fc2_bias: x.new_empty(
-        x.shape[0], fc2_weight.shape[0]
-    )
-)
-_operator.register_autograd(_differentiate, setup_context=_save)
-_backward_operator = torch.library.custom_op(
-    'mmrest::mlp_backward',
-    _backward,
-    mutates_args=(),
-    schema='(Tensor grad, Tensor x, Tensor fc1_weight, Tensor? fc1_bias, Tensor fc2_weight, '
-    'bool for_x, bool for_weights) -> (Tensor, Tensor, Tensor, Tensor, Tensor)',
-)
-
-
-@_backward_operator.register_fake
 def _fake_backward(
     grad: Tensor,
     x: Tensor,
@@ -150,6 +128,26 @@ def _fake_backward(
     shapes = (x.shape, fc1_weight.shape, fc1_weight.shape[:1], fc2_weight.shape, grad.shape[1:])
     needed = (for_x, *[for_weights] * 4)
     return tuple(x.new_empty(s if n else 0) for s, n in zip(shapes, needed, strict=True))
+
+
+register_operator(
+    'mlp',
+    _forward,
+    '(Tensor x, Tensor fc1_weight, Tensor? fc1_bias, Tensor fc2_weight, Tensor? fc2_bias)'
+    ' -> Tensor',
+    lambda x, fc1_weight, fc1_bias, fc2_weight, fc2_bias: x.new_empty(
+        x.shape[0], fc2_weight.shape[0]
+    ),
+    _differentiate,
+    _save,
+)
+register_operator(
+    'mlp_backward',
+    _backward,
+    '(Tensor grad, Tensor x, Tensor fc1_weight, Tensor? fc1_bias, Tensor fc2_weight, '
+    'bool for_x, bool for_weights) -> (Tensor, Tensor, Tensor, Tensor, Tensor)',
+    _fake_backward,
+)
 
 
 @register_flop_formula(torch.ops.mmrest.mlp)
