@@ -97,7 +97,7 @@ def without_convolution_gradients() -> None:
 
 
 def with_the_compiler() -> None:
-    """torch's compiler imported, as the first call of a ``torch.library.custom_op`` does."""
+    """The compiler of torch imported, as the first call of a ``torch.library.custom_op`` does."""
     importlib.import_module('torch._dynamo')
 
 

@@ -158,8 +158,10 @@ def test_the_files(cfg: Config, tmp_path: Path) -> None:
 
 
 def test_a_sweep_is_gone_on_with(cfg: Config, tmp_path: Path) -> None:
+    cfg.model = dict(type='RetinaNet', depth=3, act=Path)  # pure Python configs name classes
     report = fill(tmp_path / 'a', cfg, {96: 0.5, 48: 0.25})
     cfg.test_dataloader.batch_size = 4  # on which no result depends
+    cfg.model = dict(reversed(cfg.model.items()))
     again = Report(str(tmp_path / 'a'), cfg, cfg.load_from, 96)
     assert again.measurements == sorted(report.measurements, key=lambda m: m.resolution.short_side)
     again.add(measured(48, 0.4))
@@ -255,6 +257,7 @@ def test_models_are_compared_in_one_picture(
     assert [line.get_xdata()[0] for line in training] == [96, 64, 96]
     assert [line.get_color() for line in training] == [line.get_color() for line in lines]
     assert [line.get_ydata().tolist() for line in speed.lines] == [[12.34] * 2] * 2 + [[12.34, 3]]
+    assert [line.get_xdata().tolist() for line in speed.lines] == [[48, 96], [64, 128], [96, 200]]
     for axes, name in ((accuracy, 'coco/bbox_mAP'), (speed, 'images/s')):
         assert (axes.get_xscale(), axes.get_ylabel()) == ('log', name)
         assert axes.get_xlabel() == 'short side of the test images'
