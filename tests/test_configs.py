@@ -21,6 +21,7 @@ from mmrest.commands import load_config, move_data_root
 from mmrest.commands.pretraining import train_from_scratch
 from mmrest.config_nodes import task_model
 from mmrest.datasets import CLASSES
+from mmrest.engine.anchor_strides import find_misplaced_anchors
 from mmrest.engine.map_channels import find_difference
 from tests.conftest import ROOT
 from tests.published_results import PAPER
@@ -142,6 +143,7 @@ def test_config_builds(path: Path) -> None:
     reader = task_model(cfg).get('neck') or task_model(cfg).decode_head
     assert model.backbone.out_channels == tuple(reader.in_channels)
     assert find_difference(model) is None
+    assert find_misplaced_anchors(model) is None
 
 
 @pytest.mark.parametrize('path', in_tiers())

@@ -23,6 +23,7 @@ from mmrest.commands.config_errors import explain_config_errors
 from mmrest.commands.data_errors import explain_data_errors
 from mmrest.commands.output_files import require_writable
 from mmrest.commands.processes import (
+    RepeatedWarningsHook,
     choose_model_wrapper,
     explain_lost_processes,
     join_on_cpu,
@@ -201,6 +202,7 @@ def build_runner(cfg: Config, purpose: str = 'test', skip_non_finite: bool = Fal
     with explain_config_errors():
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     watch_run(runner, purpose, skip_non_finite)
+    runner.register_hook(RepeatedWarningsHook(), 'VERY_LOW')
     if purpose != 'test' and cfg.launcher != 'none':
         require_all_levels_read(runner.model)
     return runner
@@ -269,6 +271,7 @@ def require_files(cfg: Config, checkpoint: str | None = None, trains: bool = Fal
         entry['checkpoint'] for entry in entries if is_pretrained(entry) and entry.get('checkpoint')
     ]
     wanted += [path for path in (cfg.get('load_from'), checkpoint) if path]
+    named = ' (load_from of the config)' if trains and not cfg.get('resume') else ''
     for path in wanted:
         if path.startswith(SCHEME):
             try:
@@ -280,7 +283,8 @@ def require_files(cfg: Config, checkpoint: str | None = None, trains: bool = Fal
                 ) from error
         elif '://' not in path and not os.path.isfile(os.path.expanduser(path)):
             what = 'is a folder' if os.path.isdir(path) else 'does not exist'
-            raise InputError(f'checkpoint {path} {what} (looked in {os.path.abspath(path)})')
+            of = named if path == cfg.get('load_from') else ''
+            raise InputError(f'checkpoint {path}{of} {what} (looked in {os.path.abspath(path)})')
 
 
 def use_amp(cfg: Config) -> None:

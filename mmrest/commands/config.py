@@ -110,9 +110,20 @@ def _merge(cfg: Config, options: Mapping[str, Any]) -> Config:
             f'--cfg-options {list_some(failed or options)} cannot be merged into it: {error}'
         ) from error
     for key in options:
+        if meant := _misspelt_section(cfg, key):
+            raise InputError(f'--cfg-options {key}: no run reads {key.split(".")[0]}; {meant}')
         if doubt := _doubt(cfg, key):
             warn(f'--cfg-options {key}: {doubt}')
     return changed
+
+
+def _misspelt_section(cfg: Config, key: str) -> str:
+    """Which setting is meant by an option in a section that is not there; empty if it is there."""
+    first, *rest = key.split('.')
+    if not rest or first in cfg or first in _settings():
+        return ''
+    there = [name for name in _settings() if name in cfg]
+    return did_you_mean(first, there).removeprefix('; ')
 
 
 @cache

@@ -24,10 +24,11 @@ from mmrest.commands.dataset_sample import (
 )
 from mmrest.commands.evaluator_files import compare_with_evaluator
 from mmrest.commands.json_parts import is_whole_json
-from mmrest.commands.processes import warn
+from mmrest.commands.processes import is_first_process, warn
 from mmrest.commands.sample_contents import doubts_about
 from mmrest.config_nodes import datasets_of, iterate_dicts, scope_of, type_name
 from mmrest.datasets import write_shapes
+from mmrest.engine.file_plan import IMAGE_SUFFIXES
 from mmrest.errors import InputError, did_you_mean
 
 _SPLITS = 'train', 'val', 'test'
@@ -61,6 +62,8 @@ def prepare_data(cfg: Config, splits: Iterable[str]) -> None:
         if spec.pop('type') != 'shapes':
             raise InputError("built_in_data: the only built-in data set is type='shapes'")
         if _reads_from(cfg, spec['root']):
+            if not Path(spec['root']).exists() and is_first_process():
+                print(f'{spec["root"]} is not there: the built-in data set is made in it')
             write_shapes(**spec)
     init_default_scope(scope_of(cfg) or _scope_of_data(cfg))
     report = _Report()
@@ -68,7 +71,7 @@ def prepare_data(cfg: Config, splits: Iterable[str]) -> None:
         for node in datasets_of(cfg.get(f'{split}_dataloader')):
             report.add_dataset(node, split)
         for metric in iterate_dicts(cfg.get(f'{split}_evaluator')):
-            report.add_evaluator(metric, split)
+            report.add_evaluator(metric, split, datasets_of(cfg.get(f'{split}_dataloader')))
     if report.problems:
         text = report.explain()
         if built_in and Path(built_in['root']).resolve() in {r.resolve() for r in report.roots}:
@@ -258,11 +261,17 @@ class _Report:
         self.expected.setdefault(path, f'{split} image')
         self.problems[path] = 'missing'
 
-    def add_evaluator(self, metric: Mapping[str, Any], split: str) -> None:
+    def add_evaluator(self, metric: Mapping[str, Any], split: str, nodes: list) -> None:
         path = metric.get('ann_file')
         backend = (metric.get('backend_args') or {}).get('backend', 'local')
         if isinstance(path, str) and path and backend == 'local' and '://' not in path:
             self._expect(Path(path), f'{split} evaluator')
+            files = [Path(n.get('data_root') or '', n.get('ann_file') or '') for n in nodes]
+            if len(files) == 1 and files[0].is_file() and not Path(path).exists():
+                self.problems[Path(path)] = (
+                    f"missing; the data set's own is {files[0]}, which {split}_evaluator.ann_file "
+                    'should name'
+                )
 
     def _expect(self, path: Path, role: str) -> None:
         self.expected.setdefault(path, role)
@@ -347,7 +356,10 @@ def _image_folder(sample: DatasetSample) -> Path:
 
 def _suffix(sample: DatasetSample) -> str:
     suffix = getattr(sample.dataset, 'img_suffix', '')
-    return f' (*{suffix})' if suffix else ''
+    there = {Path(name).suffix for _, _, names in os.walk(_image_folder(sample)) for name in names}
+    others = [f"img_suffix='{other}'" for other in sorted(there) if other in IMAGE_SUFFIXES]
+    hint = f', where {" or ".join(others)} would find some' if suffix and others else ''
+    return f' (*{suffix}){hint}' if suffix else ''
 
 
 def _holds_files(folder: Path) -> bool:

@@ -23,12 +23,16 @@ _DAMAGED = re.compile(r'failed to load image: (.+)')
 _GONE = re.compile(r"No such file or directory: '(.+)'")
 NO_SIZE = 'is so thin that its shorter side has no pixel left at the scale of the pipeline'
 _THIN = 50  # times as long as wide
+# what torch says where mmseg's metric compares a label map with a prediction, which has the size of
+# the image as it is in its file
+_OF_PREDICTION = 'The shape of the mask .* does not match the shape of the indexed tensor'
 # what torch says of a batch that does not fit together, and what it means
 _BATCHES = {
     'stack expects each tensor to be equal size': (
         'the images or label maps of a batch have several sizes, perhaps because a label map has '
         'another size than its image'
     ),
+    _OF_PREDICTION: 'a label map has another size than its image',
     r'Target -?\d+ is out of bounds': 'a label map has a label of no class',
     'device-side assert triggered': (
         'the GPU has stopped at a number that is out of range, mostly a label of no class'
@@ -81,7 +85,8 @@ def _what_is_wrong_with_a_batch(error: Exception, runner: Runner) -> str | None:
     if not (meaning := next(meanings, None)):
         return None
     batch = _batch_of(error)
-    at_fault = list_some(_label_maps_at_fault(batch, runner.model))
+    predicted = re.search(_OF_PREDICTION, str(error)) is not None
+    at_fault = list_some(_label_maps_at_fault(batch, runner.model, predicted))
     return (
         f'{meaning} ({str(error).splitlines()[0]}). '
         f'{at_fault or f"Images of the batch: {files_of(batch)}"}'
@@ -136,16 +141,26 @@ def _batch_of(error: Exception) -> Any:
     return None
 
 
-def _label_maps_at_fault(batch: Any, model: nn.Module) -> list[str]:
-    """Those of a batch with labels of no class, or of another size than their images."""
+def _label_maps_at_fault(batch: Any, model: nn.Module, predicted: bool) -> list[str]:
+    """Those of a batch with labels of no class, in colour, or of another size than their images.
+
+    Args:
+        batch: As the loader gives it.
+        model: Tells the number of classes.
+        predicted: They are compared with predictions, not with what the model is given.
+    """
     head = getattr(unwrap_model(model), 'decode_head', None)
     if not isinstance(batch, Mapping) or not hasattr(head, 'num_classes'):
         return []
     found = []
     for image, sample in zip(batch['inputs'], batch['data_samples'], strict=True):
         labels, path = sample.gt_sem_seg.data, sample.get('seg_map_path', 'unknown')
-        if labels.shape[-2:] != image.shape[-2:]:
-            sizes = ['x'.join(map(str, part.shape[-2:])) for part in (labels, image)]
+        if labels.dim() > 3:  # (1, H, W, channels)
+            found.append(f'{path} (in colour; one number for each pixel is read)')
+            continue
+        size = tuple(sample.ori_shape[:2] if predicted else image.shape[-2:])
+        if labels.shape[-2:] != size:
+            sizes = ['x'.join(map(str, part)) for part in (labels.shape[-2:], size)]
             found.append(f'{path} ({sizes[0]}, its image {sizes[1]})')
             continue
         values = labels.unique()

@@ -20,6 +20,7 @@ from mmrest.commands.config import name_transforms, require_model
 from mmrest.commands.data_errors import NO_SIZE, is_of_no_size
 from mmrest.commands.features import FeatureRecorder, draw_features
 from mmrest.commands.output_files import make_folder
+from mmrest.commands.processes import warn
 from mmrest.config_nodes import scope_of
 from mmrest.engine.file_plan import IMAGE_SUFFIXES, plan_files
 from mmrest.engine.pictures import drawable
@@ -51,6 +52,8 @@ def plan_pictures(images: Iterable[str], out_dir: str, replace: bool = False) ->
             readable = sorted(f for f in path.iterdir() if f.is_file() and _looks_like_image(f))
         else:
             readable = [path] if cv2.haveImageReader(str(path)) else []
+        if path.is_dir() and any(entry.is_dir() for entry in path.iterdir()):
+            warn(f'folders within {name} are not looked into')
         if not readable:
             raise InputError(f'{name} is no image that OpenCV reads, nor a folder with one')
         files += readable

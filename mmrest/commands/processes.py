@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 import torch
 from mmengine.config import Config
+from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mmrest.config_nodes import is_multi_resolution
@@ -45,10 +46,24 @@ def is_first_process() -> bool:
     return not any(rank not in (None, '', '0') for rank in ranks)
 
 
+_given: list[str] = []
+
+
 def warn(text: str) -> None:
     """Print a warning, once for all processes; the commands that do so have no log yet."""
+    _given.append(text)
     if is_first_process():
         print(f'warning: {text}', file=sys.stderr)
+
+
+class RepeatedWarningsHook(Hook):
+    """Logs what was warned of before there was a log, below the config that it begins with."""
+
+    def before_train(self, runner: Runner) -> None:
+        """Called by the runner before the first epoch."""
+        for text in dict.fromkeys(_given):
+            runner.logger.warning(text)
+        _given.clear()
 
 
 def require_launched(launcher: str) -> None:

@@ -49,7 +49,10 @@ def require_enough_outputs(
         )
     if not many:
         return []
-    return [f'the data set has {len(classes)} classes, fewer than {" and ".join(many)}']
+    return [
+        f'the data set has {len(classes)} classes, fewer than {" and ".join(many)}: what is too '
+        f'many may be predicted, and is no class; set num_classes={len(classes)} there'
+    ]
 
 
 def _classifying_heads(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -62,7 +62,8 @@ def find_difference(model: nn.Module, at_work: Container[int] | None = None) -> 
             return (
                 f'model.{name} ({type(reader).__name__}) takes in_channels={takes}, and the '
                 f'backbone ({type(backbone).__name__}, out_indices={backbone.out_indices}) gives '
-                f'maps of {number} channels: set model.{name}.in_channels={number}'
+                f'maps of {number} channels: set model.{name}.in_channels={number}, or other '
+                'out_indices'
             )
     return None
 

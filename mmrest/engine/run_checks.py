@@ -14,6 +14,7 @@ from mmengine.runner import Runner, find_latest_checkpoint
 from torch import Tensor
 
 from mmrest.checkpoints import require_fit, require_optimizer_state, require_training_state
+from mmrest.engine.anchor_strides import find_misplaced_anchors
 from mmrest.engine.checkpointing import use_safe_checkpoints
 from mmrest.engine.head_outputs import require_enough_outputs
 from mmrest.engine.interruption import StopHook, use_resumable_epochs
@@ -101,7 +102,7 @@ def _learning_rates(runner: Runner) -> list[float]:
 
 
 class HeadSizeHook(Hook):
-    """Checks that heads have an output for each class of the data set.
+    """Checks that heads have an output for each class of the data set, and anchors their strides.
 
     Args:
         split: ``'train'`` or ``'test'``.
@@ -123,6 +124,8 @@ class HeadSizeHook(Hook):
         metainfo = getattr(dataset, 'metainfo', {})
         for warning in require_enough_outputs(runner.model, metainfo, exactly):
             runner.logger.warning(warning)
+        if misplaced := find_misplaced_anchors(runner.model):
+            runner.logger.warning(misplaced)
 
 
 class BestMetricHook(Hook):

@@ -15,6 +15,7 @@ from mmrest.benchmark.complexity import count_macs, count_parameters
 from mmrest.commands import load_config
 from mmrest.commands.cli import parse_shape
 from mmrest.errors import ArgumentParser, InputError, clear_errors, did_you_mean
+from mmrest.lookup import config_names
 
 
 def main() -> None:
@@ -37,6 +38,8 @@ def main() -> None:
             for row in rows:
                 print_row(row)
             return
+        if configs := [name for name in args.families if name in config_names() or '.py' in name]:
+            raise InputError(f'configs follow --configs: --configs {" ".join(configs)}')
         if unknown := set(args.families) - set(BACKBONES):
             hint = did_you_mean(min(unknown), BACKBONES)
             raise InputError(

@@ -22,6 +22,7 @@ from mmrest.commands.cli import add_config_arguments, config_from_arguments, par
 from mmrest.commands.config import require_model, saved_config
 from mmrest.commands.config_errors import explain_config_errors
 from mmrest.config_nodes import iterate_dicts, scope_of, task_model
+from mmrest.engine.anchor_strides import find_misplaced_anchors
 from mmrest.engine.map_channels import find_difference
 from mmrest.errors import ArgumentParser, InputError, clear_errors
 from mmrest.multires.sweep import find_resize
@@ -85,6 +86,8 @@ def describe(cfg: Any, shape: tuple[int, int]) -> dict[str, str]:
         facts |= _describe_backbone(backbone, shape, whole)
     if difference := find_difference(model):
         facts['will fail'] = difference
+    elif misplaced := find_misplaced_anchors(model):
+        facts['will find nothing'] = misplaced
     weights = [node['checkpoint'] for node in iterate_dicts(cfg.model) if node.get('checkpoint')]
     weights += [cfg.load_from] if cfg.get('load_from') else []
     facts['starts from'] = ', '.join(weights) or 'random weights'

@@ -195,6 +195,12 @@ def test_options_that_cannot_be_merged_are_named(options: dict, named: str) -> N
         small(**options)
 
 
+def test_an_option_of_a_misspelt_section_is_refused() -> None:
+    with pytest.raises(InputError, match=r'no run reads train_cgf; did you mean train_cfg\?'):
+        small(**{'train_cgf.max_epochs': 1})
+    small(**{'of_my_hook.x': 1})  # which may read it
+
+
 @pytest.mark.parametrize(
     ('option', 'said'),
     [

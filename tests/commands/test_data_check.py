@@ -196,6 +196,17 @@ def test_an_image_outside_of_every_folder_is_named(coco: Path, tmp_path: Path) -
         check(coco)
 
 
+def test_an_evaluator_that_was_forgotten_is_named(coco: Path) -> None:
+    cfg = load_config(RETINANET, data_root=str(coco))
+    cfg.val_evaluator.ann_file = 'data/coco/annotations/of_others.json'
+    own = coco / 'annotations/instances_val2017.json'
+    with pytest.raises(
+        InputError,
+        match=rf"of_others\.json .*missing; the data set's own is {own}, which val_evaluator\.ann",
+    ):
+        prepare_data(cfg, ['train', 'val'])
+
+
 def test_no_folder_of_absent_data_is_called_found(tmp_path: Path) -> None:
     dataset = dict(
         type='CityscapesDataset',

@@ -13,6 +13,7 @@ import torch
 from mmcv.transforms import LoadImageFromFile, Resize
 from mmengine.structures import BaseDataElement, PixelData
 from mmseg.datasets.transforms import LoadAnnotations
+from mmseg.evaluation import IoUMetric
 from torch import nn
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
@@ -149,6 +150,51 @@ def test_the_label_map_at_fault_is_named(labels: list[list[int]], said: str) -> 
         explain_data_errors(SimpleNamespace(model=model)),
     ):
         run_iter(batch)
+
+
+def test_a_label_map_that_no_prediction_fits_is_named() -> None:
+    """In validation, where it is compared with a prediction of the image's own size."""
+    metric = IoUMetric()
+    metric.dataset_meta = dict(classes=('a', 'b'))
+    maps = [torch.zeros(1, 4, 6, dtype=torch.long), torch.zeros(1, 6, 4, dtype=torch.long)]
+    samples = []
+    for name, labels in zip('ab', maps, strict=True):
+        sample = BaseDataElement(metainfo=dict(seg_map_path=f'{name}.png', ori_shape=(4, 6)))
+        sample.gt_sem_seg = PixelData(data=labels)
+        sample.pred_sem_seg = PixelData(data=torch.zeros(1, 4, 6, dtype=torch.long))
+        samples.append(sample)
+
+    def run_iter(data_batch: dict) -> None:
+        metric.process(data_batch, [sample.to_dict() for sample in samples])
+
+    model = nn.Module()
+    model.decode_head = SimpleNamespace(num_classes=2, ignore_index=255)
+    # the model sees them at another size
+    batch = dict(inputs=[torch.zeros(3, 8, 12)] * 2, data_samples=samples)
+    with (
+        pytest.raises(
+            InputError, match=r'another size than its image .*\. b\.png \(6x4, its .* 4x6\)$'
+        ),
+        explain_data_errors(SimpleNamespace(model=model)),
+    ):
+        run_iter(batch)
+
+
+def test_a_label_map_in_colour_is_named() -> None:
+    def run_iter(data_batch: dict) -> None:
+        raise RuntimeError('stack expects each tensor to be equal size, but got [1]')
+
+    sample = BaseDataElement(metainfo=dict(seg_map_path='a.png'))
+    sample.gt_sem_seg = SimpleNamespace(data=torch.zeros(1, 2, 2, 3))
+    model = nn.Module()
+    model.decode_head = SimpleNamespace(num_classes=2, ignore_index=255)
+    with (
+        pytest.raises(
+            InputError, match=r'a\.png \(in colour; one number for each pixel is read\)$'
+        ),
+        explain_data_errors(SimpleNamespace(model=model)),
+    ):
+        run_iter(dict(inputs=[torch.zeros(3, 2, 2)], data_samples=[sample]))
 
 
 def test_other_errors_of_a_step_are_as_they_were() -> None:

@@ -275,7 +275,10 @@ def test_an_empty_data_set_is_named(tmp_path: Path) -> None:
     layout = dict(
         type='ADE20KDataset', data_root=str(tmp_path), data_prefix=dict(img_path='images')
     )
-    with pytest.raises(InputError, match=r'finds no image in .*images \(\*\.jpg\)'):
+    with pytest.raises(
+        InputError,
+        match=r"finds no image in .*images \(\*\.jpg\), where img_suffix='\.png' would find",
+    ):
         check('mmseg', layout)
 
 

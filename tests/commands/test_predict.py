@@ -44,6 +44,17 @@ def test_bad_images_are_named_before_anything_starts(images: list[Path], tmp_pat
         plan_pictures([str(tmp_path / 'b/notes.txt')], 'out')
 
 
+def test_folders_within_a_folder_are_told(
+    images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = images[0].parent
+    plan_pictures([str(folder)], tmp_path / 'out')
+    assert not capsys.readouterr().err
+    (folder / 'within').mkdir()
+    plan_pictures([str(folder)], tmp_path / 'other')
+    assert capsys.readouterr().err == f'warning: folders within {folder} are not looked into\n'
+
+
 def test_pictures_overwrite_nothing(images: list[Path]) -> None:
     with pytest.raises(InputError, match='would overwrite'):
         plan_pictures([str(images[0])], str(images[0].parent), replace=True)

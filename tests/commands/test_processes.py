@@ -15,6 +15,7 @@ import torch
 from mmengine.config import Config
 
 from mmrest.checkpoints import read_checkpoint
+from mmrest.commands import processes
 from mmrest.commands.processes import (
     choose_model_wrapper,
     explain_lost_processes,
@@ -195,3 +196,14 @@ def test_a_killed_process_ends_the_others_with_the_reason(
     assert line.startswith('error: process 0 of 2 ends, because another one has ended')
     assert f'saved last: {tmp_path / "work/iter_"}' in line
     assert 'Traceback' not in first.stderr
+
+
+def test_warnings_come_again_when_the_training_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, '_given', [])
+    for text in ('one', 'two', 'one'):
+        processes.warn(text)
+    logged: list[str] = []
+    runner = SimpleNamespace(logger=SimpleNamespace(warning=logged.append))
+    for _ in range(2):  # trainings of one process
+        processes.RepeatedWarningsHook().before_train(runner)
+    assert logged == ['one', 'two']

@@ -38,6 +38,8 @@ def test_an_unknown_family_is_named(run_tool: Run) -> None:
     result = run_tool('model_complexity.py', 'ResNet')
     assert result.returncode == 1
     assert 'no family ResNet; there are CSWin' in result.stderr
+    result = run_tool('model_complexity.py', 'retinanet_rest_lite_shapes')
+    assert 'follow --configs: --configs retinanet_rest_lite_shapes' in result.stderr
 
 
 def test_the_whole_models_of_the_docs(run_tool: Run) -> None:
