@@ -235,6 +235,13 @@ def _map_size(trial: Trial) -> list[str | Path]:
     return trial.train(config=SEGMENTOR)
 
 
+@fault('label maps of another size in validation', r'error: [^\n]*another size[^\n]*')
+def _validated_map_size(trial: Trial) -> list[str | Path]:
+    for file in sorted((trial.data / 'annotations/validation').glob('*.png')):
+        Image.open(file).resize((31, 20), Image.Resampling.NEAREST).save(file)
+    return trial.train(config=SEGMENTOR)
+
+
 @fault('labels of no class', r'error: [^\n]*label of no class[^\n]*')
 def _map_labels(trial: Trial) -> list[str | Path]:
     for file in _label_maps(trial):
@@ -487,6 +494,18 @@ def _type(trial: Trial) -> list[str | Path]:
 @fault('a misspelt argument', r'error: [^\n]*')
 def _argument(trial: Trial) -> list[str | Path]:
     return trial.train('model.backbone.drop_path=0.1')
+
+
+@fault('an option of a misspelt section', r'error: [^\n]*')
+def _section(trial: Trial) -> list[str | Path]:
+    return trial.train('train_cgf.max_epochs=1')
+
+
+@fault(
+    "anchors at other strides than the neck's maps", r'[^\n]*boxes lie in the wrong places[^\n]*'
+)
+def _strides(trial: Trial) -> list[str | Path]:
+    return trial.train('model.neck.start_level=1')
 
 
 @fault('--cfg-options with code', r'error: [^\n]*')
