@@ -96,11 +96,6 @@ def without_convolution_gradients() -> None:
     set_attribute('mmrest.ops.cpu.matmul.add_weight_gradient', add)
 
 
-def with_the_compiler() -> None:
-    """The compiler of torch imported, as the first call of a ``torch.library.custom_op`` does."""
-    importlib.import_module('torch._dynamo')
-
-
 def without_fusing() -> None:
     """Inference with the model as it is trained; see :func:`main`."""
 
@@ -115,7 +110,6 @@ TRICKS: dict[str, tuple[Callable[[], None], str]] = {
     "weights' gradients as convolutions": (without_convolution_gradients, 'train'),
     'MLP with a convolution in strips': (without_strips, 'infer'),
     'fusing': (without_fusing, 'infer'),
-    'operators without the compiler': (with_the_compiler, 'infer train'),
 }
 
 

@@ -28,8 +28,8 @@ def register_operator(
 ) -> None:
     """Register a function as ``torch.ops.mmrest.<name>``.
 
-    ``torch.library.custom_op`` does the same, but imports torch's compiler at the first call, in
-    the memory of whoever does not compile (docs/benchmarks.md has how much).
+    ``torch.library.custom_op`` does the same, but at the first call it imports torch's compiler,
+    some 200 modules, also for whoever does not compile.
 
     Args:
         name: Of the operator.
