@@ -501,9 +501,7 @@ def _section(trial: Trial) -> list[str | Path]:
     return trial.train('train_cgf.max_epochs=1')
 
 
-@fault(
-    "anchors at other strides than the neck's maps", r'[^\n]*boxes lie in the wrong places[^\n]*'
-)
+@fault('anchors at other strides', r'the anchors of [^\n]*boxes lie in the wrong places[^\n]*', 0)
 def _strides(trial: Trial) -> list[str | Path]:
     return trial.train('model.neck.start_level=1')
 

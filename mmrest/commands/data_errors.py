@@ -134,11 +134,10 @@ def _is_thin(path: str) -> bool:
 
 
 def _batch_of(error: Exception) -> Any:
-    """The batch that a step was at work on."""
-    for frame, _ in walk_tb(error.__traceback__):
-        if 'data_batch' in frame.f_locals:
-            return frame.f_locals['data_batch']
-    return None
+    """The batch that a step was at work on; a validation's is within a training's."""
+    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
+    batches = [f.f_locals['data_batch'] for f in frames if 'data_batch' in f.f_locals]
+    return batches[-1] if batches else None
 
 
 def _label_maps_at_fault(batch: Any, model: nn.Module, predicted: bool) -> list[str]:

@@ -167,6 +167,9 @@ def test_a_label_map_that_no_prediction_fits_is_named() -> None:
     def run_iter(data_batch: dict) -> None:
         metric.process(data_batch, [sample.to_dict() for sample in samples])
 
+    def run(data_batch: dict) -> None:  # a training, within which the validation is
+        run_iter(batch)
+
     model = nn.Module()
     model.decode_head = SimpleNamespace(num_classes=2, ignore_index=255)
     # the model sees them at another size
@@ -177,7 +180,7 @@ def test_a_label_map_that_no_prediction_fits_is_named() -> None:
         ),
         explain_data_errors(SimpleNamespace(model=model)),
     ):
-        run_iter(batch)
+        run(dict(inputs=[torch.zeros(3, 5, 5)], data_samples=samples[:1]))
 
 
 def test_a_label_map_in_colour_is_named() -> None:
