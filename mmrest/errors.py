@@ -11,7 +11,7 @@ import signal
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 _ALIKE = 0.65  # of 1, from which a name may have been meant
 
@@ -35,10 +35,21 @@ class Interrupted(Exception):
 class ArgumentParser(argparse.ArgumentParser):
     """argparse's, which also names the option that was perhaps meant."""
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's, which all parsing goes through."""
+        self._given = sys.argv[1:] if args is None else list(args)
+        return super().parse_known_args(args, namespace)
+
     def error(self, message: str) -> NoReturn:
         """Show the message and exit with status 2."""
+        known = self._option_string_actions
         if unknown := re.match(r'unrecognized arguments: (--[\w-]+)', message):
-            message += did_you_mean(unknown[1], self._option_string_actions)
+            message += did_you_mean(unknown[1], known)
+        elif message.startswith('the following arguments are required'):
+            words = [word for word in self._given if word.startswith('--') and word not in known]
+            message += ''.join(
+                f'; {word} is none of them{did_you_mean(word, known)}' for word in words[:1]
+            )
         super().error(message)
 
 

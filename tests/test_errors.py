@@ -35,6 +35,19 @@ def test_a_misspelt_option_is_named(
     assert said in capsys.readouterr().err
 
 
+def test_a_misspelt_option_that_is_required_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = ArgumentParser()
+    parser.add_argument('--out-dir', required=True)
+    with pytest.raises(SystemExit, match='2'):
+        parser.parse_args(['--outdir', 'x'])
+    assert 'required: --out-dir; --outdir is none of them; did you mean --out-dir?' in (
+        capsys.readouterr().err
+    )
+    with pytest.raises(SystemExit, match='2'):
+        parser.parse_args([])
+    assert capsys.readouterr().err.endswith('required: --out-dir\n')
+
+
 @pytest.mark.skipif(not os.path.exists('/dev/full'), reason='a device of Linux')
 def test_output_that_cannot_be_written_is_one_message() -> None:
     with open('/dev/full', 'w') as full:

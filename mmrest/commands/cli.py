@@ -39,6 +39,9 @@ from mmrest.engine.unread_levels import require_all_levels_read
 from mmrest.errors import InputError, Interrupted
 from mmrest.ops.dispatch import requested
 
+# settings that a test does not read
+_OF_TRAINING = 'train_', 'val_', 'optim_wrapper.', 'param_scheduler', 'auto_scale_lr.'
+
 
 class _ConfigOptions(DictAction):
     """mmengine's ``KEY=VALUE`` arguments, with an error for what is none."""
@@ -68,9 +71,11 @@ class _ConfigOptions(DictAction):
 
 
 def options_given(args: argparse.Namespace) -> str:
-    """``--data-root`` and ``--cfg-options`` as they were given, for a command to be shown."""
+    """``--data-root`` and ``--cfg-options`` as they were given, for a test of what was trained."""
     words = ['--data-root', args.data_root] if args.data_root else []
-    words += ['--cfg-options', *args.given_options] if args.cfg_options else []
+    given = args.given_options if args.cfg_options else []
+    options = [option for option in given if not option.startswith(_OF_TRAINING)]
+    words += ['--cfg-options', *options] if options else []
     return ''.join(f' {shlex.quote(word)}' for word in words)
 
 

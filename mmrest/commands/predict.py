@@ -161,7 +161,9 @@ def _build_inferencer(
         if scope == 'mmseg':
             from mmseg.apis import MMSegInferencer
 
-            return _strict(MMSegInferencer, checkpoint)(**arguments), {}
+            inferencer = _strict(MMSegInferencer, checkpoint)(**arguments)
+            inferencer.show_progress = False
+            return inferencer, {}
     raise InputError(f"the config's library is {scope!r}; predicting knows mmdet and mmseg")
 
 

@@ -1,6 +1,8 @@
 """Train a detector or segmentor: ``python tools/train.py CONFIG``."""
 
 import argparse
+import shlex
+import sys
 from pathlib import Path
 
 from mmengine.config import Config
@@ -25,7 +27,7 @@ from mmrest.commands.pretraining import forget_weights, require_weights, train_f
 from mmrest.commands.processes import is_first_process, leave_process_group, warn
 from mmrest.engine.checkpointing import newest_whole_checkpoint
 from mmrest.engine.randomness import use_seed_of_checkpoint
-from mmrest.errors import ArgumentParser, InputError, clear_errors
+from mmrest.errors import ArgumentParser, InputError, Interrupted, clear_errors
 
 
 def parse_args() -> argparse.Namespace:
@@ -91,10 +93,22 @@ def main() -> None:
         if purpose == 'resume' and (seed := use_seed_of_checkpoint(cfg)) is not None:
             warn(f"randomness.seed={seed} is not the checkpoint's, which the training goes on with")
         with sole_training(cfg.work_dir):
-            run_training(build_runner(cfg, purpose, args.skip_non_finite))
+            try:
+                run_training(build_runner(cfg, purpose, args.skip_non_finite))
+            except Interrupted as interruption:
+                raise Interrupted(f'{interruption}{_resuming(args)}', interruption.signal) from None
         leave_process_group()
         if is_first_process() and (last := find_latest_checkpoint(cfg.work_dir)):
             print(f'next: python -m mmrest test {args.config} {last}{options_given(args)}')
+
+
+def _resuming(args: argparse.Namespace) -> str:
+    """A line with the command that goes on, where this one needs no more than the option."""
+    if args.launcher != 'none' or args.resume not in (None, 'auto'):
+        return ''
+    program = sys.argv[0] if sys.argv[0].endswith(' train') else f'python {sys.argv[0]}'
+    words = [*sys.argv[1:], *([] if args.resume else ['--resume'])]
+    return f'\nnext: {program} {shlex.join(words)}'
 
 
 def _find_checkpoint(cfg: Config) -> str | None:

@@ -93,6 +93,13 @@ def test_options_are_shown_as_they_were_given() -> None:
     assert options_given(parsed()) == ''
 
 
+def test_options_that_a_test_does_not_read_are_not_shown_for_it() -> None:
+    of_training = ['train_cfg.max_epochs=1', 'optim_wrapper.optimizer.lr=1', 'val_cfg.x=1']
+    args = parsed('--cfg-options', *of_training, 'model.x=1', 'test_cfg.x=1')
+    assert options_given(args) == ' --cfg-options model.x=1 test_cfg.x=1'
+    assert options_given(parsed('--cfg-options', *of_training)) == ''
+
+
 @pytest.mark.parametrize('option', ["hooks=[dict(type='EMAHook',momentum=0.1)]", 'a=[(1,2]'])
 def test_an_option_that_cannot_be_read_is_named(option: str, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit, match='2'):
