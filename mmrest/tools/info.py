@@ -87,7 +87,7 @@ def describe(cfg: Any, shape: tuple[int, int]) -> dict[str, str]:
     if difference := find_difference(model):
         facts['will fail'] = difference
     elif misplaced := find_misplaced_anchors(model):
-        facts['will find nothing'] = misplaced
+        facts['doubtful'] = misplaced
     weights = [node['checkpoint'] for node in iterate_dicts(cfg.model) if node.get('checkpoint')]
     weights += [cfg.load_from] if cfg.get('load_from') else []
     facts['starts from'] = ', '.join(weights) or 'random weights'

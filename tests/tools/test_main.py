@@ -140,6 +140,12 @@ def test_info_tells_that_a_neck_does_not_fit(run: Run) -> None:
     assert result.returncode == 1
 
 
+def test_info_tells_of_anchors_elsewhere(run: Run) -> None:
+    result = run('info', 'retinanet_rest_lite_shapes', '--cfg-options', 'model.neck.start_level=1')
+    assert result.returncode == 0  # mmdet trains it
+    assert 'doubtful: the anchors of model.bbox_head are for' in result.stdout
+
+
 def test_sweep_says_what_it_tests(run: Run) -> None:
     said = ' '.join(run('sweep', '--help').stdout.split())
     assert 'at several resolutions: by default at 0.5, 0.7, 1.4, 2.0 times' in said
