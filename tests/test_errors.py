@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 
 import pytest
 
-from mmrest.errors import ArgumentParser, did_you_mean
+from mmrest.errors import ArgumentParser, InputError, Interrupted, clear_errors, did_you_mean
 from tests.conftest import ROOT
 
 
@@ -33,6 +34,30 @@ def test_a_misspelt_option_is_named(
     with pytest.raises(SystemExit, match='2'):
         parser.parse_args([given])
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('error', 'status', 'said'),
+    [
+        (InputError('what to do'), 'error: what to do', ''),
+        (Interrupted('saved', signal.SIGTERM), 143, 'saved\n'),
+        (KeyboardInterrupt(), 130, 'ended by SIGINT\n'),
+    ],
+)
+def test_what_a_user_can_mend_is_no_traceback(
+    error: BaseException, status: object, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught, clear_errors():
+        raise error
+    assert caught.value.code == status
+    assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize('error', [OSError(5, 'Input/output error'), ValueError('a fault of ours')])
+def test_other_errors_are_as_they_were(error: Exception) -> None:
+    with pytest.raises(type(error)) as caught, clear_errors():
+        raise error
+    assert caught.value is error
 
 
 def test_a_misspelt_option_that_is_required_is_named(capsys: pytest.CaptureFixture[str]) -> None:

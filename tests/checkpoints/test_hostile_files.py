@@ -87,6 +87,12 @@ PICKLES: dict[str, bytes] = {
     'a persistent id': b'\x80\x02Vmodule\nQ.',
     'a state for a class': b'\x80\x02cnumpy\nndarray\n}V__setstate__\nNsb.',
     'objects of codecs': b'\x80\x02c_codecs\nencode\nVabc\nVrot13\n\x86R.',
+    'a dtype with fields': b'\x80\x02cnumpy\ndtype\n'
+    + text_of(2, '1').replace(b'11', b'f4')
+    + b'\x85R(K\x03V|\nNV(a)\nNt'
+    + b'b.',
+    'an array of no dtype': b'\x80\x02cnumpy.core.numeric\n_frombuffer\n(Vab\nVf4\nK\x01VC\ntR.',
+    'a scalar of no dtype': b'\x80\x02cnumpy.core.multiarray\nscalar\nVf4\nVabcd\n\x86R.',
     # claims that are larger than the file
     'a claim of bytes': b'\x80\x04\x8e' + struct.pack('<Q', 2**60) + b'abc.',
     'a claim of text': b'\x80\x04\x8d' + struct.pack('<Q', 2**60) + b'abc.',

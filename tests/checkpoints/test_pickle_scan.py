@@ -58,6 +58,13 @@ def test_what_training_saves_is_let_through(protocol: int) -> None:
     require_bounded(io.BytesIO(pickle.dumps(value, protocol)))
 
 
+def test_what_is_on_the_stack_twice_counts_twice() -> None:
+    twice = b'2\x86'  # a pair of what is on the stack
+    require_bounded(io.BytesIO(b'\x80\x02N' + twice * 5 + b'.'))
+    with pytest.raises(pickle.UnpicklingError, match='more than a file of this size'):
+        require_bounded(io.BytesIO(b'\x80\x02N' + twice * 64 + b'.'))
+
+
 def test_pickles_that_follow_each_other_are_all_looked_at() -> None:
     pair = b'q\x00h\x00\x86'
     good, bad = pickle.dumps([1, 2], 2), b'\x80\x02N\x85' + pair * 64 + b'.'

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 import struct
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -123,6 +124,12 @@ def test_a_kind_of_numbers_is_what_it_was(tmp_path: Path) -> None:
     kinds = {'half': np.dtype('<f2'), 'big': np.dtype('>i4'), 'text': np.dtype('<U7')}
     file.write_bytes(pickle.dumps({'model': {'weight': np.ones(2)}, 'kinds': kinds}))
     assert read_checkpoint(str(file))['kinds'] == kinds
+
+
+def test_sets_and_counts_are_what_they_were(tmp_path: Path) -> None:
+    value = {'names': {'a', 'b', 1, None}, 'counts': Counter('aab'), 'order': OrderedDict(b=1, a=2)}
+    torch.save(value, tmp_path / 'a.pth')
+    assert read_checkpoint(str(tmp_path / 'a.pth')) == value
 
 
 def test_bytes_that_can_be_changed_are_what_they_were(tmp_path: Path) -> None:

@@ -11,7 +11,12 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from mmrest.commands.output_files import make_folder, require_writable, sole_training
+from mmrest.commands.output_files import (
+    make_folder,
+    require_new_file,
+    require_writable,
+    sole_training,
+)
 from mmrest.errors import InputError
 
 HOLDING = """
@@ -42,6 +47,11 @@ def test_a_second_training_in_a_work_directory_is_refused(
         process.wait()
     with sole_training(tmp_path):  # whoever is killed holds nothing
         pass
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r'--csv .* cannot be written: it or its folder is no'):
+        require_new_file('--csv', str(tmp_path), True, '')
 
 
 def test_a_file_is_no_folder(tmp_path: Path) -> None:

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from torch import nn
 
 from mmrest.datasets import CLASSES
 from mmrest.engine.head_outputs import require_enough_outputs
+from mmrest.engine.run_checks import HeadSizeHook
 from mmrest.errors import InputError
 
 
@@ -33,6 +36,19 @@ def test_every_head_needs_an_output_for_each_class(name: str) -> None:
     assert f'fewer than model.{name}.num_classes=80' in warning
     with pytest.raises(InputError, match=r'num_classes=80; set num_classes=5'):
         require_enough_outputs(Detector(**{name: Head(80)}), META, exactly=True)
+
+
+def test_warnings_are_logged_when_a_run_begins() -> None:
+    logged: list[str] = []
+    runner = SimpleNamespace(
+        model=Detector(decode_head=Head(80)),
+        train_dataloader=SimpleNamespace(dataset=SimpleNamespace(metainfo=META)),
+        val_loop=None,
+        logger=SimpleNamespace(warning=logged.append),
+    )
+    HeadSizeHook('train').before_run(runner)
+    (warning,) = logged
+    assert 'set num_classes=5 there' in warning
 
 
 def test_every_stage_of_a_cascade_counts() -> None:

@@ -59,6 +59,11 @@ def test_names_that_depend_on_the_data_are_not_known(tmp_path: Path) -> None:
     assert metric_names(Evaluator(Anything())) is None
 
 
+def test_a_metric_that_only_writes_files_has_no_names(tmp_path: Path) -> None:
+    writes = coco_metric(tmp_path, metric='bbox', format_only=True, outfile_prefix='x')
+    assert metric_names(Evaluator(writes)) == []
+
+
 def test_other_metrics_have_no_names_of_coco(tmp_path: Path) -> None:
     assert coco_metric_names(object()) == []
     assert coco_metric_names(coco_metric(tmp_path, metric='proposal_fast')) == []

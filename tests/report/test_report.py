@@ -17,7 +17,7 @@ import pytest
 from mmrest.errors import InputError
 from mmrest.report import read_run, write_page
 from mmrest.report.charts import draw_chart
-from mmrest.report.runs import read_config
+from mmrest.report.runs import differing, read_config
 from mmrest.tools import report
 from mmrest.tools.report import unique_names
 from tests.shipped import NAMES, shipped
@@ -328,3 +328,9 @@ def test_names_that_do_not_tell_runs_apart_are_refused(
     with pytest.raises(SystemExit, match=f'error: {said}'):
         report.main()
     assert not (folder / 'report.html').exists()
+
+
+def test_what_differs_within_lists_is_named_by_its_place() -> None:
+    steps = [[dict(type='Load'), dict(type='Resize', scale=scale)] for scale in (96, 64)]
+    rows = differing([dict(pipeline=pipeline, lr=0.1) for pipeline in steps])
+    assert rows == {'pipeline[1].scale': ['96', '64']}

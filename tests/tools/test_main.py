@@ -175,7 +175,7 @@ def test_an_interruption_while_libraries_load_is_no_traceback(program: str, tmp_
     result = subprocess.run(
         [sys.executable, *program.split(), 'train'],
         cwd=ROOT,
-        env={**os.environ, 'PYTHONPATH': str(tmp_path)},
+        env={**os.environ, 'PYTHONPATH': os.pathsep.join([str(tmp_path), str(ROOT)])},
         capture_output=True,
         text=True,
     )
