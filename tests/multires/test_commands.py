@@ -35,13 +35,14 @@ def cfg(tmp_path: Path) -> Config:
 
 
 @pytest.fixture
-def measured(monkeypatch: pytest.MonkeyPatch) -> Callable[[Answers], list[str]]:
+def measured(cfg: Config, monkeypatch: pytest.MonkeyPatch) -> Callable[[Answers], list[str]]:
     """Say what is measured, resolution -> metric or error; 0.5 otherwise. It lists what was."""
 
     def say(answers: Answers) -> list[str]:
         asked: list[str] = []
 
-        def measure(cfg: Config, resolution: Resolution) -> Measurement:
+        def measure(given: Config, resolution: Resolution) -> Measurement:
+            assert given is cfg
             asked.append(str(resolution))
             answer = answers.get(str(resolution), 0.5)
             if isinstance(answer, str):
