@@ -148,7 +148,8 @@ def _copier(kind: Callable[..., Any]) -> Callable[..., Any]:
     """Stands in for a container, which a file could have copied without end."""
 
     def copy(content: Any = ()) -> Any:
-        keys = [item[0] for item in content] if kind is OrderedDict else content
+        of_pairs = kind is OrderedDict and not isinstance(content, dict)
+        keys = [item[0] for item in content] if of_pairs else content
         # that may all have one hash, so that each is compared with each
         may_collide = sum(not has_its_own_hash(key) for key in keys)
         _spend(_BYTES_OF_AN_ITEM * (len(content) + may_collide**2))

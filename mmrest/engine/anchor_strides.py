@@ -38,7 +38,9 @@ def find_misplaced_anchors(model: nn.Module) -> str | None:
         wanted = [_one(stride) for stride in getattr(generator, 'strides', ())]
         if wanted and wanted != given[: len(wanted)]:
             shown = ', '.join(map(str, given))
-            where = f'model.neck (FPN, start_level={neck.start_level})' if neck else 'the backbone'
+            where = 'the backbone'
+            if neck is not None:
+                where = f'model.neck (FPN, start_level={neck.start_level})'
             return (
                 f'the anchors of model.{name} are for maps at strides {", ".join(map(str, wanted))}'
                 f', and {where} gives maps at {shown}, so that boxes lie in the wrong places: '

@@ -65,6 +65,33 @@ def find_difference(model: nn.Module, at_work: Container[int] | None = None) -> 
                 f'maps of {number} channels: set model.{name}.in_channels={number}, or other '
                 'out_indices'
             )
+    return None if neck is None else _find_difference_of_heads(model, neck, at_work)
+
+
+def _find_difference_of_heads(
+    model: nn.Module, neck: nn.Module, at_work: Container[int] | None
+) -> str | None:
+    """What a detector's head takes and an FPN gives, if that is not the same."""
+    channels, maps = getattr(neck, 'out_channels', None), getattr(neck, 'num_outs', None)
+    if type(neck).__name__ != 'FPN':
+        return None
+    for name in ('rpn_head', 'bbox_head'):
+        head = getattr(model, name, None)
+        takes = getattr(head, 'in_channels', None)
+        if head is None or (at_work is not None and id(head) not in at_work):
+            continue
+        if isinstance(takes, int) and takes != channels:
+            return (
+                f'model.{name} ({type(head).__name__}) takes in_channels={takes}, and model.neck '
+                f'(FPN) gives maps of {channels} channels: set model.{name}.in_channels={channels}'
+            )
+        levels = getattr(getattr(head, 'prior_generator', None), 'num_levels', maps)
+        if levels != maps:
+            return (
+                f'the anchors or points of model.{name} ({type(head).__name__}) are for {levels} '
+                f'maps, and model.neck (FPN) gives {maps}: set model.neck.num_outs={levels}, or as '
+                'many strides'
+            )
     return None
 
 

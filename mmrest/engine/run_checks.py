@@ -124,6 +124,9 @@ class HeadSizeHook(Hook):
         metainfo = getattr(dataset, 'metainfo', {})
         for warning in require_enough_outputs(runner.model, metainfo, exactly):
             runner.logger.warning(warning)
+
+    def before_train(self, runner: Runner) -> None:
+        """Called by the runner when the weights are initialised, which mmengine logs at length."""
         if misplaced := find_misplaced_anchors(runner.model):
             runner.logger.warning(misplaced)
 

@@ -132,6 +132,14 @@ def test_sets_and_counts_are_what_they_were(tmp_path: Path) -> None:
     assert read_checkpoint(str(tmp_path / 'a.pth')) == value
 
 
+def test_an_ordered_dictionary_made_of_another_is_read(tmp_path: Path) -> None:
+    content = b'\x80\x02ccollections\nOrderedDict\n}(K\x01K\x02VabK\x03u\x85R.'.replace(
+        b'Vab', b'Vab\n'
+    )
+    (tmp_path / 'a.pkl').write_bytes(content)
+    assert read_checkpoint(str(tmp_path / 'a.pkl')) == {1: 2, 'ab': 3}
+
+
 def test_bytes_that_can_be_changed_are_what_they_were(tmp_path: Path) -> None:
     content = bytearray(range(256))
     torch.save({'state_dict': {}, 'state': content, 'none': bytearray()}, tmp_path / 'a.pth')

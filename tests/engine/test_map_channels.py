@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 import torch
-from mmengine.registry import MODELS
+from mmdet.structures import DetDataSample
+from mmengine.registry import MODELS, DefaultScope
+from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from mmrest import ResT
 from mmrest.engine.map_channels import explain_map_channels, find_difference
 from mmrest.errors import InputError
 from tests.backbones.families import build_tiny
+from tests.shipped import shipped
 
 
 class Model(nn.Module):
@@ -100,3 +104,28 @@ def test_a_model_without_a_backbone_of_the_package_has_no_difference() -> None:
     model = neck([8, 16])
     model.backbone = nn.Conv2d(3, 8, 1)
     assert find_difference(model) is None
+
+
+@pytest.mark.parametrize(
+    ('changes', 'said'),
+    [
+        ({'bbox_head.in_channels': 128}, r'bbox_head \(RetinaHead\) takes in_channels=128, .* 256'),
+        (
+            {'bbox_head.anchor_generator.strides': [8, 16, 32]},
+            r'bbox_head \(RetinaHead\) are for 3 maps, .*gives 5: set model.neck.num_outs=3',
+        ),
+    ],
+)
+def test_a_detectors_head_that_does_not_fit_the_neck_is_named(changes: dict, said: str) -> None:
+    cfg = shipped('retinanet_rest_small_coco')
+    cfg.merge_from_dict({f'model.{key}': value for key, value in changes.items()})
+    cfg.model.backbone.update(arch='lite', init_cfg=None)
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        model = MODELS.build(cfg.model)
+    assert re.search(said, find_difference(model))
+    sample = DetDataSample(metainfo=dict(img_shape=(64, 64), batch_input_shape=(64, 64)))
+    sample.gt_instances = InstanceData(
+        bboxes=torch.tensor([[4.0, 4, 30, 30]]), labels=torch.tensor([1])
+    )
+    with pytest.raises(InputError, match=said), explain_map_channels(model):
+        model.loss(torch.randn(1, 3, 64, 64), [sample])
