@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -193,6 +194,23 @@ def _outside(trial: Trial) -> list[str | Path]:
 @fault('a box without area', r'warning: [^\n]*have no area[^\n]*', 0)
 def _flat(trial: Trial) -> list[str | Path]:
     trial.change(lambda content: content['annotations'][3].update(bbox=[5, 5, 0, 5]))
+    return trial.train()
+
+
+for _kind, _said, _status, _change in (
+    ('a box of no image', r'warning: [^\n]*of an image that[^\n]*', 0, dict(image_id=999)),
+    ('two annotations of one id', r'error: [^\n]*several annotations[^\n]*', 1, dict(id=1)),
+):
+
+    @fault(_kind, _said, _status)
+    def _box(trial: Trial, change: dict[str, Any] = _change) -> list[str | Path]:
+        trial.change(lambda content: content['annotations'][3].update(change))
+        return trial.train()
+
+
+@fault('annotations without categories', r'error: [^\n]*has no categories[^\n]*')
+def _no_categories(trial: Trial) -> list[str | Path]:
+    trial.change(lambda content: content.pop('categories'))
     return trial.train()
 
 

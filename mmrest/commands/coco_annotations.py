@@ -7,7 +7,8 @@ Files that people make themselves often lack ``area`` or the images' sizes, and 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from numbers import Real
 from typing import Any
@@ -30,7 +31,7 @@ def why_unreadable(node: Mapping[str, Any], sample: DatasetSample) -> str | None
 
     Args:
         node: The config of a data set of any class.
-        sample: Of that data set.
+        sample: Of that data set; its strays are told from its objects.
     """
     if not is_read_as_coco(sample.dataset):
         return None
@@ -39,17 +40,20 @@ def why_unreadable(node: Mapping[str, Any], sample: DatasetSample) -> str | None
         return (
             f'{file} is a list; COCO annotations are an object of images, annotations, categories'
         )
+    if fault := _fault_of_categories(node, file):
+        return f'{file} {fault}'
     for image in sample.images or ():
         if fault := _fault_of(image, _OF_IMAGES):
             return f'{file}: {_named("image", image)} {fault}'
-    of_no_image = set()
+    _tell_strays_apart(sample)
     for thing in _read(sample):
         if fault := _fault_of(thing, _OF_BOXES):
-            if _is_of_an_image(thing, file):
-                return f'{file}: {_named("annotation", thing)} {fault}'
-            of_no_image.add(id(thing))
-    sample.objects = [thing for thing in sample.objects or () if id(thing) not in of_no_image]
+            return f'{file}: {_named("annotation", thing)} {fault}'
+    if shared := _shared(thing.get('id') for thing in sample.objects):
+        return f'{file}: several annotations have the id {list_some(shared, most=5)}'
     if not node.get('test_mode') and _is_whole(sample) and not any(_with_area(sample)):
+        if not sample.objects:
+            return f'{file}: {_of_no_image(sample)}'
         return (
             f'{file}: all {len(sample.objects)} boxes lie outside their image or have no '
             f'area, so that none is used; the first is {sample.objects[0]["bbox"]}. COCO '
@@ -76,10 +80,28 @@ def _fault_of(entry: Mapping[str, Any], keys: tuple[str, ...]) -> str | None:
     return None
 
 
-def _is_of_an_image(thing: Mapping[str, Any], file: str) -> bool:
-    """Whether a file has the image of a box; mmdet asks for the boxes of each image alone."""
-    number = thing.get('image_id')
-    return isinstance(number, list | dict) or number in names_of_images(file)
+def _fault_of_categories(node: Mapping[str, Any], file: str) -> str | None:
+    categories = read_first(file, 'categories', 1)
+    if categories is None:
+        return "has no categories, which are a list of dict(id=1, name='...')"
+    if not categories and not node.get('test_mode'):
+        return 'has no category in its categories, so that no box has a class'
+    return None
+
+
+def _tell_strays_apart(sample: DatasetSample) -> None:
+    """A file may have boxes of no image, which mmdet does not ask for and may lack anything."""
+    names = names_of_images(sample.dataset.ann_file)
+    objects, sample.objects = sample.objects or (), []
+    for thing in objects:
+        number = thing.get('image_id')
+        is_stray = not isinstance(number, list | dict) and number not in names
+        (sample.strays if is_stray else sample.objects).append(thing)
+
+
+def _shared(ids: Iterable[Any]) -> list[Any]:
+    """Those that stand more than once."""
+    return [number for number, times in Counter(ids).items() if times > 1]
 
 
 def names_of_images(file: str) -> dict[Any, Any]:
@@ -101,7 +123,7 @@ def _loads_masks(node: Mapping[str, Any]) -> bool:
 def _no_mask(sample: DatasetSample) -> str | None:
     """The first of the boxes that are used without a mask."""
     for thing in _used(sample):
-        if not thing.get('segmentation') and _is_of_an_image(thing, sample.dataset.ann_file):
+        if not thing.get('segmentation'):
             return (
                 f'{sample.dataset.ann_file}: {_named("annotation", thing)} has no segmentation, '
                 'and the pipeline loads masks (LoadAnnotations, with_mask=True); take it out, or '
@@ -112,7 +134,7 @@ def _no_mask(sample: DatasetSample) -> str | None:
 
 def _is_whole(sample: DatasetSample) -> bool:
     """Whether the sample holds all boxes of the file, and there are some."""
-    return 0 < len(sample.objects or ()) < MOST_OBJECTS
+    return 0 < len(sample.objects) + len(sample.strays) < MOST_OBJECTS
 
 
 def _used(sample: DatasetSample) -> Iterator[dict[str, Any]]:
@@ -133,7 +155,9 @@ def doubts_about_annotations(sample: DatasetSample) -> list[str]:
     """What mmdet reads without a word, and is hardly meant so."""
     if not is_read_as_coco(sample.dataset):
         return []
-    return [text for text in (_same_ids(sample), _no_category(sample), _beyond(sample)) if text]
+    doubts = [_same_ids(sample), _no_category(sample), _beyond(sample)]
+    doubts += [_of_no_image(sample)] if sample.strays else []
+    return [text for text in doubts if text]
 
 
 def _same_ids(sample: DatasetSample) -> str | None:
@@ -144,6 +168,14 @@ def _same_ids(sample: DatasetSample) -> str | None:
     if not shared:
         return None
     return f'images have the same id, so that one alone is read: {list_some(shared, most=3)}'
+
+
+def _of_no_image(sample: DatasetSample) -> str:
+    named = [f'{_named("annotation", t)} of image {t.get("image_id")!r}' for t in sample.strays]
+    return (
+        f'{len(named)} of its first {len(sample.objects) + len(named)} boxes are of an image that '
+        f'the file does not have, and are left out: {list_some(named, most=3)}'
+    )
 
 
 def _no_category(sample: DatasetSample) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from traceback import extract_tb
 from types import FrameType, TracebackType
@@ -62,11 +62,7 @@ def _explain(error: Exception, frame: FrameType) -> str | None:
     if match := re.search(r"unexpected keyword argument '(\w+)'", str(error)):
         if match[1] not in arguments:
             return None
-        known = _parameters(built)
-        hint = (
-            did_you_mean(match[1], known, most=2) or f'; it has {list_some(sorted(known), most=25)}'
-        )
-        return f'the config gives {name} an argument {match[1]!r}, which it does not have{hint}'
+        return f'the config gives {name} {_unknown_arguments(match[1], arguments, built)}'
     if match := re.search(r'missing \d+ required \w+(?:-only)? arguments?: (.*)', str(error)):
         return f'the config gives {name} no {match[1]}, which it needs'
     last = extract_tb(error.__traceback__)[-1]
@@ -76,6 +72,19 @@ def _explain(error: Exception, frame: FrameType) -> str | None:
         f'the {name} of the config cannot be built: {type(error).__name__}: {text} '
         f'({last.filename}:{last.lineno})'
     )
+
+
+def _unknown_arguments(first: str, given: Iterable[str], built: Any) -> str:
+    known = _parameters(built)
+    others = [name for name in given if name not in {first, 'type', *known, *_GIVEN}]
+    if others:
+        return (
+            f'arguments {list_some(map(repr, [first, *others]))}, which it does not have. If they '
+            'are those of another class, which a base of the config sets here, add _delete_=True '
+            'to this dict'
+        )
+    hint = did_you_mean(first, known, most=2) or f'; it has {list_some(sorted(known), most=25)}'
+    return f'an argument {first!r}, which it does not have{hint}'
 
 
 def _place_of(registry: Any, built: Any) -> str:

@@ -159,8 +159,8 @@ def _label_maps_at_fault(batch: Any, model: nn.Module, predicted: bool) -> list[
             continue
         size = tuple(sample.ori_shape[:2] if predicted else image.shape[-2:])
         if labels.shape[-2:] != size:
-            sizes = ['x'.join(map(str, part)) for part in (labels.shape[-2:], size)]
-            found.append(f'{path} ({sizes[0]}, its image {sizes[1]})')
+            own, other = (f'{width}x{height}' for height, width in (labels.shape[-2:], size))
+            found.append(f'{path} ({own}; its image {other}, width x height)')
             continue
         values = labels.unique()
         strange = values[(values >= head.num_classes) & (values != head.ignore_index)].tolist()

@@ -38,6 +38,7 @@ class DatasetSample:
         categories: Those of COCO-like annotations, as they stand in the file.
         images: The first images of COCO-like annotations, as they stand in the file.
         objects: The first boxes of COCO-like annotations, of any image.
+        strays: Those of them that are of no image of the file, once they have been told apart.
         is_list: The annotation file is a JSON list.
         reader: The data set that read the sample.
     """
@@ -48,6 +49,7 @@ class DatasetSample:
     categories: list[dict[str, Any]] = field(default_factory=list)
     images: list[dict[str, Any]] | None = None
     objects: list[dict[str, Any]] | None = None
+    strays: list[dict[str, Any]] = field(default_factory=list)
     is_list: bool = False
     reader: BaseDataset | None = None
 

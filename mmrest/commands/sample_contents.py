@@ -125,7 +125,10 @@ def _label_maps(
         if labels.shape[1::-1] != image
     ]
     if other:
-        yield f'label maps have another size than their image: {list_some(other, most=3)}'
+        yield (
+            f'label maps have another size than their image (width x height): '
+            f'{list_some(other, most=3)}. Where resizing does not make them equal, a run ends there'
+        )
     if coloured := [info['seg_map_path'] for info, labels in maps if labels.ndim > 2]:
         yield (
             f'label maps are in colour: {list_some(coloured, most=3)}. mmseg reads one channel, '
@@ -162,7 +165,7 @@ def _labels_of_no_class(
     if unknown and num_classes:
         return (
             f'label maps have labels of no class, which are 0 to {num_classes - 1} and {ignored} '
-            f'for none: {list_some(unknown, most=3)}'
+            f'for none: {list_some(unknown, most=3)}. A run ends where it meets one'
         )
     if num_classes > 1 and set().union(*raw) == {0, 255} and set().union(*mapped) == {0, ignored}:
         return (

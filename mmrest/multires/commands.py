@@ -8,13 +8,13 @@ from contextlib import contextmanager
 
 from mmengine.config import Config
 
+from mmrest.commands.image_size import find_resize
 from mmrest.errors import InputError, Interrupted
 from mmrest.multires.report import Report
 from mmrest.multires.sweep import (
     OUT_OF_MEMORY,
     Measurement,
     Resolution,
-    find_resize,
     measure_in_process,
 )
 from mmrest.progress import with_time_left

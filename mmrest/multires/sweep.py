@@ -24,7 +24,7 @@ from mmengine.utils import import_modules_from_strings
 
 from mmrest.benchmark.machine import describe_machine, peak_memory
 from mmrest.commands.cli import build_runner
-from mmrest.config_nodes import type_name
+from mmrest.commands.image_size import find_resize
 from mmrest.errors import InputError
 
 # The first of these that an evaluator returns is the metric that is compared.
@@ -89,29 +89,6 @@ class Measurement:
     peak_bytes: int = 0
     error: str | None = None
     environment: dict[str, Any] = field(default_factory=dict)
-
-
-def find_resize(cfg: Config) -> ConfigDict:
-    """The transform that gives test images their size.
-
-    Raises:
-        InputError: The test pipeline has none, or several, or another one that fixes the size.
-    """
-    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
-    pipeline = dataset.get('pipeline')
-    if not pipeline:
-        raise InputError('--resolutions needs a test_dataloader with one data set and a pipeline')
-    found = [t for t in pipeline if type_name(t) == 'Resize' and t.get('scale')]
-    fixed = [t for t in pipeline if type_name(t) == 'Pad' and t.get('size')]
-    if len(found) != 1 or isinstance(found[0].scale, int) or fixed:
-        raise InputError(
-            '--resolutions needs exactly one Resize with scale=(width, height) in the test '
-            'pipeline, and no Pad to a fixed size; this one has '
-            f'{", ".join(map(type_name, pipeline))}'
-        )
-    return found[0]
 
 
 def measure_at(cfg: Config, resolution: Resolution) -> Measurement:

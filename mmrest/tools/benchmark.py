@@ -10,7 +10,8 @@ pair. Inference is with the model fused (``--no-fuse`` leaves it as it is traine
 most that the process (CPU: resident memory, libraries included) or the device (CUDA) held; "work"
 is what the steps added to what was held before them. "% of peak" is the counted arithmetic (GMACs,
 three times for a training step) against the fastest matrix product of this machine; norms,
-activations and softmax are not counted, nor what a backward pass computes anew.
+activations and softmax are not counted, nor what a backward pass computes anew. Both are given for
+backbones alone.
 """
 
 import argparse
@@ -25,7 +26,8 @@ from mmrest.benchmark.machine import describe_machine, measure_peak
 from mmrest.benchmark.measuring import Case, Result, measure_in_turn
 from mmrest.benchmark.models import build_backbone, build_whole, parse_model
 from mmrest.commands.cli import add_config_options, parse_shape
-from mmrest.commands.config import saved_config
+from mmrest.commands.config import load_config, saved_config
+from mmrest.commands.image_size import OF_PAPERS, usual_shape
 from mmrest.commands.output_files import require_new_file, require_new_picture
 from mmrest.engine.compiling import require_compiler
 from mmrest.errors import ArgumentParser, InputError, clear_errors
@@ -55,7 +57,10 @@ def parse_args() -> argparse.Namespace:
         '--no-fuse', action='store_true', help='infer with the model as it is trained'
     )
     parser.add_argument(
-        '--shapes', nargs='+', default=['800x1344'], metavar='HxW', help='(default: 800x1344)'
+        '--shapes',
+        nargs='+',
+        metavar='HxW',
+        help="(default: that of the first config's images; of backbones 800x1344)",
     )
     parser.add_argument('--mode', nargs='+', choices=['infer', 'train'], default=['infer'])
     parser.add_argument('--batch-size', type=int, default=1)
@@ -87,10 +92,11 @@ def check(args: argparse.Namespace) -> None:
 def main() -> None:
     args = parse_args()
     with clear_errors():
-        shapes = [parse_shape(text) for text in args.shapes]
+        shapes = [parse_shape(text) for text in args.shapes or ()]
         check(args)
         parsed = {text: parse_model(text) for text in (*args.models, *args.against)}
-        if args.cfg_options and not any(isinstance(model, str) for model in parsed.values()):
+        configs = [model for model in parsed.values() if isinstance(model, str)]
+        if args.cfg_options and not configs:
             raise InputError(
                 '--cfg-options change configs, and none is named; arguments of a backbone follow '
                 'its type, TYPE:key=value'
@@ -99,6 +105,8 @@ def main() -> None:
             for text, model in parsed.items():
                 if isinstance(model, str):
                     parsed[text] = files.enter_context(saved_config(model, args.cfg_options))
+            if not shapes:
+                shapes = [usual_shape(load_config(path)) for path in configs[:1]] or [OF_PAPERS]
             measure(args, parsed, shapes)
 
 

@@ -1,7 +1,7 @@
 """Parameters and multiply-adds of backbones, and parameters of whole models.
 
-Without arguments every published variant of every family, or of those that are named, as the table
-in docs/parameters.md; with ``--configs`` the models of configs, as the table in docs/parameters.md.
+Without arguments every published variant of every family, or of those that are named; and the whole
+models of configs. docs/parameters.md has both tables.
 mmrest/benchmark/complexity.py says what is counted.
 """
 
@@ -21,42 +21,48 @@ from mmrest.lookup import config_names
 def main() -> None:
     parser = ArgumentParser(description=__doc__.splitlines()[0].replace('`', ''))
     parser.add_argument(
-        'families',
+        'models',
         nargs='*',
-        metavar='FAMILY',
-        help=f'all if none is named: {", ".join(BACKBONES)}',
+        metavar='FAMILY|CONFIG',
+        help=f'families, all if none is named: {", ".join(BACKBONES)}; or configs',
     )
     parser.add_argument(
         '--shapes', nargs='+', default=['224x224', '800x1344'], metavar='HxW', help='image sizes'
     )
-    parser.add_argument('--configs', nargs='+', metavar='CONFIG', help='count whole models')
+    parser.add_argument(
+        '--configs', nargs='+', default=[], metavar='CONFIG', help='the same as configs before it'
+    )
     args = parser.parse_args()
     with clear_errors():
-        if args.configs:
-            rows = [describe_config(path) for path in args.configs]
-            print_row(['config', 'parameters (M)', 'backbone', 'rest'], header=True)
-            for row in rows:
-                print_row(row)
-            return
-        if configs := [name for name in args.families if name in config_names() or '.py' in name]:
-            raise InputError(f'configs follow --configs: --configs {" ".join(configs)}')
-        if unknown := set(args.families) - set(BACKBONES):
-            hint = did_you_mean(min(unknown), BACKBONES)
+        configs = [name for name in args.models if name in config_names() or '.py' in name]
+        families = [name for name in args.models if name not in configs]
+        configs += args.configs
+        if unknown := set(families) - set(BACKBONES):
+            hint = did_you_mean(min(unknown), [*BACKBONES, *config_names()])
             raise InputError(
                 f'no family {", ".join(sorted(unknown))}; there are {", ".join(BACKBONES)}{hint}'
             )
-        families = [BACKBONES[name] for name in args.families or BACKBONES]
         shapes = [parse_shape(shape) for shape in args.shapes]
-        columns = ['backbone', 'parameters (M)', *(f'GMACs at {h}x{w}' for h, w in shapes)]
-        print_row(columns, header=True)
-        for family in families:
-            for name in family.variants:
-                with torch.device('meta'):
-                    model = family(arch=name).eval()
-                images = [torch.empty(1, 3, *shape, device='meta') for shape in shapes]
-                macs = [f'{count_macs(model, image):.2f}' for image in images]
-                row = [f'{family.__name__} {name}', f'{count_parameters(model):.2f}', *macs]
+        if configs:
+            rows = [describe_config(path) for path in configs]
+            print_row(['config', 'parameters (M)', 'backbone', 'rest'], header=True)
+            for row in rows:
                 print_row(row)
+        if families or not configs:
+            print_families(families or BACKBONES, shapes)
+
+
+def print_families(names: Iterable[str], shapes: list[tuple[int, int]]) -> None:
+    """A table of every published variant."""
+    columns = ['backbone', 'parameters (M)', *(f'GMACs at {h}x{w}' for h, w in shapes)]
+    print_row(columns, header=True)
+    images = [torch.empty(1, 3, *shape, device='meta') for shape in shapes]
+    for family in map(BACKBONES.__getitem__, names):
+        for name in family.variants:
+            with torch.device('meta'):
+                model = family(arch=name).eval()
+            macs = [f'{count_macs(model, image):.2f}' for image in images]
+            print_row([f'{family.__name__} {name}', f'{count_parameters(model):.2f}', *macs])
 
 
 def print_row(cells: Iterable[str], header: bool = False) -> None:

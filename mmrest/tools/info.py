@@ -6,12 +6,10 @@ Levels of the backbone, parameters, multiply-adds of the backbone at an image si
 
 from __future__ import annotations
 
-import math
 import sys
 from typing import Any
 
 import torch
-from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
@@ -21,11 +19,11 @@ from mmrest.benchmark.measuring import Case, measure_in_turn
 from mmrest.commands.cli import add_config_arguments, config_from_arguments, parse_shape
 from mmrest.commands.config import require_model, saved_config
 from mmrest.commands.config_errors import explain_config_errors
+from mmrest.commands.image_size import usual_shape
 from mmrest.config_nodes import iterate_dicts, scope_of, task_model
 from mmrest.engine.anchor_strides import find_misplaced_anchors
 from mmrest.engine.map_channels import find_difference
 from mmrest.errors import ArgumentParser, InputError, clear_errors
-from mmrest.multires.sweep import find_resize
 
 
 def main() -> None:
@@ -50,19 +48,6 @@ def main() -> None:
         if args.measure:
             with saved_config(args.config, args.cfg_options) as file:
                 print('\n'.join(measure(file, shape)))
-
-
-def usual_shape(cfg: Config) -> tuple[int, int]:
-    """(height, width) of a segmentor's crops or a detector's largest test images."""
-    preprocessor = task_model(cfg).get('data_preprocessor') or {}
-    if size := preprocessor.get('size'):
-        return tuple(size)
-    try:
-        short, long = sorted(find_resize(cfg).scale)
-    except InputError:
-        return 800, 1344
-    divisor = preprocessor.get('pad_size_divisor', 1)
-    return math.ceil(short / divisor) * divisor, math.ceil(long / divisor) * divisor
 
 
 def describe(cfg: Any, shape: tuple[int, int]) -> dict[str, str]:

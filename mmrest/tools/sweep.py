@@ -7,8 +7,8 @@ The same as ``mmrest test CONFIG CHECKPOINT --resolutions ...``, which by defaul
 import sys
 
 from mmrest.commands.config import load_config
+from mmrest.commands.image_size import find_resize
 from mmrest.errors import clear_errors
-from mmrest.multires.sweep import find_resize
 from mmrest.tools import test
 
 RATIOS = 0.5, 0.7, 1.4, 2.0

@@ -21,9 +21,10 @@ from mmengine.runner import Runner
 
 from mmrest.backbones import BACKBONES
 from mmrest.commands import move_data_root
+from mmrest.commands.image_size import find_resize
 from mmrest.config_nodes import iterate_dicts, task_model
 from mmrest.datasets import write_shapes
-from mmrest.multires.sweep import Resolution, find_resize, measure_at
+from mmrest.multires.sweep import Resolution, measure_at
 from tests.shipped import sample_few, shipped
 
 pytestmark = pytest.mark.accept

@@ -64,6 +64,12 @@ def test_an_argument_like_no_other_shows_those_that_there_are() -> None:
         build_optim_wrapper(model, wrapper)
 
 
+def test_arguments_of_a_class_that_a_base_sets_are_told_with_the_mend() -> None:
+    said = r"ResT arguments 'depth', 'style', .*_delete_=True"
+    with pytest.raises(InputError, match=said), explain_config_errors():
+        MODELS.build(dict(type='mmrest.ResT', arch='lite', depth=50, style='pytorch'))
+
+
 def test_a_loop_is_named_by_its_place_in_the_config() -> None:
     said = r"gives EpochBasedTrainLoop \(train_cfg\) an argument 'max_epoch'.*mean max_epochs"
     with pytest.raises(InputError, match=said), explain_config_errors():

@@ -134,7 +134,7 @@ def label_map(path: str, labels: list[list[int]]) -> BaseDataElement:
     ('labels', 'said'),
     [
         ([[0, 1], [7, 255]], r'b\.png \(labels 7 of 2 classes\)$'),
-        ([[0, 1, 1], [0, 1, 1]], r'b\.png \(2x3, its image 2x2\)$'),
+        ([[0, 1, 1], [0, 1, 1]], r'b\.png \(3x2; its image 2x2, width x height\)$'),
     ],
 )
 def test_the_label_map_at_fault_is_named(labels: list[list[int]], said: str) -> None:
@@ -176,7 +176,7 @@ def test_a_label_map_that_no_prediction_fits_is_named() -> None:
     batch = dict(inputs=[torch.zeros(3, 8, 12)] * 2, data_samples=samples)
     with (
         pytest.raises(
-            InputError, match=r'another size than its image .*\. b\.png \(6x4, its .* 4x6\)$'
+            InputError, match=r'another size than its image .*\. b\.png \(4x6; its image 6x4, '
         ),
         explain_data_errors(SimpleNamespace(model=model)),
     ):

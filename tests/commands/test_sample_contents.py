@@ -234,6 +234,16 @@ def edited(detection: dict[str, Any], change: Callable[[dict[str, Any]], Any]) -
             r'1 has image_id=\[1\], which',
         ),
         (lambda c: c['annotations'][0].update(category_id={}), '1 has category_id={}, which is no'),
+        (
+            lambda c: c['annotations'][1].update(id=1),
+            r'a\.json: several annotations have the id 1$',
+        ),
+        (lambda c: c.pop('categories') and None, r'a\.json has no categories, which are a list'),
+        (lambda c: c['categories'].clear(), r'a\.json has no category in its categories, so'),
+        (
+            lambda c: [box.update(image_id=9) for box in c['annotations']] and None,
+            '2 of its first 2 boxes are of an image that the file does not have',
+        ),
     ],
 )
 def test_what_coco_annotations_lack_is_named(
@@ -250,6 +260,11 @@ def test_what_coco_annotations_lack_is_named(
         (
             lambda c: c['annotations'][0].update(category_id=7),
             '1 of its first 2 boxes are of no category, and are left out: annotation 1 of cat',
+        ),
+        (
+            lambda c: c['annotations'][1].update(image_id='2'),
+            '1 of its first 2 boxes are of an image that the file does not have, and are left out: '
+            "annotation 2 of image '2'",
         ),
         (
             lambda c: c['annotations'].extend(
@@ -328,7 +343,14 @@ def test_boxes_of_images_that_the_file_lacks_may_lack_anything(
         del other[absent]
         content['annotations'].insert(0, other)
 
-    assert not warnings_of('mmdet', masks(edited(detection, change)))
+    said = warnings_of('mmdet', masks(edited(detection, change)))
+    assert '1 of its first 3 boxes are of an image that the file does not have' in said
+    assert len(said.splitlines()) == 1
+
+
+def test_a_test_needs_no_category(detection: dict[str, Any]) -> None:
+    edited(detection, lambda c: c.update(categories=[], annotations=[]))
+    assert not warnings_of('mmdet', {**detection, 'test_mode': True})
 
 
 def test_what_mmdet_ignores_may_lack_anything(detection: dict[str, Any]) -> None:

@@ -17,13 +17,13 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
 from mmrest.commands import load_config, move_data_root
+from mmrest.commands.image_size import find_resize
 from mmrest.errors import InputError, Interrupted
 from mmrest.multires import sweep
 from mmrest.multires.commands import sweep_resolutions
 from mmrest.multires.sweep import (
     OUT_OF_MEMORY,
     Resolution,
-    find_resize,
     main_metric,
     measure_at,
     measure_in_process,
@@ -74,23 +74,6 @@ def test_the_long_side_follows(resolution: Resolution, scale: tuple, keeps: bool
     assert tuple(resize.scale) == scale
     assert resize.keep_ratio == keeps
     assert str(resolution) == (str(resolution.short_side) if keeps else '{}x{}'.format(*scale))
-
-
-@pytest.mark.parametrize('name', ['retinanet_rest_small_coco', 'upernet_rest_small_ade20k'])
-def test_the_resize_of_any_config_is_found(name: str) -> None:
-    cfg = load_config(str(ROOT / f'configs/{name}.py'))
-    assert find_resize(cfg) is cfg.test_dataloader.dataset.pipeline[1]
-    resize = cfg.test_dataloader.dataset.pipeline[1]
-    cfg.test_dataloader.dataset = dict(type='RepeatDataset', dataset=cfg.test_dataloader.dataset)
-    cfg.test_dataloader.dataset.dataset.pipeline += [
-        dict(type='Resize', scale_factor=1.0),
-        dict(type='Pad', size_divisor=32),
-        dict(type='Normalize', scale=1.0),
-    ]
-    assert find_resize(cfg) == resize
-    del cfg.test_dataloader.dataset.dataset.pipeline[1]
-    with pytest.raises(ValueError, match='exactly one Resize'):
-        find_resize(cfg)
 
 
 def test_area_is_the_mean_retention_over_log_resolution() -> None:
@@ -181,16 +164,6 @@ def test_an_interruption_ends_the_process_that_measures(cfg: Config, tmp_path: P
         sweep_resolutions(cfg, [96])
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / 'child').read_text()), 0)
-
-
-def test_a_pipeline_that_fixes_the_size_is_named(cfg: Config) -> None:
-    pipeline = cfg.test_dataloader.dataset.pipeline
-    pipeline.insert(2, dict(type='Pad', size=(640, 640)))
-    with pytest.raises(ValueError, match='no Pad to a fixed size'):
-        find_resize(cfg)
-    cfg.pop('test_dataloader')
-    with pytest.raises(ValueError, match='needs a test_dataloader'):
-        find_resize(cfg)
 
 
 @pytest.mark.usefixtures('_loaded_processes')

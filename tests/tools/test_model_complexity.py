@@ -38,8 +38,16 @@ def test_an_unknown_family_is_named(run_tool: Run) -> None:
     result = run_tool('model_complexity.py', 'ResNet')
     assert result.returncode == 1
     assert 'no family ResNet; there are CSWin' in result.stderr
-    result = run_tool('model_complexity.py', 'retinanet_rest_lite_shapes')
-    assert 'follow --configs: --configs retinanet_rest_lite_shapes' in result.stderr
+    result = run_tool('model_complexity.py', 'retinanet_rest_lite_shape')
+    assert 'did you mean retinanet_rest_lite_shapes?' in result.stderr
+
+
+def test_configs_and_families_may_be_named_together(run_tool: Run) -> None:
+    result = run_tool('model_complexity.py', 'ResT', 'retinanet_rest_lite_shapes')
+    assert result.returncode == 0, result.stderr
+    names = [row[0] for row in rows(result.stdout)]
+    assert names[:3] == ['config', 'retinanet_rest_lite_shapes', 'backbone']
+    assert 'ResT lite' in names
 
 
 def test_the_whole_models_of_the_docs(run_tool: Run) -> None:
