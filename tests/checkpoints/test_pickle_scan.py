@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import pickle
 from collections import Counter, OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmrest.checkpoints.pickle_scan import require_bounded
+from mmrest.checkpoints.pickle_scan import TOO_MUCH, has_its_own_hash, require_bounded
 
 ATOMS = (
     st.none()
@@ -82,3 +83,160 @@ def test_the_bound_is_ten_thousand_items_for_a_small_file(pairs: int, is_refused
         return
     with pytest.raises(pickle.UnpicklingError, match='more than a file of this size'):
         require_bounded(io.BytesIO(content))
+
+
+def scan(content: bytes) -> None:
+    require_bounded(io.BytesIO(b'\x80\x04' + content + b'.'))
+
+
+def is_refused(content: bytes, why: str = TOO_MUCH) -> None:
+    with pytest.raises(pickle.UnpicklingError, match=f'^{why}'):
+        scan(content)
+
+
+def put(number: int) -> bytes:
+    return b'q' + bytes([number])
+
+
+def get(number: int) -> bytes:
+    return b'h' + bytes([number])
+
+
+def test_the_bound_grows_by_eight_with_each_opcode() -> None:
+    # 255 times a tuple of 48 in a list are 1 + 255 * 49 = 12,496 items. There are 48 + 255 + 9
+    # opcodes, and 8 * 312 + 10,000 = 12,496
+    shared = b'(' + b'N' * 48 + b't' + put(0) + b'0]('
+    scan(shared + get(0) * 255 + b'e')
+    is_refused(shared + get(0) * 256 + b'e')
+
+
+@pytest.mark.parametrize(
+    'twice',
+    [
+        lambda k: put(k) + get(k) + b'\x86',
+        lambda k: b'p%d\ng%d\n\x86' % (k, k),
+        lambda k: (b'r' + bytes([k, 0, 0, 0])) + (b'j' + bytes([k, 0, 0, 0])) + b'\x86',
+        lambda k: b'\x94' + get(k) + b'\x86',
+        lambda k: b'2\x86',
+        lambda k: b'20' + b'2\x86',
+        lambda k: b'(N1' + b'2\x86',
+        lambda k: put(k) + b'0(' + get(k) * 2 + b't',
+        lambda k: put(k) + b'0(' + get(k) * 2 + b'l',
+        lambda k: put(k) + b'0(I1\n' + get(k) + b'I2\n' + get(k) + b'd',
+        lambda k: put(k) + b'0N' + get(k) * 2 + b'\x87',
+    ],
+)
+def test_whatever_stands_twice_counts_twice(twice: Callable[[int], bytes]) -> None:
+    scan(b'N\x85' + b''.join(map(twice, range(5))))
+    is_refused(b'N\x85' + b''.join(map(twice, range(64))))
+
+
+@pytest.mark.parametrize(
+    ('container', 'fill'),
+    [
+        (b']', lambda item: item + b'a' + item + b'a'),
+        (b']', lambda item: b'(' + item * 2 + b'e'),
+        (b'(l', lambda item: b'(' + item * 2 + b'e'),
+        (b'}', lambda item: b'K\x01' + item + b's' + b'K\x02' + item + b's'),
+        (b'}', lambda item: b'(K\x01' + item + b'K\x02' + item + b'u'),
+        (b'(d', lambda item: b'(K\x01' + item + b'K\x02' + item + b'u'),
+        (b'\x8f', lambda item: b'(' + item * 2 + b'\x90'),
+        (b']', lambda item: item * 2 + b'\x86b'),
+        (b'cm\nf\n)R', lambda item: item * 2 + b'\x86b'),
+    ],
+)
+def test_what_is_filled_later_holds_it_wherever_it_stands(
+    container: bytes, fill: Callable[[bytes], bytes]
+) -> None:
+    def content(depth: int) -> bytes:
+        steps = (container + put(k + 1) + fill(get(k)) + b'0' for k in range(depth))
+        return b'N\x85' + put(0) + b'0' + b''.join(steps) + get(depth)
+
+    scan(content(5))
+    is_refused(content(64))
+
+
+CALLS: dict[str, Callable[[bytes], bytes]] = {
+    'REDUCE': lambda arguments: b'cm\nf\n' + arguments + b'R',
+    'NEWOBJ': lambda arguments: b'cm\nf\n' + arguments + b'\x81',
+    'NEWOBJ_EX': lambda arguments: b'cm\nf\n' + arguments + b'}\x92',
+    'NEWOBJ_EX, names': lambda arguments: b'cm\nf\n)' + arguments + b'\x92',
+    'OBJ': lambda arguments: b'(cm\nf\n' + arguments + b'o',
+    'INST': lambda arguments: b'(' + arguments + b'im\nf\n',
+    'BINPERSID': lambda arguments: arguments + b'Q',
+}
+
+
+@pytest.mark.parametrize('call', CALLS.values(), ids=CALLS)
+def test_arguments_are_looked_at_though_the_result_is_dropped(
+    call: Callable[[bytes], bytes],
+) -> None:
+    scan(call(b'N\x85') + b'0N')
+    is_refused(call(b'N\x85' + b'2\x86' * 64) + b'0N')
+    # each alone is within the bound
+    many = b'(' + b'N' * 1000 + b't' + put(0)
+    scan(many + (call(get(0)) + b'0') * 10)
+    is_refused(many + (call(get(0)) + b'0') * 40)
+
+
+@pytest.mark.parametrize('call', [b'N)R', b'N)\x81', b'N)}\x92', b'(NNo', b'cm\nf\n)R)R'])
+def test_what_is_called_is_a_global(call: bytes) -> None:
+    is_refused(call, 'Trying to call reduce for what is no global')
+
+
+@pytest.mark.parametrize(
+    'function', [b'cm\nf\n', b'Vm\nVf\n\x93', b'\x82\x01', b'\x83\x01\x00', b'\x84\x01\x00\x00\x00']
+)
+def test_globals_of_every_kind_may_be_called(function: bytes) -> None:
+    scan(function + b')R')
+
+
+def number(value: int) -> bytes:
+    return b'\x8a\x14' + value.to_bytes(20, 'little')
+
+
+@pytest.mark.parametrize(
+    ('key', 'most'),
+    [
+        # of 10,000 items in keys: a tuple and what is in it
+        (b'N\x85', 5000),
+        # a number, and each 64 bits of it
+        (number(2**61 - 1), 5000),
+        (number(2**63), 3333),
+        (number(2**127), 2500),
+    ],
+)
+@pytest.mark.parametrize(
+    'as_keys',
+    [
+        lambda keys: b'}' + b''.join(key + b'N\x85s' for key in keys),
+        lambda keys: b'}(' + b''.join(key + b'N\x85' for key in keys) + b'u',
+        lambda keys: b'(' + b''.join(key + b'N\x85' for key in keys) + b'd',
+        lambda keys: b'\x8f(' + b''.join(keys) + b'\x90',
+        lambda keys: b'(' + b''.join(keys) + b'\x91',
+    ],
+)
+def test_keys_hold_at_most_ten_thousand_items(
+    as_keys: Callable[[list[bytes]], bytes], key: bytes, most: int
+) -> None:
+    scan(as_keys([key] * most))
+    is_refused(as_keys([key] * (most + 1)))
+
+
+@pytest.mark.parametrize(
+    ('key', 'has'),
+    [
+        (2**61 - 2, True),
+        (2 - 2**61, True),
+        (2**61 - 1, False),  # its hash is that of 0
+        (1 - 2**61, False),
+        ('text', True),
+        (1.5, True),
+        (None, True),
+        (True, True),
+        ((1,), False),
+        (b'bytes', False),
+    ],
+)
+def test_which_keys_have_a_hash_of_their_own(key: Any, has: bool) -> None:
+    assert has_its_own_hash(key) == has
