@@ -121,8 +121,8 @@ class _Scan:
             self._use_as_keys(taken[::2] if name == 'DICT' else taken)
         if isinstance(argument, int) and not has_its_own_hash(argument):
             return [_ATOM] * (argument.bit_length() // 64 + 1)
-        holds = taken or name.startswith('EMPTY') or name in ('LIST', 'DICT', 'TUPLE', 'FROZENSET')
-        return taken if holds else _ATOM
+        may_be_filled = name in ('EMPTY_LIST', 'EMPTY_DICT', 'EMPTY_SET', 'LIST', 'DICT')
+        return taken if taken or may_be_filled else _ATOM
 
     def _called(self, name: str, taken: list[_Symbol]) -> _Symbol:
         """The result of a call: its arguments are looked at, since errors would write them down."""

@@ -103,11 +103,13 @@ def get(number: int) -> bytes:
 
 
 def test_the_bound_grows_by_eight_with_each_opcode() -> None:
+    def content(size: int, times: int) -> bytes:
+        return b'(' + b'N' * size + b't' + put(0) + b'0](' + get(0) * times + b'e'
+
     # 255 times a tuple of 48 in a list are 1 + 255 * 49 = 12,496 items. There are 48 + 255 + 9
     # opcodes, and 8 * 312 + 10,000 = 12,496
-    shared = b'(' + b'N' * 48 + b't' + put(0) + b'0]('
-    scan(shared + get(0) * 255 + b'e')
-    is_refused(shared + get(0) * 256 + b'e')
+    scan(content(48, 255))
+    is_refused(content(55, 219))  # 12,265 items, 8 * 283 + 10,000 = 12,264
 
 
 @pytest.mark.parametrize(
@@ -221,6 +223,11 @@ def test_keys_hold_at_most_ten_thousand_items(
 ) -> None:
     scan(as_keys([key] * most))
     is_refused(as_keys([key] * (most + 1)))
+
+
+def test_texts_and_small_numbers_may_be_any_number_of_keys() -> None:
+    scan(b'}(' + b'Va\nN' * 20_000 + b'u')
+    scan(b'\x8f(' + (b'K\x01' + number(2**61 - 2)) * 20_000 + b'\x90')
 
 
 @pytest.mark.parametrize(
