@@ -182,7 +182,7 @@ def test_a_checkpoint_of_another_model_ends_the_sweep(cfg: Config, tmp_path: Pat
         measure_in_process(cfg, Resolution(60))
 
 
-class TestOfSteps:
+class SteppedTest:
     """A runner whose test takes so many seconds for so many images, a pair each step."""
 
     def __init__(self, *steps: tuple[float, int]) -> None:
@@ -213,7 +213,7 @@ def test_what_is_measured_of_a_test(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
 ) -> None:
-    runner, built = TestOfSteps(*steps), []
+    runner, built = SteppedTest(*steps), []
     monkeypatch.setattr(sweep, 'build_runner', lambda cfg: built.append(cfg) or runner)
     monkeypatch.setattr(sweep, 'time', SimpleNamespace(perf_counter=lambda: runner.seconds))
     before = copy.deepcopy(cfg.to_dict())
