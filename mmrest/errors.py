@@ -70,6 +70,11 @@ def clear_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         print('ended by SIGINT', file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
+    except SyntaxError as error:  # mmengine's, of whatever comes while it formats a config
+        if not isinstance(error.__context__, KeyboardInterrupt):
+            raise
+        print('ended by SIGINT', file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:  # nobody reads on, `... | head`
         _write_nowhere()
         sys.exit(1)

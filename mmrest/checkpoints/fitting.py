@@ -21,6 +21,11 @@ from mmrest.wrappers import unwrap_model
 
 # What only fused modules are named; see mmrest/backbones/fused.py.
 _FUSED_KEY = re.compile(r'(^|\.)fused_')
+# What torch's optimizers keep of each number of a parameter.
+_OF_EACH_NUMBER = (
+    *('exp_avg', 'exp_avg_sq', 'max_exp_avg_sq', 'exp_inf', 'square_avg', 'grad_avg'),
+    *('momentum_buffer', 'acc_delta', 'sum', 'ax', 'prev', 'step_size'),
+)
 _BACKBONE_PREFIXES = ('backbone.bottom_up.', 'bottom_up.', 'backbone.')
 
 
@@ -239,6 +244,7 @@ def require_optimizer_state(checkpoint: Any, optimizer: Optimizer, source: str) 
         for groups in (saved['param_groups'], optimizer.param_groups)
     ]
     if sizes[0] == sizes[1]:
+        _require_shapes_of_optimizer(saved, optimizer, source)
         return
     what = [f'{sum(groups)} parameters in {len(groups)} groups' for groups in sizes]
     raise CheckpointError(
@@ -246,6 +252,27 @@ def require_optimizer_state(checkpoint: Any, optimizer: Optimizer, source: str) 
         'Parts are frozen that were not, or have other options of the optimizer, or the other way '
         'round: go on with the options that it began with (--from-scratch freezes nothing)'
     )
+
+
+def _require_shapes_of_optimizer(
+    saved: Mapping[str, Any], optimizer: Optimizer, source: str
+) -> None:
+    """Check what torch's fused steps take as it is, and read beyond where it is too small."""
+    if not type(optimizer).__module__.startswith('torch.optim'):
+        return  # others keep what they like under these names
+    numbers = [number for group in saved['param_groups'] for number in group.get('params', ())]
+    own = [parameter for group in optimizer.param_groups for parameter in group['params']]
+    states = saved.get('state') or {}
+    for number, parameter in zip(numbers, own, strict=True):
+        for name, value in (states.get(number) or {}).items():
+            if name not in _OF_EACH_NUMBER or value is None:
+                continue
+            if (shape := getattr(value, 'shape', None)) != parameter.shape:
+                raise CheckpointError(
+                    f"{source} cannot be resumed: the optimizer's {name} of parameter {number} has "
+                    f'the shape {shape and tuple(shape)}, and the parameter '
+                    f'{tuple(parameter.shape)}'
+                )
 
 
 def take_backbone(

@@ -92,6 +92,13 @@ class _History:
 
     def settle(self) -> HistoryBuffer:
         history, counts = (settle(self.state[name]) for name in ('_log_history', '_count_history'))
+        for values in (history, counts):
+            # of texts each would take as much as the longest
+            if not isinstance(values, np.ndarray) or values.dtype.kind not in 'biuf':
+                raise pickle.UnpicklingError(
+                    'Unsupported global: GLOBAL HistoryBuffer of no numbers'
+                )
+            _spend(values.nbytes)
         return HistoryBuffer(history, counts, self.state['max_length'])
 
 

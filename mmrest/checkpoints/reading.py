@@ -7,7 +7,6 @@ import json
 import os
 import pathlib
 import re
-import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from mmrest.checkpoints.addresses import fetch, is_local, resolve_address
+from mmrest.checkpoints.archives import require_sound_archive
 from mmrest.checkpoints.download import sha256_of
 from mmrest.checkpoints.errors import CheckpointError, CheckpointNotFoundError
 from mmrest.checkpoints.pickle_scan import TOO_MUCH, require_bounded
@@ -62,14 +62,16 @@ def read_checkpoint(
         head = file.read(64)
     if path.endswith('.safetensors'):
         return _read_safetensors(path, map_location)
-    if head.startswith(b'PK'):
-        _require_no_bomb(path, source)
     try:
-        _scan(path, head)
+        if head.startswith(b'PK'):
+            require_sound_archive(path)
+        scan_pickles(path)
         with only_plain_data(os.path.getsize(path)):
             if is_plain_pickle(head):
                 return settle(read_plain_pickle(path))
             return settle(torch.load(path, map_location=map_location, weights_only=True))
+    except CheckpointError as error:
+        raise CheckpointError(f'{source} is refused: {error}') from None
     except Exception as error:  # torch raises many kinds for a damaged file
         text = str(error)
         if TOO_MUCH in text:
@@ -99,7 +101,13 @@ def dataset_meta(checkpoint: Any) -> dict[str, Any]:
     meta = checkpoint.get('meta') if isinstance(checkpoint, Mapping) else None
     known = (meta or {}).get('dataset_meta') or {}
     lists = {k: v for k, v in known.items() if k in ('classes', 'palette') and v is not None}
-    return {k: np.asarray(v).tolist() for k, v in lists.items()}
+    return {k: _as_lists(v) for k, v in lists.items()}
+
+
+def _as_lists(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_as_lists(item) for item in value]
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
 
 
 def save_safetensors(state: Mapping[str, Tensor], path: str, meta: Mapping[str, Any]) -> None:
@@ -121,25 +129,18 @@ def save_safetensors(state: Mapping[str, Tensor], path: str, meta: Mapping[str, 
         temporary.unlink(missing_ok=True)
 
 
-def _require_no_bomb(path: str, source: str | os.PathLike) -> None:
-    """Refuse an archive that would unpack to more than itself; torch compresses nothing."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            unpacked = sum(member.file_size for member in archive.infolist())
-    except (zipfile.BadZipFile, EOFError, NotImplementedError):
-        return  # torch says what is wrong with it
-    if unpacked > os.path.getsize(path):
-        raise CheckpointError(
-            f'{source} is refused: it would unpack to {unpacked} bytes from '
-            f'{os.path.getsize(path)}, and torch writes no compressed checkpoints'
-        )
+def scan_pickles(path: str | os.PathLike) -> None:
+    """Look at the pickles of a file before they are read.
 
-
-def _scan(path: str, head: bytes) -> None:
-    """Look at the pickles of a file before they are read."""
+    Raises:
+        pickle.UnpicklingError: See :func:`.require_bounded`.
+        Exception: They are damaged, or are none.
+    """
+    with open(path, 'rb') as file:
+        head = file.read(64)
     if head.startswith(b'PK'):
         # by torch's reader: another could find another pickle in an archive made for that
-        archive = torch._C.PyTorchFileReader(path)
+        archive = torch._C.PyTorchFileReader(str(path))
         require_bounded(io.BytesIO(archive.get_record('data.pkl')))
         return
     with open(path, 'rb') as file:

@@ -14,7 +14,7 @@ from mmengine.runner import Runner
 from PIL import Image
 from torch import nn
 
-from mmrest.engine.run_checks import files_of
+from mmrest.engine.run_checks import files_of, saved_last
 from mmrest.errors import InputError, list_some
 from mmrest.wrappers import unwrap_model
 
@@ -64,6 +64,11 @@ def _explanation(error: Exception, runner: Runner) -> str | None:
         path = _damaged_label_map(runner) if error.errno is None else None
         return path and (
             f'the label map {path} is damaged, cut short or no image: Pillow cannot read it'
+        )
+    if (lost := re.search(r'DataLoader worker \(pid.*', str(error))) and 'timed out' not in lost[0]:
+        return (
+            f'a worker process that reads images was ended ({lost[0]}), as a system does that has '
+            f'no memory left: take a smaller num_workers. {saved_last(runner.work_dir)}'
         )
     if 'Expected more than 1 value per channel' in str(error):
         return (

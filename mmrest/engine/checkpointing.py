@@ -22,6 +22,9 @@ from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
+from mmrest.checkpoints import CheckpointError
+from mmrest.checkpoints.archives import require_sound_archive
+from mmrest.checkpoints.reading import scan_pickles
 from mmrest.errors import InputError, did_you_mean, list_some
 
 INTERRUPTED = 'interrupted.pth'
@@ -76,10 +79,28 @@ class SafeCheckpointHook(CheckpointHook):
         write_whole_files()
         require_saving_options(self, runner)
         super().before_train(runner)
+        self._forget_best_of_others()
         self._begins_anew = not runner._resume
         for folder in self._folders(runner):
             for left in Path(folder).glob(f'*{_TEMPORARY}'):
                 left.unlink(missing_ok=True)
+
+    def _forget_best_of_others(self) -> None:
+        """Of the best checkpoints that a file names, which are removed once there are better ones.
+
+        Those are of another training where its file is resumed, or its folder was copied.
+        """
+        if getattr(self, 'best_ckpt_path', None):
+            self.best_ckpt_path = self._own_best(self.best_ckpt_path)
+        by_metric = getattr(self, 'best_ckpt_path_dict', None) or {}
+        for metric, path in by_metric.items():
+            by_metric[metric] = self._own_best(path)
+
+    def _own_best(self, path: Any) -> str | None:
+        """The file of this name in the hook's own folder, if it is there and is a best one."""
+        name = os.path.basename(str(path))
+        own = self.file_backend.join_path(self.out_dir, name)
+        return own if name.startswith('best_') and self.file_backend.exists(own) else None
 
     def _folders(self, runner: Runner) -> list[str]:
         """Where the first process finds checkpoints; interruptions are saved in the second."""
@@ -248,7 +269,7 @@ def newest_whole_checkpoint(work_dir: str, options: Mapping[str, Any]) -> tuple[
 
 def _newest_first(work_dir: str, options: Mapping[str, Any]) -> list[Path]:
     by_time = sorted(_saved(work_dir, options), key=os.path.getmtime, reverse=True)
-    last = _named_last(work_dir)
+    last = _named_last(work_dir, options)
     if last not in by_time:
         return by_time
     # where files were copied, times say nothing; one with a smaller number is no newer one
@@ -276,13 +297,17 @@ def damage_of(path: str | Path) -> str:
     """
     if not os.path.getsize(path):
         return 'it is empty'
-    with open(path, 'rb') as file:
-        if file.read(1) == b'\x80':  # torch's format before 1.6, which has no checksums
-            return ''
     try:
+        with open(path, 'rb') as file:
+            if file.read(1) == b'\x80':  # torch's format before 1.6, which has no checksums
+                scan_pickles(path)
+                return ''
+        require_sound_archive(path)
         with zipfile.ZipFile(path) as archive:
             bad = archive.testzip()
-    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+    except CheckpointError as error:
+        return str(error)
+    except Exception as error:  # of many kinds
         return f'cut short or no checkpoint: {error}'
     return f'{bad} in it has a wrong checksum' if bad else ''
 
@@ -332,19 +357,26 @@ def _files(folder: Path, patterns: Sequence[str]) -> list[Path]:
 
 def _saved(work_dir: str, options: Mapping[str, Any]) -> set[Path]:
     """All files that a training may go on from."""
-    folders = {Path(work_dir)}
-    if out_dir := options.get('out_dir'):
-        folders.add(Path(out_dir, Path(work_dir).name))
-    last = _named_last(work_dir)
+    last = _named_last(work_dir, options)
     saved = {last} if last else set()
-    for folder in folders:
+    for folder in _own_folders(work_dir, options):
         saved |= {*_files(folder, _patterns(options.get('filename_tmpl')))}
     return {path.resolve() for path in saved}
 
 
-def _named_last(work_dir: str) -> Path | None:
-    """The file that mmengine would resume from, if it is there."""
+def _own_folders(work_dir: str, options: Mapping[str, Any]) -> list[Path]:
+    out_dir = options.get('out_dir')
+    return [Path(work_dir), *([Path(out_dir, Path(work_dir).name)] if out_dir else [])]
+
+
+def _named_last(work_dir: str, options: Mapping[str, Any]) -> Path | None:
+    """The file that mmengine would resume from, if it is there.
+
+    A folder that was copied names the file of the other training; here it is its own of this name.
+    """
     with suppress(OSError, ValueError):  # ValueError: it holds no text, or no path
-        last = Path(Path(work_dir, 'last_checkpoint').read_text().strip())
-        return last.resolve() if last.is_file() else None
+        name = Path(Path(work_dir, 'last_checkpoint').read_text().strip()).name
+        for folder in _own_folders(work_dir, options):
+            if name and (own := folder / name).is_file():
+                return own.resolve()
     return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -44,6 +44,10 @@ class StopHook(Hook):
             return  # only the main thread gets signals
         for number in (signal.SIGTERM, signal.SIGINT):
             self._before[number] = signal.signal(number, self._ask)
+        for loop in (runner._train_loop, runner._val_loop):
+            loader = getattr(loop, 'dataloader', None)
+            if isinstance(loader, DataLoader) and loader.num_workers:
+                loader.worker_init_fn = _OutlivesSignals(loader.worker_init_fn)
 
     def after_train(self, runner: Runner) -> None:
         """Called by the runner after the last epoch."""
@@ -85,8 +89,8 @@ class StopHook(Hook):
             runner._train_loop.go_on_within_epoch(meta.get(BATCHES, (0, 0)))
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._process:  # a worker of a data loader: its parent ends it
-            signal.alarm(_SECONDS_OF_WORKERS)
+        if os.getpid() != self._process:  # a worker of a data loader
+            _await_parent(number, frame)
             return
         self._signal = number
         self._restore()  # the next one does what it always does
@@ -118,6 +122,28 @@ class StopHook(Hook):
         raise Interrupted(
             f'ended by {name} in {when}; saved {path}: --resume goes on from there', self._signal
         )
+
+
+class _OutlivesSignals:
+    """Keeps a data loader's worker alive when all processes are told to end.
+
+    Its parent goes on to the end of an iteration and would fail without it. torch gives workers a
+    handler of SIGTERM that ends them.
+    """
+
+    def __init__(self, init: Callable[[int], None] | None) -> None:
+        self._init = init
+
+    def __call__(self, worker: int) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, _await_parent)
+        if self._init is not None:
+            self._init(worker)
+
+
+def _await_parent(number: int, frame: FrameType | None) -> None:
+    """A worker's parent ends it, and else an alarm does."""
+    signal.alarm(_SECONDS_OF_WORKERS)
 
 
 @LOOPS.register_module()

@@ -318,3 +318,33 @@ def test_states_of_several_optimizers_are_left_to_mmengine() -> None:
     one['param_groups'][0]['params'].pop()
     with pytest.raises(CheckpointError, match='it trained 4 parameters in 1 groups'):
         require_optimizer_state(dict(optimizer=one), optimizer, 'a.pth')
+
+
+@pytest.mark.parametrize(
+    ('kind', 'options', 'name'),
+    [
+        (torch.optim.SGD, dict(momentum=0.9), 'momentum_buffer'),
+        (torch.optim.AdamW, dict(amsgrad=True), 'exp_avg'),
+        (torch.optim.AdamW, dict(amsgrad=True), 'max_exp_avg_sq'),
+        (torch.optim.Adamax, {}, 'exp_inf'),
+        (torch.optim.RMSprop, dict(centered=True), 'grad_avg'),
+        (torch.optim.Adadelta, {}, 'acc_delta'),
+        (torch.optim.Adagrad, {}, 'sum'),
+        (torch.optim.ASGD, {}, 'ax'),
+        (torch.optim.NAdam, {}, 'exp_avg'),
+        (torch.optim.Rprop, {}, 'step_size'),
+        (torch.optim.SGD, {}, 'momentum_buffer'),
+    ],
+)
+def test_an_optimizers_state_has_the_shapes_of_the_parameters(
+    kind: type, options: dict, name: str
+) -> None:
+    model = nn.Linear(3, 4)
+    optimizer = kind(model.parameters(), lr=0.1, **options)
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    saved = dict(optimizer=optimizer.state_dict())
+    require_optimizer_state(saved, optimizer, 'a.pth')
+    saved['optimizer']['state'].setdefault(0, {})[name] = torch.zeros(3)
+    with pytest.raises(CheckpointError, match=rf'{name} of parameter 0 .* \(3,\), .* \(4, 3\)'):
+        require_optimizer_state(saved, optimizer, 'a.pth')

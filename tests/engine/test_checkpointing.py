@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import struct
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -49,7 +52,24 @@ def fill_with_zeros(path: Path) -> None:
     path.write_bytes(bytes(path.stat().st_size))
 
 
-@pytest.mark.parametrize('damage', [truncate, empty, flip_a_byte, fill_with_zeros])
+def fill_with_garbage(path: Path) -> None:
+    path.write_bytes(b'\x80' + bytes(range(255, 0, -1)))
+
+
+def overlap(path: Path) -> None:
+    """Ten thousand entries that are all the same megabyte."""
+    with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr('archive/data.pkl', bytes(2**20))
+    content = path.read_bytes()
+    place = content.index(b'PK\1\2')
+    entry = content[place : content.index(b'PK\5\6')]
+    end = struct.pack('<HHHHLLH', 0, 0, 10_000, 10_000, 10_000 * len(entry), place, 0)
+    path.write_bytes(content[:place] + entry * 10_000 + b'PK\5\6' + end)
+
+
+@pytest.mark.parametrize(
+    'damage', [truncate, empty, flip_a_byte, fill_with_zeros, fill_with_garbage, overlap]
+)
 def test_a_broken_checkpoint_is_named_and_the_one_before_it_taken(damage, tmp_path: Path) -> None:
     older, newer = save(tmp_path / 'epoch_1.pth', 9), save(tmp_path / 'epoch_2.pth', 5)
     (tmp_path / 'last_checkpoint').write_text(str(newer))
@@ -61,6 +81,53 @@ def test_a_broken_checkpoint_is_named_and_the_one_before_it_taken(damage, tmp_pa
     damage(older)
     with pytest.raises(InputError, match=r'no checkpoint in .* is whole'):
         newest_whole_checkpoint(str(tmp_path), {})
+
+
+def test_a_flipped_bit_anywhere_in_the_directory_is_no_error(tmp_path: Path) -> None:
+    path = save(tmp_path / 'epoch_1.pth', 0)
+    whole = path.read_bytes()
+    directory = whole.index(b'PK\1\2')
+    found = []
+    for place in range(directory, len(whole)):
+        for bit in (1, 8, 128):
+            content = bytearray(whole)
+            content[place] ^= bit
+            path.write_bytes(content)
+            found.append(bool(damage_of(path)))
+    assert any(found)  # in times and attributes nothing depends on them
+
+
+def test_a_copied_folder_goes_on_from_its_own_checkpoint(tmp_path: Path) -> None:
+    for epoch in (1, 2):
+        save(tmp_path / f'a/epoch_{epoch}.pth', 9 - epoch)
+    (tmp_path / 'a/last_checkpoint').write_text(str(tmp_path / 'a/epoch_2.pth'))
+    copied = shutil.copytree(tmp_path / 'a', tmp_path / 'b')
+    assert newest_whole_checkpoint(str(copied), {}) == (str(copied / 'epoch_2.pth'), '')
+    (copied / 'epoch_2.pth').unlink()
+    assert newest_whole_checkpoint(str(copied), {}) == (str(copied / 'epoch_1.pth'), '')
+
+
+@pytest.mark.parametrize('metrics', ['loss', ['loss', 'acc']])
+def test_the_best_checkpoint_of_another_training_is_not_removed(
+    metrics: str | list[str], tmp_path: Path
+) -> None:
+    hook = SafeCheckpointHook(save_best=metrics, rule='less')
+    hook.out_dir, hook.file_backend = str(tmp_path / 'own'), LocalBackend()
+    for folder in ('own', 'other'):
+        save(tmp_path / folder / 'best_loss_epoch_1.pth', 0)
+        save(tmp_path / folder / 'epoch_1.pth', 0)
+    own, other = (str(tmp_path / folder / 'best_loss_epoch_1.pth') for folder in ('own', 'other'))
+    given = {own: own, other: own, str(tmp_path / 'other/best_acc_1.pth'): None, None: None}
+    given[str(tmp_path / 'own/epoch_1.pth')] = None  # no best one
+    for named, kept in given.items():
+        if isinstance(metrics, str):
+            hook.best_ckpt_path = named
+        else:
+            hook.best_ckpt_path_dict = dict(loss=named, acc=None)
+        hook._forget_best_of_others()
+        assert kept == (
+            hook.best_ckpt_path if isinstance(metrics, str) else hook.best_ckpt_path_dict['loss']
+        )
 
 
 def test_the_newest_is_found_whatever_was_named_last(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -213,6 +214,22 @@ def test_a_worker_of_a_data_loader_waits_for_its_parents_end(
     hook._ask(signal.SIGTERM, None)
     assert seconds == [60]
     assert hook._signal is None
+
+
+def test_workers_outlive_the_signals_that_end_all_processes(tmp_path: Path) -> None:
+    runner = make_runner(tmp_path / 'run', True, workers=2)
+    seen = []
+
+    def end_all() -> None:
+        workers = multiprocessing.active_children()
+        seen.extend(workers)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            for worker in workers:
+                os.kill(worker.pid, number)
+
+    with pytest.raises(Interrupted, match='SIGTERM in iteration 4; saved'):
+        train(runner, hooks=[Watcher(2, end_all), Watcher(4, ask())])
+    assert len(seen) >= 2
 
 
 def test_a_signal_in_a_validation_of_averaged_weights_saves_both(
