@@ -13,6 +13,7 @@ from functools import lru_cache
 from numbers import Real
 from typing import Any
 
+from mmrest.commands.coco_masks import fault_of_mask, is_of_pixels
 from mmrest.commands.dataset_sample import MOST_OBJECTS, DatasetSample
 from mmrest.commands.json_parts import read_first
 from mmrest.commands.sample_contents import is_unused
@@ -54,12 +55,14 @@ def why_unreadable(node: Mapping[str, Any], sample: DatasetSample) -> str | None
     if not node.get('test_mode') and _is_whole(sample) and not any(_with_area(sample)):
         if not sample.objects:
             return f'{file}: {_of_no_image(sample)}'
+        if not _read(sample):
+            return f'{file}: all {len(sample.objects)} boxes are marked to be ignored'
         return (
             f'{file}: all {len(sample.objects)} boxes lie outside their image or have no '
             f'area, so that none is used; the first is {sample.objects[0]["bbox"]}. COCO '
             'writes a box as [left, top, width, height], in pixels'
         )
-    return _no_mask(sample) if _loads_masks(node) else None
+    return _fault_of_masks(sample) if _loads_masks(node) else None
 
 
 def _fault_of(entry: Mapping[str, Any], keys: tuple[str, ...]) -> str | None:
@@ -120,15 +123,17 @@ def _loads_masks(node: Mapping[str, Any]) -> bool:
     return any(step.get('with_mask') for step in steps if type_name(step) == 'LoadAnnotations')
 
 
-def _no_mask(sample: DatasetSample) -> str | None:
-    """The first of the boxes that are used without a mask."""
+def _fault_of_masks(sample: DatasetSample) -> str | None:
+    """The first of the boxes that are used without a mask, or with none that can be drawn."""
     for thing in _used(sample):
-        if not thing.get('segmentation'):
-            return (
-                f'{sample.dataset.ann_file}: {_named("annotation", thing)} has no segmentation, '
-                'and the pipeline loads masks (LoadAnnotations, with_mask=True); take it out, or '
-                'train a detector of boxes alone'
-            )
+        fault = (
+            'has no segmentation, and the pipeline loads masks (LoadAnnotations, with_mask=True); '
+            'take it out, or train a detector of boxes alone'
+        )
+        if mask := thing.get('segmentation'):
+            fault = fault_of_mask(mask)
+        if fault:
+            return f'{sample.dataset.ann_file}: {_named("annotation", thing)} {fault}'
     return None
 
 
@@ -157,6 +162,8 @@ def doubts_about_annotations(sample: DatasetSample) -> list[str]:
         return []
     doubts = [_same_ids(sample), _no_category(sample), _beyond(sample)]
     doubts += [_of_no_image(sample)] if sample.strays else []
+    if _is_whole(sample) and all(thing.get('iscrowd') for thing in _read(sample)):
+        doubts.append('all boxes are of crowds (iscrowd is not 0), from which nothing is learned')
     return [text for text in doubts if text]
 
 
@@ -222,7 +229,11 @@ def is_read_as_coco(dataset: Any) -> bool:
 
 
 def _is_box(box: Any) -> bool:
-    return isinstance(box, list) and len(box) == 4 and all(isinstance(n, Real) for n in box)
+    return isinstance(box, list) and len(box) == 4 and all(map(_is_side, box))
+
+
+def _is_side(number: Any) -> bool:
+    return is_of_pixels(number) or number != number  # NaN, which is told of as outside its image
 
 
 def _named(what: str, entry: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -68,6 +69,8 @@ def _explain(error: Exception, frame: FrameType) -> str | None:
     last = extract_tb(error.__traceback__)[-1]
     text = error.args[0] if isinstance(error, KeyError) and error.args else str(error)
     text = text or last.line  # an assertion that says nothing
+    if isinstance(error, ValueError) and 'ann_file' in arguments:  # no JSON, for example
+        text += f', of {os.path.join(arguments.get("data_root") or "", arguments["ann_file"])}'
     return (
         f'the {name} of the config cannot be built: {type(error).__name__}: {text} '
         f'({last.filename}:{last.lineno})'

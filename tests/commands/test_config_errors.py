@@ -8,7 +8,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import LOOPS, MODELS
+from mmengine.registry import DATASETS, LOOPS, MODELS
 
 from mmrest.commands import load_config, prepare_data
 from mmrest.commands.cli import require_buildable_model, require_run, use_amp
@@ -68,6 +68,14 @@ def test_arguments_of_a_class_that_a_base_sets_are_told_with_the_mend() -> None:
     said = r"ResT arguments 'depth', 'style', .*_delete_=True"
     with pytest.raises(InputError, match=said), explain_config_errors():
         MODELS.build(dict(type='mmrest.ResT', arch='lite', depth=50, style='pytorch'))
+
+
+def test_annotations_that_are_no_json_are_named(tmp_path: Path) -> None:
+    (tmp_path / 'a.json').write_text('{"images": [],}')
+    data = dict(type='CocoDataset', data_root=str(tmp_path), ann_file='a.json', _scope_='mmdet')
+    with pytest.raises(InputError, match=r'JSONDecodeError: .*, of .*a\.json'):
+        with explain_config_errors():
+            DATASETS.build(data)
 
 
 def test_a_loop_is_named_by_its_place_in_the_config() -> None:

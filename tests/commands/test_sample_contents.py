@@ -217,6 +217,12 @@ def edited(detection: dict[str, Any], change: Callable[[dict[str, Any]], Any]) -
             r'annotation 1 has the box \[1, 2, 3\]; COCO writes four numbers',
         ),
         (lambda c: c['annotations'][0].update(bbox=['1', '2', '3', '4']), 'annotation 1 has the'),
+        (lambda c: c['annotations'][0].update(bbox=[1, 2, 10**30, 4]), 'annotation 1 has the box'),
+        (lambda c: c['annotations'][0].update(bbox=None), 'annotation 1 has the box None'),
+        (
+            lambda c: [box.update(ignore=1) for box in c['annotations']] and None,
+            r'a\.json: all 2 boxes are marked to be ignored',
+        ),
         (lambda c: c['annotations'], r'a\.json is a list; COCO annotations are an object'),
         (
             lambda c: c['annotations'][1].pop('id') and None,
@@ -262,6 +268,10 @@ def test_what_coco_annotations_lack_is_named(
             '1 of its first 2 boxes are of no category, and are left out: annotation 1 of cat',
         ),
         (
+            lambda c: [box.update(iscrowd=1) for box in c['annotations']] and None,
+            'all boxes are of crowds (iscrowd is not 0)',
+        ),
+        (
             lambda c: c['annotations'][1].update(image_id='2'),
             '1 of its first 2 boxes are of an image that the file does not have, and are left out: '
             "annotation 2 of image '2'",
@@ -302,6 +312,18 @@ def test_a_box_without_a_mask_is_named_where_masks_are_loaded(
 
     assert not warnings_of('mmdet', edited(detection, change))
     with pytest.raises(InputError, match=r'a\.json: annotation 2 has no segmentation'):
+        warnings_of('mmdet', masks(detection))
+
+
+def test_a_mask_that_cannot_be_drawn_is_named_where_masks_are_loaded(
+    detection: dict[str, Any],
+) -> None:
+    def change(content: dict[str, Any]) -> None:
+        first, second = content['annotations']
+        first['segmentation'], second['segmentation'] = SQUARE, SQUARE[0]
+
+    assert not warnings_of('mmdet', edited(detection, change))
+    with pytest.raises(InputError, match=r'a\.json: annotation 2 has a segmentation that is one'):
         warnings_of('mmdet', masks(detection))
 
 
