@@ -71,7 +71,7 @@ def clear_errors() -> Iterator[None]:
         print('ended by SIGINT', file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
     except SyntaxError as error:  # mmengine's, of whatever comes while it formats a config
-        if not isinstance(error.__context__, KeyboardInterrupt):
+        if not _comes_of_interruption(error):
             raise
         print('ended by SIGINT', file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
@@ -83,6 +83,12 @@ def clear_errors() -> Iterator[None]:
             raise
         _write_nowhere()
         sys.exit(f'error: the output cannot be written: {error.strerror}')
+
+
+def _comes_of_interruption(error: BaseException | None) -> bool:
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
 
 
 def _write_nowhere() -> None:

@@ -223,6 +223,27 @@ def require_training_state(checkpoint: Any, source: str) -> None:
             f'{source} is not from a training that can be resumed; to start from its weights, '
             'use --cfg-options load_from=FILE instead of --resume'
         )
+    hub = checkpoint['message_hub']
+    parts = hub if isinstance(hub, Mapping) else {}
+    sound = {
+        'meta.epoch': _is_count(meta['epoch']),
+        'meta.iter': _is_count(meta.get('iter')),
+        'meta.seed': meta.get('seed') is None or _is_count(meta['seed'], 2**32),
+        'message_hub': all(
+            isinstance(parts.get(name), Mapping)
+            for name in ('log_scalars', 'runtime_info', 'resumed_keys')
+        ),
+        'optimizer': isinstance(checkpoint.get('optimizer', {}), Mapping),
+        'param_schedulers': isinstance(checkpoint.get('param_schedulers', []), list | Mapping),
+    }
+    if wrong := [name for name, is_sound in sound.items() if not is_sound]:
+        raise CheckpointError(
+            f'{source} cannot be resumed: {list_some(wrong)} in it is not what a training saves'
+        )
+
+
+def _is_count(value: Any, below: int = 2**31) -> bool:
+    return isinstance(value, int) and 0 <= value < below
 
 
 def require_optimizer_state(checkpoint: Any, optimizer: Optimizer, source: str) -> None:

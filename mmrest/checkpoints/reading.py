@@ -99,7 +99,8 @@ def read_checkpoint(
 def dataset_meta(checkpoint: Any) -> dict[str, Any]:
     """Class names and colours of a training checkpoint, as JSON has them; empty if it has none."""
     meta = checkpoint.get('meta') if isinstance(checkpoint, Mapping) else None
-    known = (meta or {}).get('dataset_meta') or {}
+    known = meta.get('dataset_meta') if isinstance(meta, Mapping) else None
+    known = known if isinstance(known, Mapping) else {}
     lists = {k: v for k, v in known.items() if k in ('classes', 'palette') and v is not None}
     return {k: _as_lists(v) for k, v in lists.items()}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import importlib
 import importlib.util
 import inspect
 import tempfile
@@ -33,6 +34,11 @@ _READ_BESIDE = (
 _OPTIONAL = (
     *('load_from', 'resume', 'custom_hooks', 'custom_imports', 'param_scheduler', 'randomness'),
     *('auto_scale_lr', 'log_processor', 'env_cfg', 'built_in_data', 'model_wrapper_cfg'),
+)
+# whose classes an option of the command line may name by their module
+_MAY_BE_NAMED = (
+    *('mmrest', 'mmdet', 'mmseg', 'mmengine', 'mmcv', 'mmpretrain', 'mmcls', 'mmyolo', 'mmrotate'),
+    *('mmpose', 'mmocr', 'mmdet3d', 'mmaction', 'mmselfsup', 'torch', 'torchvision', 'timm'),
 )
 _PACKAGES = 'mmrest', 'mmdet', 'mmseg', 'mmpretrain'
 
@@ -109,12 +115,40 @@ def _merge(cfg: Config, options: Mapping[str, Any]) -> Config:
         raise InputError(
             f'--cfg-options {list_some(failed or options)} cannot be merged into it: {error}'
         ) from error
-    for key in options:
+    for key, value in options.items():
+        for name in _named_types(key, value):
+            if not _may_be_named(name, cfg):
+                raise InputError(
+                    f'--cfg-options {key}: {name} is no class of PyTorch, of OpenMMLab or of '
+                    "the config's custom_imports; a config's file may name anything, an option not"
+                )
         if meant := _misspelt_section(cfg, key):
             raise InputError(f'--cfg-options {key}: no run reads {key.split(".")[0]}; {meant}')
         if doubt := _doubt(cfg, key):
             warn(f'--cfg-options {key}: {doubt}')
     return changed
+
+
+def _named_types(key: str, value: Any) -> Iterator[str]:
+    """Names of classes in an option that a registry would import by themselves."""
+    last = key.rpartition('.')[2]
+    for node in iterate_dicts({last: value}):
+        if isinstance(name := node.get('type'), str) and '.' in name:
+            yield name
+
+
+def _may_be_named(name: str, cfg: Config) -> bool:
+    """Whether building a type runs none but the code of models; ``os.system`` is a type, too."""
+    package, module = name.partition('.')[0], name.rpartition('.')[0]
+    imports = (cfg.get('custom_imports') or {}).get('imports') or ()
+    imports = [imports] if isinstance(imports, str) else imports
+    if package not in {*_MAY_BE_NAMED, *(own.partition('.')[0] for own in imports)}:
+        return False
+    try:
+        found = getattr(importlib.import_module(module), name.rpartition('.')[2])
+    except (ImportError, AttributeError):
+        return True  # a name of a registry, mmdet.ResNet for example, or of nothing
+    return isinstance(found, type)
 
 
 def _misspelt_section(cfg: Config, key: str) -> str:

@@ -58,6 +58,9 @@ def _explain(error: Exception, frame: FrameType) -> str | None:
             return unknown_type(local['obj_type'], local['registry'])
         if isinstance(error, KeyError) and 'must contain the key "type"' in str(error):
             return f'a part of the config has no type: {local["cfg"]}'
+        if isinstance(error, TypeError) and 'should be a dict' in str(error):
+            kind = getattr(local.get('registry'), 'name', 'part')
+            return f'a {kind} of the config is {local["cfg"]!r:.60} in the place of dict(type=...)'
         return None
     name = getattr(built, '__name__', str(built)) + _place_of(local.get('registry'), built)
     if match := re.search(r"unexpected keyword argument '(\w+)'", str(error)):

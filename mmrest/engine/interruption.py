@@ -17,7 +17,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.utils.data import DataLoader
 
 from mmrest.engine.checkpointing import BATCHES, INTERRUPTED, AtomicBackend
-from mmrest.errors import Interrupted
+from mmrest.errors import InputError, Interrupted
 
 # what a worker of a data loader waits for its parent's end when both are told to end
 _SECONDS_OF_WORKERS = 60
@@ -86,7 +86,14 @@ class StopHook(Hook):
         meta = checkpoint.get('meta') if isinstance(checkpoint, dict) else None
         resumes = runner._resume and isinstance(runner._train_loop, ResumableEpochLoop)
         if resumes and isinstance(meta, dict):
-            runner._train_loop.go_on_within_epoch(meta.get(BATCHES, (0, 0)))
+            batches = meta.get(BATCHES, (0, 0))
+            is_pair = isinstance(batches, tuple | list) and len(batches) == 2
+            if not is_pair or not all(isinstance(n, int) and n >= 0 for n in batches):
+                raise InputError(
+                    f'the checkpoint cannot be resumed: {BATCHES}={batches!r} is no pair of the '
+                    'batches that are done and those of an epoch'
+                )
+            runner._train_loop.go_on_within_epoch(tuple(batches))
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:  # a worker of a data loader

@@ -65,7 +65,7 @@ def use_seed_of_checkpoint(cfg: Config) -> int | None:
     checkpoint = read_checkpoint(cfg.load_from)
     meta = checkpoint.get('meta') if isinstance(checkpoint, Mapping) else None
     seed = meta.get('seed') if isinstance(meta, Mapping) else None
-    if not isinstance(seed, int):
+    if not isinstance(seed, int) or not 0 <= seed < 2**32:
         return None
     given = cfg.get('randomness') or {}
     cfg.randomness = {**given, 'seed': seed}

@@ -99,7 +99,8 @@ def main() -> None:
                 raise Interrupted(f'{interruption}{_resuming(args)}', interruption.signal) from None
         leave_process_group()
         if is_first_process() and (last := find_latest_checkpoint(cfg.work_dir)):
-            print(f'next: python -m mmrest test {args.config} {last}{options_given(args)}')
+            names = shlex.join([args.config, last])
+            print(f'next: python -m mmrest test {names}{options_given(args)}')
 
 
 def _resuming(args: argparse.Namespace) -> str:

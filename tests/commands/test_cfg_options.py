@@ -10,6 +10,7 @@ from mmengine.config import Config
 
 from mmrest.commands import load_config
 from mmrest.commands.cli import add_config_arguments
+from mmrest.errors import InputError
 from tests.conftest import ROOT
 
 CODE = "__import__('pathlib').Path('{file}').touch()"
@@ -45,3 +46,53 @@ def test_no_option_runs_code(key: str, spelling: str, tmp_path: Path) -> None:
     except (Exception, SystemExit):
         pass  # it may be refused
     assert not file.exists()
+
+
+def with_options(options: dict) -> Config:
+    return load_config(str(ROOT / 'configs/retinanet_rest_lite_shapes.py'), options)
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        {'model.backbone.type': 'os.system'},
+        {'model.backbone': dict(type='os.system', command='touch ran')},
+        {'custom_hooks': [dict(type='subprocess.Popen', args=['touch', 'ran'])]},
+        {'train_dataloader.dataset.type': 'builtins.eval'},
+        {'model.backbone.type': 'torch.hub.load'},
+        {'optim_wrapper.optimizer.type': 'mmengine.utils.package_utils.install_package'},
+        {'model.backbone.type': 'mmengine.mkdir_or_exist'},
+        {'test_evaluator': [dict(metric=dict(type='runpy.run_path'))]},
+    ],
+    ids=str,
+)
+def test_an_option_names_no_function_of_a_library(options: dict) -> None:
+    with pytest.raises(InputError, match='is no class of PyTorch, of OpenMMLab or'):
+        with_options(options)
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        'mmdet.ResNet',
+        'mmrest.ResT',
+        'mmdet.models.backbones.ResNet',
+        'mmengine.optim.OptimWrapper',
+        'torch.optim.AdamW',
+        'tests.multires.models.Toy',
+    ],
+)
+def test_an_option_may_name_classes(name: str, tmp_path: Path) -> None:
+    file = tmp_path / 'mine.py'
+    file.write_text(
+        "_base_ = 'mmrest::retinanet_rest_lite_shapes.py'\n"
+        "custom_imports = dict(imports=['mmrest', 'tests.multires.models'])"
+    )
+    option = {'optim_wrapper.optimizer.type': name}
+    assert load_config(str(file), option).optim_wrapper.optimizer.type == name
+
+
+def test_an_option_does_not_widen_what_options_may_name() -> None:
+    options = {'custom_imports.imports': ['os'], 'model.backbone.type': 'os.system'}
+    with pytest.raises(InputError, match=r'os\.system is no class'):
+        with_options(options)

@@ -73,9 +73,15 @@ def test_arguments_of_a_class_that_a_base_sets_are_told_with_the_mend() -> None:
 def test_annotations_that_are_no_json_are_named(tmp_path: Path) -> None:
     (tmp_path / 'a.json').write_text('{"images": [],}')
     data = dict(type='CocoDataset', data_root=str(tmp_path), ann_file='a.json', _scope_='mmdet')
-    with pytest.raises(InputError, match=r'JSONDecodeError: .*, of .*a\.json'):
-        with explain_config_errors():
-            DATASETS.build(data)
+    said = r'JSONDecodeError: .*, of .*a\.json'
+    with pytest.raises(InputError, match=said), explain_config_errors():
+        DATASETS.build(data)
+
+
+def test_what_is_no_dictionary_is_told_with_its_place() -> None:
+    said = 'a model of the config is None in the place of'
+    with pytest.raises(InputError, match=said), explain_config_errors():
+        MODELS.build(None)
 
 
 def test_a_loop_is_named_by_its_place_in_the_config() -> None:
