@@ -123,6 +123,14 @@ PICKLES: dict[str, bytes] = {
             ),
         )
     },
+    'a history of texts, each as long as the longest': b'\x80\x02'
+    + b'cmmengine.logging.history_buffer\nHistoryBuffer\n)\x81}(V_log_history\n]('
+    + text_of(500_000)
+    + b'Va\n' * 3000
+    + b'eV_count_history\n]('
+    + b'K\x01' * 3001
+    + b'eV'
+    + b'max_length\nM\xff\xffub.',
     # one thing in so many places that they cannot be walked through
     'a tuple of 2^64': b'\x80\x02N\x85' + PAIRS * 64 + b'.',
     'lists of 2^64': b'\x80\x02]' + b'q\x00](h\x00h\x00e' * 64 + b'.',
@@ -273,6 +281,34 @@ def bomb_of_a_pickle(folder: Path) -> Path:
     return path
 
 
+def two_directories(folder: Path) -> Path:
+    """A bomb for who looks where the end says, and nothing for who looks right before it."""
+    path = folder / 'hostile.pth'
+    with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr('hostile/data.pkl', b'\x80\x02' + b'N0' * 2**22 + b'N.')
+        archive.writestr('hostile/version', b'3\n')
+    content = path.read_bytes()
+    end = content.rindex(b'PK\5\6')
+    size, place = struct.unpack_from('<LL', content, end + 12)
+    shown = content[place : place + size].replace(struct.pack('<L', 2**23 + 4), b'\1\0\0\0')
+    assert len(shown) == size
+    path.write_bytes(content[:end] + shown + content[end:])
+    return path
+
+
+def overlapping(folder: Path) -> Path:
+    """Many entries that are all the same megabyte."""
+    path = folder / 'hostile.pth'
+    with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr('hostile/data.pkl', b'\x80\x02' + b'N0' * 2**19 + b'N.')
+    content = path.read_bytes()
+    place = content.index(b'PK\1\2')
+    entry, many = content[place : content.index(b'PK\5\6')], 60_000
+    end = struct.pack('<HHHHLLH', 0, 0, many, many, many * len(entry), place, 0)
+    path.write_bytes(content[:place] + entry * many + b'PK\5\6' + end)
+    return path
+
+
 def climbing(folder: Path) -> Path:
     """Names that lead out of the archive."""
     path = folder / 'hostile.pth'
@@ -306,6 +342,8 @@ FILES: dict[str, Callable[[Path], Path]] = {
     'pickle: copies of an array': copied_arrays,
     'archive: a bomb': bomb,
     'archive: a bomb of a pickle': bomb_of_a_pickle,
+    'archive: two directories': two_directories,
+    'archive: entries that overlap': overlapping,
     'archive: names that climb': climbing,
     'safetensors: a header of exabytes': lambda f: tensors(b'{}', f, length=2**62),
     'safetensors: no header': lambda f: tensors(b'', f, length=0),

@@ -26,6 +26,7 @@ from mmrest.backbones import PyramidBackbone
 from mmrest.checkpoints import (
     CheckpointError,
     CheckpointNotFoundError,
+    dataset_meta,
     load_pretrained,
     read_checkpoint,
     require_fit,
@@ -539,3 +540,16 @@ def test_tensors_that_share_memory_or_are_sparse_are_read(tmp_path: Path) -> Non
         name: tensor.shape for name, tensor in state.items()
     }
     assert torch.equal(read['heads.5.weight'], shared)
+
+
+def test_class_names_take_no_more_than_they_do_in_the_file() -> None:
+    """As an array each would be as long as the longest."""
+    classes = ('x' * 10**6, *['a'] * 10_000)
+    meta = dict(dataset_meta=dict(classes=classes, palette=np.array([[1, 2, 3]])))
+    found = dataset_meta(dict(meta=meta))
+    assert found == dict(classes=list(classes), palette=[[1, 2, 3]])
+
+
+@pytest.mark.parametrize('meta', [[1], 'x', None, dict(dataset_meta='x'), dict(dataset_meta=[1])])
+def test_odd_metadata_hold_no_class_names(meta: object) -> None:
+    assert dataset_meta(dict(meta=meta)) == {}
