@@ -51,7 +51,8 @@ def plan_pictures(images: Iterable[str], out_dir: str, replace: bool = False) ->
         if path.is_dir():
             readable = sorted(f for f in path.iterdir() if f.is_file() and _looks_like_image(f))
         else:
-            readable = [path] if cv2.haveImageReader(str(path)) else []
+            # a pipe would be waited for
+            readable = [path] if path.is_file() and cv2.haveImageReader(str(path)) else []
         if path.is_dir() and any(entry.is_dir() for entry in path.iterdir()):
             warn(f'folders within {name} are not looked into')
         if not readable:
@@ -129,6 +130,11 @@ def _predict(
             # one strange image (a sliver that resizing makes empty) must not cost the others
             why = NO_SIZE if is_of_no_size(error) else f'cannot be predicted or drawn: {error}'
             yield InputError(f'{image} {why}')
+            continue
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and 'memory' not in str(error):
+                raise
+            yield InputError(f'{image} needs more memory than there is: {error}')
             continue
         drawn = drawn[0] if isinstance(drawn, list) else drawn
         mmcv.imwrite(drawn[..., ::-1], str(picture))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -35,6 +36,27 @@ def test_images_of_one_name_get_their_own_pictures(images: list[Path], tmp_path:
     plan = plan_pictures([str(images[0]), str(images[1].parent), str(images[0])], out)
     assert list(plan) == images
     assert [p.name for p in plan.values()] == ['x.jpg', 'x-2.jpg', 'y.png']
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / 'x.png')
+    with pytest.raises(InputError, match=r'x\.png is no image'):
+        plan_pictures([str(tmp_path / 'x.png')], str(tmp_path / 'out'))
+
+
+@pytest.mark.parametrize('error', [MemoryError(), RuntimeError("can't allocate memory")])
+def test_an_image_that_takes_too_much_memory_costs_no_other(
+    error: Exception, images: list[Path], tmp_path: Path
+) -> None:
+    def infer(image: str, **_: object) -> dict:
+        if image == str(images[0]):
+            raise error
+        return dict(visualization=[np.zeros((4, 4, 3), np.uint8)])
+
+    plan = {image: tmp_path / f'out/{number}.png' for number, image in enumerate(images[:2])}
+    problem, drawn = _predict(infer, plan, {}, None)
+    assert 'x.jpg needs more memory than there is' in str(problem)
+    assert drawn == plan[images[1]]
 
 
 def test_bad_images_are_named_before_anything_starts(images: list[Path], tmp_path: Path) -> None:
