@@ -7,6 +7,8 @@ from typing import Any
 
 from mmengine.config import Config
 
+from mmrest.errors import InputError
+
 
 def type_name(node: Any) -> str:
     """Name of what a config's node builds, without its scope; empty if the node builds nothing.
@@ -31,8 +33,20 @@ def is_pretrained(init_cfg: Any) -> bool:
 
 
 def task_model(cfg: Config) -> Config:
-    """The config's detector or segmentor, also where it is trained at several resolutions."""
-    return cfg.model.model if is_multi_resolution(cfg.model) else cfg.model
+    """The config's detector or segmentor, also where it is trained at several resolutions.
+
+    Raises:
+        InputError: There is no other model in ``MultiResolution``.
+    """
+    outer = cfg.model
+    if not is_multi_resolution(outer):
+        return outer
+    if not isinstance(outer.get('model'), Mapping):
+        raise InputError(
+            f"model=dict(type='{type_name(outer)}', ...) has no model of its own: write "
+            'model=_base_.model into it'
+        )
+    return outer.model
 
 
 def scope_of(cfg: Config) -> str | None:

@@ -37,7 +37,7 @@ MAY_IMPORT = {
     'backbones': 'checkpoints ops errors',
     'checkpoints': 'wrappers errors',
     'ops': 'errors',
-    'config_nodes': '',
+    'config_nodes': 'errors',
     'lookup': 'errors',
     'wrappers': '',
     'stack': '',

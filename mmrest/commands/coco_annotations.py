@@ -179,9 +179,11 @@ def _same_ids(sample: DatasetSample) -> str | None:
 
 def _of_no_image(sample: DatasetSample) -> str:
     named = [f'{_named("annotation", t)} of image {t.get("image_id")!r}' for t in sample.strays]
+    has_texts = any(isinstance(thing.get('image_id'), str) for thing in sample.strays)
     return (
         f'{len(named)} of its first {len(sample.objects) + len(named)} boxes are of an image that '
         f'the file does not have, and are left out: {list_some(named, most=3)}'
+        f'{" (a text is another id than a number)" if has_texts else ""}'
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import copy
 import difflib
 import importlib
@@ -69,23 +71,45 @@ def load_config(
         raise InputError(
             f'{path} or a base of it is not written in UTF-8 ({error}); save it as UTF-8'
         ) from error
-    except (OSError, SyntaxError, KeyError, ImportError, AttributeError, TypeError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # a config is code, which fails as it likes
         if isinstance(error, ImportError) and isinstance(error.__cause__, ImportError):
             raise InputError(f'{path}: {_failed_import(error.__cause__)}') from error
         raise InputError(
             f'{path} is no config that can be read: {type(error).__name__}: {error}'
+            f'{_meant_base(file)}'
         ) from error
     _require_library(cfg)
     cfg.launcher = launcher
     if options:
         cfg = _merge(cfg, options)
     for name in set(cfg) - _settings():
-        if meant := difflib.get_close_matches(name, _OPTIONAL, n=1, cutoff=0.85):
+        meant = difflib.get_close_matches(name, _OPTIONAL, n=1, cutoff=0.85)
+        # a variable may be called as others are; one letter is a slip
+        meant = meant or difflib.get_close_matches(name, _settings(), n=1, cutoff=0.93)
+        if meant:
             warn(f'{path}: no run reads {name}; is it {meant[0]}?')
     if data_root is not None:
         move_data_root(cfg, data_root)
     cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs', file.stem))
     return cfg
+
+
+def _meant_base(file: Path) -> str:
+    """Which of our configs a ``_base_`` perhaps means, as the end of a message."""
+    with contextlib.suppress(OSError, SyntaxError, ValueError):
+        tree = ast.parse(file.read_text(encoding='utf-8'))
+        for statement in tree.body:
+            is_base = isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0])
+            if is_base != '_base_':
+                continue
+            value = ast.literal_eval(statement.value)
+            for base in [value] if isinstance(value, str) else value:
+                name = Path(base.rpartition('::')[2]).name
+                if name.removesuffix('.py') in config_names() and base != f'mmrest::{name}':
+                    return f"; did you mean _base_ = 'mmrest::{name.removesuffix('.py')}.py'?"
+    return ''
 
 
 @contextmanager
@@ -234,9 +258,8 @@ def find_config(path: str) -> Path:
         if file.suffix in ('.pth', '.pt', '.pkl', '.safetensors'):
             raise InputError(f'{path} is a checkpoint, not a config; the config comes first')
         return file
-    is_ours = path.startswith('mmrest::')
-    name = path.removeprefix('mmrest::').removesuffix('.py' if is_ours else '')
-    is_name = is_ours or (file.parent == Path() and not file.suffix)
+    name = path.removeprefix('mmrest::').removesuffix('.py')
+    is_name = path.startswith('mmrest::') or file.parent == Path()
     if is_name and name in config_names():
         return Path(config_path(name))
     names = [str(f) for f in file.parent.glob('*.py')] if file.parent.is_dir() else []

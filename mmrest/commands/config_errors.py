@@ -72,7 +72,12 @@ def _explain(error: Exception, frame: FrameType) -> str | None:
     last = extract_tb(error.__traceback__)[-1]
     text = error.args[0] if isinstance(error, KeyError) and error.args else str(error)
     text = text or last.line  # an assertion that says nothing
-    if isinstance(error, ValueError) and 'ann_file' in arguments:  # no JSON, for example
+    if 'palette does not match classes' in text:
+        text = (
+            'palette does not match classes; write metainfo=dict(classes=..., palette=[[r, g, b], '
+            '...]) with a colour for each class (that of a base is of other classes)'
+        )
+    elif isinstance(error, ValueError) and 'ann_file' in arguments:  # no JSON, for example
         text += f', of {os.path.join(arguments.get("data_root") or "", arguments["ann_file"])}'
     return (
         f'the {name} of the config cannot be built: {type(error).__name__}: {text} '
@@ -89,7 +94,10 @@ def _unknown_arguments(first: str, given: Iterable[str], built: Any) -> str:
             'are those of another class, which a base of the config sets here, add _delete_=True '
             'to this dict'
         )
-    hint = did_you_mean(first, known, most=2) or f'; it has {list_some(sorted(known), most=25)}'
+    hint = did_you_mean(first, known, most=2) or (
+        f'; it has {list_some(sorted(known), most=25)}. If it is that of another class, which a '
+        'base of the config sets here, add _delete_=True to this dict'
+    )
     return f'an argument {first!r}, which it does not have{hint}'
 
 

@@ -57,10 +57,12 @@ def prepare_data(cfg: Config, splits: Iterable[str]) -> None:
         InputError: Files are missing; the message shows the expected layout, what was found, where
             to get the data, and the command that needs none.
     """
+    splits = tuple(splits)
     if built_in := cfg.get('built_in_data'):
         spec = dict(built_in)
         if spec.pop('type') != 'shapes':
             raise InputError("built_in_data: the only built-in data set is type='shapes'")
+        _require_one_source(cfg, spec['root'], splits)
         if _reads_from(cfg, spec['root']):
             if not Path(spec['root']).exists() and is_first_process():
                 print(f'{spec["root"]} is not there: the built-in data set is made in it')
@@ -79,10 +81,28 @@ def prepare_data(cfg: Config, splits: Iterable[str]) -> None:
         raise InputError(text)
 
 
-def _reads_from(cfg: Config, root: str) -> bool:
+def _require_one_source(cfg: Config, root: str, splits: Iterable[str]) -> None:
+    """A config of other data, of which a part is forgotten, is not tested on the built-in ones."""
+    if set(splits) != {'train', 'val'} or _reads_from(cfg, root, ['train']):
+        return
+    if not _reads_from(cfg, root, ['val']):
+        return
+    classes = [
+        [(node.get('metainfo') or {}).get('classes') for node in datasets_of(cfg.get(loader))]
+        for loader in ('train_dataloader', 'val_dataloader')
+    ]
+    if classes[0] != classes[1]:
+        raise InputError(
+            'train_dataloader reads data of your own, and val_dataloader still the built-in data '
+            f'set of the base ({root}): write val_dataloader and val_evaluator, too (and '
+            'test_dataloader = val_dataloader), or val_dataloader = val_evaluator = val_cfg = None'
+        )
+
+
+def _reads_from(cfg: Config, root: str, splits: Iterable[str] = _SPLITS) -> bool:
     """Whether a data set of the config lies in a folder; one made of another has its own."""
     folder = Path(root).resolve()
-    nodes = [n for split in _SPLITS for n in datasets_of(cfg.get(f'{split}_dataloader'))]
+    nodes = [n for split in splits for n in datasets_of(cfg.get(f'{split}_dataloader'))]
     roots = [Path(node.get('data_root') or '.') for node in nodes]
     files = [
         base / str(node.get('ann_file') or '') for base, node in zip(roots, nodes, strict=True)

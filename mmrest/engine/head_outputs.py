@@ -12,7 +12,7 @@ from mmrest.wrappers import unwrap_model
 
 
 def require_enough_outputs(
-    model: nn.Module, metainfo: Mapping[str, Any], exactly: bool = False
+    model: nn.Module, metainfo: Mapping[str, Any], exactly: bool = False, split: str = ''
 ) -> list[str]:
     """Check that every head has an output for each class of a data set.
 
@@ -21,6 +21,7 @@ def require_enough_outputs(
         metainfo: Of the data set.
         exactly: More outputs are an error, too: mmdet's COCO metrics fail on a label that the data
             set does not have, after an epoch of training.
+        split: ``'train'``, ``'val'`` or ``'test'``, for the message.
 
     Returns:
         Warnings: heads with more outputs than classes, which nothing trains.
@@ -37,20 +38,25 @@ def require_enough_outputs(
             few.append(f'model.{name}.num_classes={module.num_classes}')
         elif module.num_classes > len(classes):
             many.append(f'model.{name}.num_classes={module.num_classes}')
+    place = f'{split}_dataloader.dataset' if split else 'the data set'
+    mend = (
+        f'set num_classes={len(classes)} there, or give the data set its own names, '
+        'metainfo=dict(classes=(...))'
+    )
     if few:
         raise InputError(
-            f'the data set has {len(classes)} classes ({list_some(classes)}), more than '
-            f'{" and ".join(few)}; set num_classes={len(classes)} there'
+            f'{place} has {len(classes)} classes ({list_some(classes)}), more than '
+            f'{" and ".join(few)}; {mend}'
         )
     if many and exactly:
         raise InputError(
-            f'the data set has {len(classes)} classes ({list_some(classes)}), fewer than '
-            f'{" and ".join(many)}; set num_classes={len(classes)} there'
+            f'{place} has {len(classes)} classes ({list_some(classes)}), fewer than '
+            f'{" and ".join(many)}; {mend}'
         )
     if not many:
         return []
     return [
-        f'the data set has {len(classes)} classes, fewer than {" and ".join(many)}: what is too '
+        f'{place} has {len(classes)} classes, fewer than {" and ".join(many)}: what is too '
         f'many may be predicted, and is no class; set num_classes={len(classes)} there'
     ]
 

@@ -59,11 +59,13 @@ def find_difference(model: nn.Module, at_work: Container[int] | None = None) -> 
         wanted = [takes] * len(gives) if isinstance(takes, int) else list(takes)
         if wanted[start:] != gives[start:]:
             number = gives[0] if isinstance(takes, int) and len(gives) == 1 else gives
+            levels = len(gives) - start
+            more = f' and num_outs={levels}' if getattr(reader, 'num_outs', levels) < levels else ''
             return (
                 f'model.{name} ({type(reader).__name__}) takes in_channels={takes}, and the '
                 f'backbone ({type(backbone).__name__}, out_indices={backbone.out_indices}) gives '
-                f'maps of {number} channels: set model.{name}.in_channels={number}, or other '
-                'out_indices'
+                f'maps of {number} channels: give the backbone other out_indices, or set '
+                f'model.{name}.in_channels={number}{more}'
             )
     return None if neck is None else _find_difference_of_heads(model, neck, at_work)
 

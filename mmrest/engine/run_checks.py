@@ -117,12 +117,27 @@ class HeadSizeHook(Hook):
         Raises:
             InputError: A head has fewer, or has more and the evaluator cannot take them.
         """
-        dataset = getattr(runner, f'{self.split}_dataloader').dataset
         loop = runner.test_loop if self.split == 'test' else runner.val_loop
         metrics = loop.evaluator.metrics if loop is not None else ()
         exactly = any(coco_metric_names(metric) for metric in metrics)
-        metainfo = getattr(dataset, 'metainfo', {})
-        for warning in require_enough_outputs(runner.model, metainfo, exactly):
+        loaders = {self.split: getattr(runner, f'{self.split}_dataloader')}
+        if self.split == 'train' and loop is not None:
+            loaders['val'] = loop.dataloader
+        infos = {
+            split: getattr(loader.dataset, 'metainfo', {}) for split, loader in loaders.items()
+        }
+        warnings = [
+            warning
+            for split, metainfo in infos.items()
+            for warning in require_enough_outputs(runner.model, metainfo, exactly, split)
+        ]
+        classes = [list(metainfo.get('classes') or ()) for metainfo in infos.values()]
+        if all(classes) and classes[0] != classes[-1]:
+            warnings.append(
+                f'the training has the classes {list_some(classes[0])}, and the validation '
+                f'{list_some(classes[-1])}'
+            )
+        for warning in dict.fromkeys(warnings):
             runner.logger.warning(warning)
 
     def before_train(self, runner: Runner) -> None:

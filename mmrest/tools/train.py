@@ -120,9 +120,9 @@ def _find_checkpoint(cfg: Config) -> str | None:
         warn(warning)
     cfg.load_from = path or find_latest_checkpoint(cfg.work_dir)
     if not cfg.load_from:
-        print(f'--resume: no checkpoint in {cfg.work_dir} yet, so the training begins')
-        if earlier := sorted(Path(cfg.work_dir).glob('earlier_*')):
-            print(f'(those of an earlier training are in {earlier[-1]}: --resume FILE)')
+        earlier = sorted(Path(cfg.work_dir).glob('earlier_*'))
+        those = f' (those of an earlier one are in {earlier[-1]}: --resume FILE)' if earlier else ''
+        warn(f'--resume: no checkpoint in {cfg.work_dir} yet: the training begins anew{those}')
     return cfg.load_from
 
 
