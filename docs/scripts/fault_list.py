@@ -237,6 +237,13 @@ def _half(trial: Trial) -> list[str | Path]:
     return trial.train()
 
 
+@fault('a mask that cannot be drawn', r'error: [^\n]*in a polygon[^\n]*')
+def _mask(trial: Trial) -> list[str | Path]:
+    broken = [[1, 2, float('nan'), 4, 5, 6]]
+    trial.change(lambda content: content['annotations'][3].update(segmentation=broken))
+    return trial.train(config=MASKS)
+
+
 @fault('no data set', r'error: the data set is not complete.*?PROBLEM[^\n]*')
 def _no_data(trial: Trial) -> list[str | Path]:
     return ['train', 'retinanet_rest_small_coco', '--from-scratch']
@@ -522,6 +529,11 @@ def _section(trial: Trial) -> list[str | Path]:
 @fault('anchors at other strides', r'the anchors of [^\n]*boxes lie in the wrong places[^\n]*', 0)
 def _strides(trial: Trial) -> list[str | Path]:
     return trial.train('model.neck.start_level=1')
+
+
+@fault('--cfg-options with a function', r'error: [^\n]*is no class[^\n]*')
+def _function_option(trial: Trial) -> list[str | Path]:
+    return trial.train('model.backbone.type=os.system')
 
 
 @fault('--cfg-options with code', r'error: [^\n]*')

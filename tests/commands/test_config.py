@@ -21,6 +21,38 @@ def test_a_wrong_path_suggests_the_right_one() -> None:
         load_config('nowhere/a.py')
 
 
+@pytest.mark.parametrize(
+    ('text', 'said'),
+    [
+        (
+            "_base_ = 'mmdet::retinanet_rest_lite_shapes.py'",
+            r"did you mean _base_ = 'mmrest::retinanet_rest_lite_shapes\.py'\?$",
+        ),
+        ("_base_ = 'retinanet_rest_lite_shapes.py'", r'did you mean _base_ = .mmrest::retinanet_'),
+        (
+            "_base_ = ['mmdet::retinanet/retinanet_rest_lite_shapes.py']",
+            r'did you mean _base_ = .mmrest::retinanet_rest_lite_shapes',
+        ),
+        ("_base_ = 'mmfoo::retinanet/a.py'", r'AssertionError: .*mmfoo'),
+        ('model = dict(num_classes=N)', r"NameError: name 'N' is not defined"),
+        ('model = dict(', 'SyntaxError: '),
+        ('1 / 0', 'ZeroDivisionError: division by zero'),
+    ],
+)
+def test_a_config_that_fails_is_named_with_the_reason(text: str, said: str, tmp_path: Path) -> None:
+    file = tmp_path / 'mine.py'
+    file.write_text(text)
+    with pytest.raises(InputError, match=rf'mine\.py is no config that can be read: .*{said}'):
+        load_config(str(file))
+
+
+@pytest.mark.parametrize(
+    'name', ['retinanet_rest_lite_shapes', 'mmrest::retinanet_rest_lite_shapes']
+)
+def test_a_name_may_have_the_ending_that_base_has(name: str) -> None:
+    assert find_config(f'{name}.py') == find_config(name)
+
+
 def test_data_root_moves_every_data_set_and_evaluator(tmp_path: Path) -> None:
     cfg = load_config(RETINANET, data_root=str(tmp_path))
     for split in ('train', 'val', 'test'):

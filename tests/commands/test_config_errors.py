@@ -14,6 +14,7 @@ from mmrest.commands import load_config, prepare_data
 from mmrest.commands.cli import require_buildable_model, require_run, use_amp
 from mmrest.commands.config_errors import explain_config_errors
 from mmrest.commands.settings import require_sound_settings
+from mmrest.config_nodes import task_model
 from mmrest.errors import InputError
 from tests.conftest import ROOT
 from tests.shipped import NAMES
@@ -82,6 +83,26 @@ def test_what_is_no_dictionary_is_told_with_its_place() -> None:
     said = 'a model of the config is None in the place of'
     with pytest.raises(InputError, match=said), explain_config_errors():
         MODELS.build(None)
+
+
+def test_an_optimizers_arguments_of_a_base_are_told_with_the_mend() -> None:
+    wrapper = dict(optimizer=dict(type='SGD', lr=0.1, betas=(0.9, 0.99)))
+    said = r"SGD an argument 'betas'.*_delete_=True"
+    with pytest.raises(InputError, match=said), explain_config_errors():
+        build_optim_wrapper(torch.nn.Linear(1, 1), wrapper)
+
+
+def test_the_palette_of_a_base_is_told_with_the_mend(tmp_path: Path) -> None:
+    metainfo = dict(classes=('a', 'b'), palette=[[0, 0, 0]])
+    data = dict(type='BaseSegDataset', _scope_='mmseg', metainfo=metainfo, lazy_init=True)
+    said = r'palette does not match classes; write metainfo=dict\(classes=\.\.\., palette='
+    with pytest.raises(InputError, match=said), explain_config_errors():
+        DATASETS.build(dict(data, data_root=str(tmp_path)))
+
+
+def test_a_model_at_several_resolutions_needs_one() -> None:
+    with pytest.raises(InputError, match=r'write model=_base_\.model into it'):
+        task_model(Config(dict(model=dict(type='MultiResolution', scales=[1.0]))))
 
 
 def test_a_loop_is_named_by_its_place_in_the_config() -> None:

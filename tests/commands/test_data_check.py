@@ -102,6 +102,19 @@ def test_the_built_in_data_set_is_made(tmp_path: Path) -> None:
         prepare_data(cfg, ['train'])
 
 
+def test_a_training_on_other_data_is_not_validated_on_the_built_in_set(tmp_path: Path) -> None:
+    (tmp_path / 'mine').mkdir()
+    cfg = load_config(SHAPES)
+    cfg.built_in_data.root = str(tmp_path / 'made')
+    for split in ('train', 'val', 'test'):
+        cfg[f'{split}_dataloader'].dataset.data_root = str(tmp_path / 'made')
+    cfg.train_dataloader.dataset.data_root = str(tmp_path / 'mine')
+    cfg.train_dataloader.dataset.metainfo = dict(classes=('box', 'ball'))
+    with pytest.raises(InputError, match='write val_dataloader and val_evaluator, too'):
+        prepare_data(cfg, ['train', 'val'])
+    assert not (tmp_path / 'made').exists()
+
+
 def test_the_built_in_data_set_overwrites_nothing(tmp_path: Path) -> None:
     (tmp_path / 'precious.txt').write_text('mine')
     with pytest.raises(InputError, match='holds something else'):

@@ -51,6 +51,36 @@ def test_warnings_are_logged_when_a_run_begins() -> None:
     assert 'set num_classes=5 there' in warning
 
 
+@pytest.mark.parametrize(
+    ('classes', 'said'),
+    [
+        (CLASSES[:-1], None),  # fewer: a warning
+        ((*CLASSES, 'more'), r'val_dataloader\.dataset has 6 classes .*, more than'),
+        (CLASSES[::-1], None),
+    ],
+)
+def test_the_classes_of_the_validation_are_those_of_the_training(
+    classes: tuple[str, ...], said: str | None
+) -> None:
+    logged: list[str] = []
+    train, val = (
+        SimpleNamespace(dataset=SimpleNamespace(metainfo=dict(classes=names)))
+        for names in (CLASSES, classes)
+    )
+    runner = SimpleNamespace(
+        model=Detector(decode_head=Head(5)),
+        train_dataloader=train,
+        val_loop=SimpleNamespace(dataloader=val, evaluator=SimpleNamespace(metrics=[])),
+        logger=SimpleNamespace(warning=logged.append),
+    )
+    if said:
+        with pytest.raises(InputError, match=said):
+            HeadSizeHook('train').before_run(runner)
+        return
+    HeadSizeHook('train').before_run(runner)
+    assert f'and the validation {", ".join(classes)}' in logged[-1]
+
+
 def test_every_stage_of_a_cascade_counts() -> None:
     cascade = Detector(roi_head=Detector(bbox_head=nn.ModuleList([Head(5), Head(4)])))
     with pytest.raises(InputError, match=r'model\.roi_head\.bbox_head\.1\.num_classes=4'):
