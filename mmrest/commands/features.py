@@ -188,7 +188,7 @@ class FeatureRecorder(ExitStack):
         row, column = self._cell((rows, columns))
         found = weights[0, :, first + row * columns + column, first_key:].unflatten(1, keys)
         stage = re.match(r'stages\.(\d+)\.', self._attending.name)
-        label = f'attention_stage_{int(stage[1]) + 1}' if stage else 'attention'
+        label = f'attention_stages_{stage[1]}' if stage else 'attention'
         self._keep(label, found, of_point=True)
 
 

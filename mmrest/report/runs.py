@@ -20,6 +20,7 @@ _PICTURES = {'.jpg', '.jpeg', '.png'}
 _PLACE = {'epoch', 'iter', 'step'}
 _TIMES = {'time', 'data_time'}
 _ENVIRONMENT = re.compile(r'System environment:\n(.*?)\n-{20,}', re.S)
+_NO_OBJECTS = -1  # pycocotools' word where there are none of a size
 _TIMESTAMP = re.compile(r'\d{8}_\d{6}')
 
 Series = list[tuple[float, float]]
@@ -144,8 +145,7 @@ def _add_log(run: Run, log: Path) -> bool:
             for name, value in entry.items():
                 if name in _PLACE or (series is run.evaluation and name in _TIMES):
                     continue
-                # -1 is pycocotools' word for "there are no such objects"
-                if isinstance(value, int | float) and value != -1:
+                if isinstance(value, int | float) and value != _NO_OBJECTS:
                     series.setdefault(name, []).append((entry['step'], value))
     return bool(learned)
 
@@ -224,7 +224,7 @@ def _tests(folder: Path) -> Iterator[tuple[str, dict[str, float]]]:
             metrics = {
                 name: value
                 for name, value in entry.items()
-                if name not in _PLACE | _TIMES and _is_number(value)
+                if name not in _PLACE | _TIMES and _is_number(value) and value != _NO_OBJECTS
             }
             if metrics:
                 yield str(file.parent.relative_to(folder)), metrics

@@ -65,7 +65,7 @@ def test_the_attention_is_that_of_the_token_at_the_point() -> None:
     k = attn.kv(tokens).chunk(2, 1)[0].unflatten(1, (heads, -1))
     logits = torch.einsum('hd,nhd->hn', q, k) * q.shape[1] ** -0.5
     expected = logits.softmax(1).unflatten(1, (rows, columns))
-    torch.testing.assert_close(recorder.maps['attention_stage_4'].map, expected)
+    torch.testing.assert_close(recorder.maps['attention_stages_3'].map, expected)
 
 
 def test_position_encodings_of_the_families_that_have_a_picture() -> None:
@@ -91,7 +91,7 @@ def test_windows_and_pools_are_not_taken_for_maps(name: str, size: tuple[int, in
     with torch.no_grad(), FeatureRecorder(backbone) as recorder:
         backbone(torch.randn(1, 3, *size))
     drawn = {key for key in recorder.maps if key.startswith('attention')}
-    assert drawn == ({f'attention_stage_{i}' for i in range(1, 5)} if name == 'TwinsSVT' else set())
+    assert drawn == ({f'attention_stages_{i}' for i in range(4)} if name == 'TwinsSVT' else set())
 
 
 class Detector(nn.Module):

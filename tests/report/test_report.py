@@ -60,7 +60,7 @@ def folder(tmp_path: Path) -> Path:
     (folder / 'other.csv').write_text('a,b\n1,2\n')
     test = folder / 'test/20260102_000000/20260102_000000.json'
     test.parent.mkdir(parents=True)
-    test.write_text(json.dumps({'coco/bbox_mAP': 0.42, 'time': 1.0}))
+    test.write_text(json.dumps({'coco/bbox_mAP': 0.42, 'coco/bbox_mAP_s': -1.0, 'time': 1.0}))
     (folder / 'sweep').mkdir()
     (folder / 'sweep/resolutions.csv').write_text(
         'model,resolution,short side,aspect ratio,coco/bbox_mAP,metric,images/s,peak MB,retention\n'
@@ -116,6 +116,7 @@ def test_a_page_shows_everything_that_is_there_and_fetches_nothing(folder: Path)
     ):  # fmt: skip
         assert shown in page, shown
     assert 'bbox_mAP_l' not in page.split('The whole config')[0]  # -1: no such objects
+    assert 'bbox_mAP_s' not in page
     assert 'aria-label="base_lr' not in page
     assert '<script' not in page
     parser = Balanced()
