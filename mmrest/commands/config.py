@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from traceback import extract_tb
 from typing import Any
 
 from mmengine.config import Config
@@ -78,7 +79,7 @@ def load_config(
             raise InputError(f'{path}: {_failed_import(error.__cause__)}') from error
         raise InputError(
             f'{path} is no config that can be read: {type(error).__name__}: {error}'
-            f'{_meant_base(file)}'
+            f'{_place_in_config(error)}{_meant_base(file)}'
         ) from error
     _require_library(cfg)
     cfg.launcher = launcher
@@ -94,6 +95,12 @@ def load_config(
         move_data_root(cfg, data_root)
     cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs', file.stem))
     return cfg
+
+
+def _place_in_config(error: Exception) -> str:
+    """Where the code of a config, or of a base of it, has failed; empty if it was not run."""
+    last = extract_tb(error.__traceback__)[-1]
+    return f' ({last.filename}:{last.lineno})' if last.name == '<module>' else ''
 
 
 def _meant_base(file: Path) -> str:

@@ -34,7 +34,7 @@ def test_a_wrong_path_suggests_the_right_one() -> None:
             r'did you mean _base_ = .mmrest::retinanet_rest_lite_shapes',
         ),
         ("_base_ = 'mmfoo::retinanet/a.py'", r'AssertionError: .*mmfoo'),
-        ('model = dict(num_classes=N)', r"NameError: name 'N' is not defined"),
+        ('model = dict(num_classes=N)', r"NameError: name 'N' is not defined \(.*mine\.py:1\)"),
         ('model = dict(', 'SyntaxError: '),
         ('1 / 0', 'ZeroDivisionError: division by zero'),
     ],
