@@ -19,8 +19,9 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import fault_list  # noqa: F401  (fills the table)
 import torch
-from fault_list import FAULTS, Fault, Trial
+from fault_trial import FAULTS, Fault, Trial
 
 from mmrest.benchmark.machine import find_commit
 from mmrest.commands.output_files import require_new_file
@@ -41,6 +42,8 @@ def main() -> None:
         replace = args.force or bool(args.only)
         require_new_file('--out', args.out, replace, '--force replaces it')
         chosen = [fault for fault in FAULTS if all(word in fault.name for word in args.only)]
+        if not chosen:
+            raise InputError(f'no fault has the words {" ".join(args.only)} in its name')
         rows, wrong = [], []
         with tempfile.TemporaryDirectory() as folder:
             shapes = write_shapes(Path(folder, 'shapes'), num_train=12, num_val=4)
