@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 import torch
 from mmengine.registry import MODELS, DefaultScope
+from torch import nn
 
 from mmrest.backbones import BACKBONES
 from mmrest.benchmark.complexity import count_macs, count_parameters
@@ -27,7 +28,10 @@ def main() -> None:
         help=f'families, all if none is named: {", ".join(BACKBONES)}; or configs',
     )
     parser.add_argument(
-        '--shapes', nargs='+', default=['224x224', '800x1344'], metavar='HxW', help='image sizes'
+        '--shapes',
+        nargs='+',
+        metavar='HxW',
+        help="image sizes (default: 224x224 and 800x1344; of a config the backbone's are counted)",
     )
     parser.add_argument(
         '--configs', nargs='+', default=[], metavar='CONFIG', help='the same as configs before it'
@@ -42,27 +46,36 @@ def main() -> None:
             raise InputError(
                 f'no family {", ".join(sorted(unknown))}; there are {", ".join(BACKBONES)}{hint}'
             )
-        shapes = [parse_shape(shape) for shape in args.shapes]
+        given = [parse_shape(shape) for shape in args.shapes or ()]
         if configs:
-            rows = [describe_config(path) for path in configs]
-            print_row(['config', 'parameters (M)', 'backbone', 'rest'], header=True)
+            rows = [describe_config(path, given) for path in configs]
+            columns = ['config', 'parameters (M)', 'backbone', 'rest']
+            print_row([*columns, *_of_sizes('GMACs of the backbone', given)], header=True)
             for row in rows:
                 print_row(row)
         if families or not configs:
-            print_families(families or BACKBONES, shapes)
+            print_families(families or BACKBONES, given or [(224, 224), (800, 1344)])
 
 
 def print_families(names: Iterable[str], shapes: list[tuple[int, int]]) -> None:
     """A table of every published variant."""
-    columns = ['backbone', 'parameters (M)', *(f'GMACs at {h}x{w}' for h, w in shapes)]
-    print_row(columns, header=True)
-    images = [torch.empty(1, 3, *shape, device='meta') for shape in shapes]
+    print_row(['backbone', 'parameters (M)', *_of_sizes('GMACs', shapes)], header=True)
     for family in map(BACKBONES.__getitem__, names):
         for name in family.variants:
             with torch.device('meta'):
                 model = family(arch=name).eval()
-            macs = [f'{count_macs(model, image):.2f}' for image in images]
-            print_row([f'{family.__name__} {name}', f'{count_parameters(model):.2f}', *macs])
+            row = [f'{family.__name__} {name}', f'{count_parameters(model):.2f}']
+            print_row([*row, *_macs(model, shapes)])
+
+
+def _of_sizes(what: str, shapes: Iterable[tuple[int, int]]) -> list[str]:
+    return [f'{what} at {height}x{width}' for height, width in shapes]
+
+
+def _macs(backbone: nn.Module, shapes: Iterable[tuple[int, int]]) -> list[str]:
+    channels = getattr(backbone, 'in_channels', 3)
+    images = (torch.empty(1, channels, *shape, device='meta') for shape in shapes)
+    return [f'{count_macs(backbone, image):.2f}' for image in images]
 
 
 def print_row(cells: Iterable[str], header: bool = False) -> None:
@@ -72,13 +85,15 @@ def print_row(cells: Iterable[str], header: bool = False) -> None:
         print(f'|{"---|" * len(cells)}')
 
 
-def describe_config(path: str) -> list[str]:
-    """The config, its model's parameters, the backbone's, and those of neck and heads."""
+def describe_config(path: str, shapes: Iterable[tuple[int, int]] = ()) -> list[str]:
+    """The config, its model's parameters, the backbone's, those of neck and heads, and GMACs."""
     cfg = load_config(path)
     with DefaultScope.overwrite_default_scope(cfg.default_scope), torch.device('meta'):
         model = MODELS.build(cfg.model)
+        model.eval()  # whose result mmdet's classes do not all return
     whole, backbone = count_parameters(model), count_parameters(model.backbone)
-    return [path, f'{whole:.2f}', f'{backbone:.2f}', f'{whole - backbone:.2f}']
+    counted = [path, f'{whole:.2f}', f'{backbone:.2f}', f'{whole - backbone:.2f}']
+    return [*counted, *_macs(model.backbone, shapes)]
 
 
 if __name__ == '__main__':

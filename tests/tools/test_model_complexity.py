@@ -43,11 +43,13 @@ def test_an_unknown_family_is_named(run_tool: Run) -> None:
 
 
 def test_configs_and_families_may_be_named_together(run_tool: Run) -> None:
-    result = run_tool('model_complexity.py', 'ResT', 'retinanet_rest_lite_shapes')
+    options = ['--shapes', '224x224']
+    result = run_tool('model_complexity.py', 'ResT', 'retinanet_rest_lite_shapes', *options)
     assert result.returncode == 0, result.stderr
-    names = [row[0] for row in rows(result.stdout)]
-    assert names[:3] == ['config', 'retinanet_rest_lite_shapes', 'backbone']
-    assert 'ResT lite' in names
+    table = rows(result.stdout)
+    assert [row[0] for row in table[:3]] == ['config', 'retinanet_rest_lite_shapes', 'backbone']
+    (lite,) = (row for row in table if row[0] == 'ResT lite')
+    assert lite[1:] == [table[1][2], table[1][4]]  # parameters and GMACs of the same backbone
 
 
 def test_the_whole_models_of_the_docs(run_tool: Run) -> None:
