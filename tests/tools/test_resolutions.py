@@ -39,8 +39,8 @@ def test_a_multi_resolution_training_is_swept_with_its_plain_config(
         '--resolutions', 51, '--aspect-ratios', '2:1',
     )  # fmt: skip
     assert swept.returncode == 0, swept.stderr
-    rows = [line.split()[0] for line in swept.stdout.splitlines()[1:4]]
-    assert rows == ['80', '51', '160x80']
+    rows = [line.split()[0] for line in swept.stdout.splitlines()[1:5]]
+    assert rows == ['resolution', '80', '51', '160x80']
     assert 'area under mIoU' in swept.stdout
     compared = run_tool(
         'test.py', '--compare', tmp_path / 'sweep/resolutions.csv', '--plot', tmp_path / 'c.png'
