@@ -125,13 +125,14 @@ def _loads_masks(node: Mapping[str, Any]) -> bool:
 
 def _fault_of_masks(sample: DatasetSample) -> str | None:
     """The first of the boxes that are used without a mask, or with none that can be drawn."""
+    images = {image['id']: image for image in sample.images or ()}
     for thing in _used(sample):
         fault = (
             'has no segmentation, and the pipeline loads masks (LoadAnnotations, with_mask=True); '
             'take it out, or train a detector of boxes alone'
         )
         if mask := thing.get('segmentation'):
-            fault = fault_of_mask(mask)
+            fault = fault_of_mask(mask, images.get(thing['image_id'], {}))
         if fault:
             return f'{sample.dataset.ann_file}: {_named("annotation", thing)} {fault}'
     return None

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from numbers import Real
 from typing import Any
 
-_FARTHEST = 1e9  # of pixels; C code counts them in 32 bits
+_FARTHEST = 1e6  # of pixels; C code keeps each of an outline's, and counts them in 32 bits
 
 
 def is_of_pixels(number: Any) -> bool:
@@ -19,16 +19,18 @@ def is_of_pixels(number: Any) -> bool:
     return isinstance(number, Real) and abs(number) < _FARTHEST
 
 
-def fault_of_mask(mask: Any) -> str | None:
+def fault_of_mask(mask: Any, image: Mapping[str, Any]) -> str | None:
     """What drawing a mask would fail at; None if nothing, or if mmdet ignores it itself.
 
     Args:
         mask: The ``segmentation`` of an annotation, which is not empty.
+        image: Its image's entry, or an empty one where that is not known.
     """
     if isinstance(mask, list):
         return _fault_of_polygons(mask)
     if isinstance(mask, Mapping):
-        return _fault_of_runs(mask.get('counts'), mask.get('size'))
+        sides = [image['height'], image['width']] if image else None
+        return _fault_of_runs(mask.get('counts'), mask.get('size'), sides)
     return f'has segmentation={mask!r:.60}, which is neither polygons nor run lengths'
 
 
@@ -45,11 +47,13 @@ def _fault_of_polygons(polygons: list) -> str | None:
     return None
 
 
-def _fault_of_runs(counts: Any, size: Any) -> str | None:
+def _fault_of_runs(counts: Any, size: Any, sides: list[int] | None) -> str | None:
     if counts is None or size is None:
         return None  # mmdet ignores it
     if not (isinstance(size, list) and len(size) == 2 and all(isinstance(n, int) for n in size)):
-        return f'has a segmentation of size={size!r:.60}; COCO writes [height, width]'
+        return f'has a segmentation of size={size!s:.60}; COCO writes [height, width]'
+    if (sides and size != sides) or math.prod(size) >= 2**32:
+        return f'has a segmentation of size={size}, and its image {sides or "cannot be so large"}'
     if isinstance(counts, str):
         counts = _decode_runs(counts)
     elif not (isinstance(counts, list) and all(isinstance(n, int) for n in counts)):

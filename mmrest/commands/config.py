@@ -164,22 +164,29 @@ def _named_types(key: str, value: Any) -> Iterator[str]:
     """Names of classes in an option that a registry would import by themselves."""
     last = key.rpartition('.')[2]
     for node in iterate_dicts({last: value}):
-        if isinstance(name := node.get('type'), str) and '.' in name:
-            yield name
+        for setting in ('type', 'constructor', 'runner_type'):
+            if isinstance(name := node.get(setting), str) and '.' in name:
+                yield name
 
 
 def _may_be_named(name: str, cfg: Config) -> bool:
     """Whether building a type runs none but the code of models; ``os.system`` is a type, too."""
-    package, module = name.partition('.')[0], name.rpartition('.')[0]
+    package = name.partition('.')[0]
     imports = (cfg.get('custom_imports') or {}).get('imports') or ()
     imports = [imports] if isinstance(imports, str) else imports
     if package not in {*_MAY_BE_NAMED, *(own.partition('.')[0] for own in imports)}:
         return False
-    try:
-        found = getattr(importlib.import_module(module), name.rpartition('.')[2])
-    except (ImportError, AttributeError):
-        return True  # a name of a registry, mmdet.ResNet for example, or of nothing
-    return isinstance(found, type)
+    parts = name.split('.')
+    for length in range(len(parts) - 1, 0, -1):
+        try:
+            found: Any = importlib.import_module('.'.join(parts[:length]))
+        except ImportError:
+            continue
+        for part in parts[length:]:
+            found = getattr(found, part, None)
+        # None: a name of a registry, mmdet.ResNet for example, or of nothing
+        return found is None or isinstance(found, type)
+    return True
 
 
 def _misspelt_section(cfg: Config, key: str) -> str:

@@ -135,17 +135,24 @@ class _OutlivesSignals:
     """Keeps a data loader's worker alive when all processes are told to end.
 
     Its parent goes on to the end of an iteration and would fail without it. torch gives workers a
-    handler of SIGTERM that ends them.
+    handler of SIGTERM that ends them, which is right for what their parent sends alone.
     """
 
     def __init__(self, init: Callable[[int], None] | None) -> None:
         self._init = init
 
     def __call__(self, worker: int) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, _await_parent)
+        signal.signal(signal.SIGINT, _await_parent)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_when_parent_says, daemon=True).start()
         if self._init is not None:
             self._init(worker)
+
+
+def _end_when_parent_says() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def _await_parent(number: int, frame: FrameType | None) -> None:

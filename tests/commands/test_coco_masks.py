@@ -25,10 +25,10 @@ def test_what_pycocotools_writes_is_sound(columns: list[list[bool]]) -> None:
     mask = np.asfortranarray(np.array(columns, np.uint8).T)
     written = coco_mask.encode(mask)
     size, text = list(written['size']), written['counts'].decode()
-    assert fault_of_mask(dict(size=size, counts=text)) is None
-    assert 'do not make up its size' in fault_of_mask(
-        dict(size=[size[0] + 1, size[1]], counts=text)
-    )
+    image = dict(height=size[0], width=size[1])
+    assert fault_of_mask(dict(size=size, counts=text), image) is None
+    taller = dict(size=[size[0] + 1, size[1]], counts=text)
+    assert 'do not make up its size' in fault_of_mask(taller, {})
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_what_pycocotools_writes_is_sound(columns: list[list[bool]]) -> None:
     ids=str,
 )
 def test_what_mmdet_takes_is_taken(mask: Any) -> None:
-    assert fault_of_mask(mask) is None
+    assert fault_of_mask(mask, dict(height=5, width=5)) is None
 
 
 @pytest.mark.parametrize(
@@ -67,6 +67,8 @@ def test_what_mmdet_takes_is_taken(mask: Any) -> None:
         (dict(size=[5, 5], counts=[30, -5]), 'do not make up'),
         (dict(size=[5, 5], counts=['25']), r"counts=\['25'\], which are no run lengths"),
         (dict(size=[5, 5], counts=25), 'counts=25, which'),
+        (dict(size=[4, 5], counts=[20]), r'of size=\[4, 5\], and its image \[5, 5\]'),
+        ([[0, 0, 1e8, 0, 1e8, 1e8]], 'has 100000000.0 in a polygon'),
         (dict(size=25, counts=[25]), r'size=25; COCO writes \[height, width\]'),
         (dict(size=[5.5, 5], counts=[25]), 'size='),
     ],
@@ -74,4 +76,4 @@ def test_what_mmdet_takes_is_taken(mask: Any) -> None:
 )
 def test_what_cannot_be_drawn_is_told(mask: Any, said: str) -> None:
 
-    assert re.search(said, fault_of_mask(mask))
+    assert re.search(said, fault_of_mask(mask, dict(height=5, width=5)))

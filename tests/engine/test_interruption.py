@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ from mmengine.runner.loops import _InfiniteDataloaderIterator
 from torch.utils.data import DataLoader
 
 from mmrest.engine.checkpointing import INTERRUPTED, newest_whole_checkpoint
-from mmrest.engine.interruption import StopHook, _rest_of_epoch
+from mmrest.engine.interruption import StopHook, _OutlivesSignals, _rest_of_epoch
 from mmrest.engine.run_checks import FiniteLossHook
 from mmrest.errors import Interrupted
 from tests.engine.toy_training import NoisyLine, Watcher, make_runner, train
@@ -223,13 +224,24 @@ def test_workers_outlive_the_signals_that_end_all_processes(tmp_path: Path) -> N
     def end_all() -> None:
         workers = multiprocessing.active_children()
         seen.extend(workers)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            for worker in workers:
-                os.kill(worker.pid, number)
+        # of another process than the workers' parent
+        kills = [f'kill -{name} {worker.pid}' for worker in workers for name in ('TERM', 'INT')]
+        subprocess.run(['sh', '-c', '; '.join(kills)], check=True)
 
     with pytest.raises(Interrupted, match='SIGTERM in iteration 4; saved'):
         train(runner, hooks=[Watcher(2, end_all), Watcher(4, ask())])
     assert len(seen) >= 2
+
+
+def test_workers_end_at_once_when_their_parent_says() -> None:
+    loader = DataLoader(
+        range(4), num_workers=2, persistent_workers=True, worker_init_fn=_OutlivesSignals(None)
+    )
+    assert len(list(loader)) == 4
+    for worker in loader._iterator._workers:
+        worker.terminate()
+        worker.join(10)
+        assert worker.exitcode == 0
 
 
 def test_a_signal_in_a_validation_of_averaged_weights_saves_both(
