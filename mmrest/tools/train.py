@@ -119,6 +119,8 @@ def _find_checkpoint(cfg: Config) -> str | None:
     if warning:
         warn(warning)
     cfg.load_from = path or find_latest_checkpoint(cfg.work_dir)
+    if not path and cfg.load_from and Path(cfg.load_from).is_file():
+        warn(f'--resume goes on from {cfg.load_from}, which is not in {cfg.work_dir}')
     if not cfg.load_from:
         earlier = sorted(Path(cfg.work_dir).glob('earlier_*'))
         those = f' (those of an earlier one are in {earlier[-1]}: --resume FILE)' if earlier else ''

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
+import torch
+from mmengine.config import Config
 
-from mmrest.tools.train import _resuming, parse_args
+from mmrest.tools.train import _find_checkpoint, _resuming, parse_args
 
 TRAIN = 'python -m mmrest train'
 
@@ -35,3 +38,14 @@ def test_the_command_that_goes_on(
     if shown:  # and it can be parsed
         monkeypatch.setattr(sys, 'argv', [program, *given, '--resume'])
         assert parse_args().resume == 'auto'
+
+
+def test_a_checkpoint_of_another_folder_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other, own = tmp_path / 'epoch_1.pth', tmp_path / 'own'
+    own.mkdir()
+    torch.save({}, other)
+    (own / 'last_checkpoint').write_text(str(other))
+    assert _find_checkpoint(Config(dict(work_dir=str(own)))) == str(other)
+    assert f'--resume goes on from {other}, which is not in {own}' in capsys.readouterr().err
