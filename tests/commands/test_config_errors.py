@@ -209,16 +209,18 @@ def test_a_training_of_no_length_is_told(
         dict(optim_wrapper__optimizer__type='torch.optim.AdamW'),
         dict(optim_wrapper__optimizer__type=torch.optim.AdamW),
         dict(train_cfg__val_interval=2),
-        dict(
-            optim_wrapper__optimizer=dict(_delete_=True, type='SGD', lr=0.1),
-            optim_wrapper__constructor='my_package.MyConstructor',
-        ),
         # is told with its place where it is built
         dict(optim_wrapper__paramwise_cfg=dict(_delete_=True, custom_keys=['backbone'])),
     ],
 )
 def test_what_mmengine_takes_is_taken(options: dict) -> None:
     require_sound_settings(small(**options), 'train')
+
+
+def test_a_constructor_of_ones_own_is_taken() -> None:
+    cfg = small(optim_wrapper__optimizer=dict(_delete_=True, type='SGD', lr=0.1))
+    cfg.optim_wrapper.constructor = 'my_package.MyConstructor'  # as a config's file may
+    require_sound_settings(cfg, 'train')
 
 
 @pytest.mark.parametrize(
