@@ -48,9 +48,9 @@ def require_sound_archive(path: str | Path) -> None:
 
 def _recorded_place_of_directory(file: BinaryIO, size: int) -> int:
     """Where an archive without a comment says that its directory begins."""
-    start = max(0, size - _LENGTH_OF_END - _LENGTH_OF_LOCATOR)
-    file.seek(start)
-    locator, end = file.read()[:-_LENGTH_OF_END], _tail(file, size)
+    file.seek(max(0, size - _LENGTH_OF_END - _LENGTH_OF_LOCATOR))
+    last = file.read()
+    locator, end = last[:-_LENGTH_OF_END], last[-_LENGTH_OF_END:]
     if not end.startswith(_END):
         raise zipfile.BadZipFile('something follows its end')
     (place,) = struct.unpack_from('<L', end, 16)
@@ -65,8 +65,3 @@ def _recorded_place_of_directory(file: BinaryIO, size: int) -> int:
     if place not in (large, _IS_IN_RECORD_64):
         raise zipfile.BadZipFile('its end names two directories')
     return large
-
-
-def _tail(file: BinaryIO, size: int) -> bytes:
-    file.seek(size - _LENGTH_OF_END)
-    return file.read()
