@@ -3,8 +3,9 @@
 mmengine's own reader either unpickles whatever a file holds, code included, or (mmengine 0.10.7 on
 torch >= 2.6) cannot read the training checkpoints that it wrote; and what it loads is whatever
 keys happen to match. Here a file is read with ``torch.load(weights_only=True)`` and a short list of
-plain data types (:mod:`.reading`), and a model is loaded only if every key and shape fits
-(:mod:`.fitting`). :mod:`.mmengine_loader` gives both to mmengine's runners and inferencers.
+plain data types (:mod:`.reading`), a model is loaded only if every key and shape fits
+(:mod:`.fitting`), and a training goes on only from what one saves (:mod:`.training_state`).
+:mod:`.mmengine_loader` gives the reader to mmengine's runners and inferencers.
 """
 
 from mmrest.checkpoints.errors import CheckpointError, CheckpointNotFoundError
@@ -13,8 +14,6 @@ from mmrest.checkpoints.fitting import (
     load_pretrained,
     refuse_fused_state,
     require_fit,
-    require_optimizer_state,
-    require_training_state,
     take_backbone,
 )
 from mmrest.checkpoints.key_map import (
@@ -29,6 +28,11 @@ from mmrest.checkpoints.key_map import (
 from mmrest.checkpoints.mmengine_loader import use_safe_reader
 from mmrest.checkpoints.reading import dataset_meta, read_checkpoint, save_safetensors
 from mmrest.checkpoints.states import model_state
+from mmrest.checkpoints.training_state import (
+    require_optimizer_state,
+    require_schedulers_state,
+    require_training_state,
+)
 
 __all__ = [
     'MMCV_ATTENTION',
@@ -48,6 +52,7 @@ __all__ = [
     'refuse_fused_state',
     'require_fit',
     'require_optimizer_state',
+    'require_schedulers_state',
     'require_training_state',
     'save_safetensors',
     'take_backbone',

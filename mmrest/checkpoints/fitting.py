@@ -11,7 +11,6 @@ import torch
 from mmengine.logging import MMLogger
 from mmengine.runner.checkpoint import load_state_dict
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from mmrest.checkpoints.errors import CheckpointError
 from mmrest.checkpoints.reading import read_checkpoint
@@ -21,11 +20,6 @@ from mmrest.wrappers import unwrap_model
 
 # What only fused modules are named; see mmrest/backbones/fused.py.
 _FUSED_KEY = re.compile(r'(^|\.)fused_')
-# What torch's optimizers keep of each number of a parameter.
-_OF_EACH_NUMBER = (
-    *('exp_avg', 'exp_avg_sq', 'max_exp_avg_sq', 'exp_inf', 'square_avg', 'grad_avg'),
-    *('momentum_buffer', 'acc_delta', 'sum', 'ax', 'prev', 'step_size'),
-)
 _BACKBONE_PREFIXES = ('backbone.bottom_up.', 'bottom_up.', 'backbone.')
 
 
@@ -205,95 +199,6 @@ def _origin(checkpoint: Any, state: Mapping[str, Tensor], own: Mapping[str, Tens
     if isinstance(name, str):
         lines.append(f'  The file is of the training {name}.')
     return lines
-
-
-def require_training_state(checkpoint: Any, source: str) -> None:
-    """Check that a checkpoint can be resumed from.
-
-    Args:
-        checkpoint: As for :func:`require_fit`.
-        source: Where it is from, for the message.
-
-    Raises:
-        CheckpointError: It holds a model without the state of its training.
-    """
-    meta = checkpoint.get('meta') if isinstance(checkpoint, Mapping) else None
-    if not isinstance(meta, Mapping) or 'epoch' not in meta or 'message_hub' not in checkpoint:
-        raise CheckpointError(
-            f'{source} is not from a training that can be resumed; to start from its weights, '
-            'use --cfg-options load_from=FILE instead of --resume'
-        )
-    hub = checkpoint['message_hub']
-    parts = hub if isinstance(hub, Mapping) else {}
-    sound = {
-        'meta.epoch': _is_count(meta['epoch']),
-        'meta.iter': _is_count(meta.get('iter')),
-        'meta.seed': meta.get('seed') is None or _is_count(meta['seed'], 2**32),
-        'message_hub': all(
-            isinstance(parts.get(name), Mapping)
-            for name in ('log_scalars', 'runtime_info', 'resumed_keys')
-        ),
-        'optimizer': isinstance(checkpoint.get('optimizer', {}), Mapping),
-        'param_schedulers': isinstance(checkpoint.get('param_schedulers', []), list | Mapping),
-    }
-    if wrong := [name for name, is_sound in sound.items() if not is_sound]:
-        raise CheckpointError(
-            f'{source} cannot be resumed: {list_some(wrong)} in it is not what a training saves'
-        )
-
-
-def _is_count(value: Any, below: int = 2**31) -> bool:
-    return isinstance(value, int) and 0 <= value < below
-
-
-def require_optimizer_state(checkpoint: Any, optimizer: Optimizer, source: str) -> None:
-    """Check that the state of an optimizer is that of as many parameters as are trained now.
-
-    Args:
-        checkpoint: As for :func:`require_fit`.
-        optimizer: Of the training that is to go on.
-        source: Where the checkpoint is from, for the message.
-
-    Raises:
-        CheckpointError: It is of others, as when parts are frozen that were not.
-    """
-    saved = checkpoint.get('optimizer') if isinstance(checkpoint, Mapping) else None
-    if not isinstance(saved, Mapping) or not isinstance(saved.get('param_groups'), list):
-        return  # several optimizers, or none
-    sizes = [
-        [len(group.get('params', ())) for group in groups]
-        for groups in (saved['param_groups'], optimizer.param_groups)
-    ]
-    if sizes[0] == sizes[1]:
-        _require_shapes_of_optimizer(saved, optimizer, source)
-        return
-    what = [f'{sum(groups)} parameters in {len(groups)} groups' for groups in sizes]
-    raise CheckpointError(
-        f'{source} cannot be resumed: it trained {what[0]}, and this config trains {what[1]}. '
-        'Parts are frozen that were not, or have other options of the optimizer, or the other way '
-        'round: go on with the options that it began with (--from-scratch freezes nothing)'
-    )
-
-
-def _require_shapes_of_optimizer(
-    saved: Mapping[str, Any], optimizer: Optimizer, source: str
-) -> None:
-    """Check what torch's fused steps take as it is, and read beyond where it is too small."""
-    if not type(optimizer).__module__.startswith('torch.optim'):
-        return  # others keep what they like under these names
-    numbers = [number for group in saved['param_groups'] for number in group.get('params', ())]
-    own = [parameter for group in optimizer.param_groups for parameter in group['params']]
-    states = saved.get('state') or {}
-    for number, parameter in zip(numbers, own, strict=True):
-        for name, value in (states.get(number) or {}).items():
-            if name not in _OF_EACH_NUMBER or value is None:
-                continue
-            if (shape := getattr(value, 'shape', None)) != parameter.shape:
-                raise CheckpointError(
-                    f"{source} cannot be resumed: the optimizer's {name} of parameter {number} has "
-                    f'the shape {shape and tuple(shape)}, and the parameter '
-                    f'{tuple(parameter.shape)}'
-                )
 
 
 def take_backbone(

@@ -10,7 +10,9 @@ import shlex
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from traceback import walk_tb
 
+import torch
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
 from mmengine.registry import MODELS, RUNNERS, DefaultScope
@@ -254,8 +256,27 @@ def _explain_errors(runner: Runner) -> Iterator[None]:
         explain_data_errors(runner),
         explain_map_channels(runner.model),
         explain_lost_processes(runner),
+        _explain_resumption(runner),
     ):
         yield
+
+
+@contextmanager
+def _explain_resumption(runner: Runner) -> Iterator[None]:
+    """Name the checkpoint that mmengine cannot go on from for a reason that no check foresees."""
+    try:
+        yield
+    except (InputError, OSError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        frames = (frame for frame, _ in walk_tb(error.__traceback__))
+        places = {(frame.f_globals.get('__name__', ''), frame.f_code.co_name) for frame in frames}
+        if not any(name == 'resume' and of.startswith('mmengine.') for of, name in places):
+            raise
+        raise InputError(
+            f'{runner._load_from or "the checkpoint"} cannot be resumed: '
+            f'{type(error).__name__}: {error}'
+        ) from error
 
 
 def require_files(cfg: Config, checkpoint: str | None = None, trains: bool = False) -> None:

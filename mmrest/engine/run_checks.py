@@ -13,7 +13,12 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner, find_latest_checkpoint
 from torch import Tensor
 
-from mmrest.checkpoints import require_fit, require_optimizer_state, require_training_state
+from mmrest.checkpoints import (
+    require_fit,
+    require_optimizer_state,
+    require_schedulers_state,
+    require_training_state,
+)
 from mmrest.engine.anchor_strides import find_misplaced_anchors
 from mmrest.engine.checkpointing import use_safe_checkpoints
 from mmrest.engine.head_outputs import require_enough_outputs
@@ -50,9 +55,12 @@ class CheckpointFitHook(Hook):
         if self.purpose == 'resume':
             require_training_state(checkpoint, source)
         require_fit(runner.model, checkpoint, source, partly=self.purpose == 'start')
-        optimizer = getattr(runner.optim_wrapper, 'optimizer', None)
-        if self.purpose == 'resume' and optimizer is not None:
+        if self.purpose != 'resume':
+            return
+        if (optimizer := getattr(runner.optim_wrapper, 'optimizer', None)) is not None:
             require_optimizer_state(checkpoint, optimizer, source)
+        if runner.param_schedulers is not None:
+            require_schedulers_state(checkpoint, runner.param_schedulers, source)
 
 
 class ResumedSettingsHook(Hook):

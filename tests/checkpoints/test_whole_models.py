@@ -22,7 +22,6 @@ from torch.utils.data import Dataset
 from mmrest.checkpoints import (
     CheckpointError,
     require_fit,
-    require_optimizer_state,
     save_safetensors,
     use_safe_reader,
 )
@@ -307,44 +306,3 @@ def test_a_file_that_is_no_dictionary_is_left_to_whoever_asks(tmp_path: Path) ->
     torch.save([torch.ones(2)], tmp_path / 'list.pth')
     (held,) = load_from_mmrest(str(tmp_path / 'list.pth'))
     assert torch.equal(held, torch.ones(2))
-
-
-def test_states_of_several_optimizers_are_left_to_mmengine() -> None:
-    optimizer = torch.optim.SGD(Toy().parameters(), 0.1)
-    one = optimizer.state_dict()
-    require_optimizer_state(dict(optimizer=one), optimizer, 'a.pth')
-    require_optimizer_state(dict(optimizer=dict(first=one, second=one)), optimizer, 'a.pth')
-    require_optimizer_state(dict(), optimizer, 'a.pth')
-    one['param_groups'][0]['params'].pop()
-    with pytest.raises(CheckpointError, match='it trained 4 parameters in 1 groups'):
-        require_optimizer_state(dict(optimizer=one), optimizer, 'a.pth')
-
-
-@pytest.mark.parametrize(
-    ('kind', 'options', 'name'),
-    [
-        (torch.optim.SGD, dict(momentum=0.9), 'momentum_buffer'),
-        (torch.optim.AdamW, dict(amsgrad=True), 'exp_avg'),
-        (torch.optim.AdamW, dict(amsgrad=True), 'max_exp_avg_sq'),
-        (torch.optim.Adamax, {}, 'exp_inf'),
-        (torch.optim.RMSprop, dict(centered=True), 'grad_avg'),
-        (torch.optim.Adadelta, {}, 'acc_delta'),
-        (torch.optim.Adagrad, {}, 'sum'),
-        (torch.optim.ASGD, {}, 'ax'),
-        (torch.optim.NAdam, {}, 'exp_avg'),
-        (torch.optim.Rprop, {}, 'step_size'),
-        (torch.optim.SGD, {}, 'momentum_buffer'),
-    ],
-)
-def test_an_optimizers_state_has_the_shapes_of_the_parameters(
-    kind: type, options: dict, name: str
-) -> None:
-    model = nn.Linear(3, 4)
-    optimizer = kind(model.parameters(), lr=0.1, **options)
-    model(torch.ones(1, 3)).sum().backward()
-    optimizer.step()
-    saved = dict(optimizer=optimizer.state_dict())
-    require_optimizer_state(saved, optimizer, 'a.pth')
-    saved['optimizer']['state'].setdefault(0, {})[name] = torch.zeros(3)
-    with pytest.raises(CheckpointError, match=rf'{name} of parameter 0 .* \(3,\), .* \(4, 3\)'):
-        require_optimizer_state(saved, optimizer, 'a.pth')
