@@ -46,6 +46,25 @@ def require_sound_archive(path: str | Path) -> None:
         )
 
 
+def require_checksums(path: str | Path) -> None:
+    """Compare every byte of an archive with its checksums, which torch's reader does not.
+
+    An archive that was written after ``torch.serialization.set_crc32_options(False)`` has none.
+
+    Raises:
+        CheckpointError: One is wrong; the message does not name the file.
+        zipfile.BadZipFile: The archive is damaged elsewhere.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            has_checksums = any(member.CRC for member in archive.infolist())
+            bad = archive.testzip() if has_checksums else None
+    except Exception as error:  # zipfile raises many kinds for what it did not write
+        raise zipfile.BadZipFile(str(error)) from error
+    if bad:
+        raise CheckpointError(f'{bad} in it has a wrong checksum: the file is damaged')
+
+
 def _recorded_place_of_directory(file: BinaryIO, size: int) -> int:
     """Where an archive without a comment says that its directory begins."""
     file.seek(max(0, size - _LENGTH_OF_END - _LENGTH_OF_LOCATOR))

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mmrest.checkpoints.addresses import fetch, is_local, resolve_address
-from mmrest.checkpoints.archives import require_sound_archive
+from mmrest.checkpoints.archives import require_checksums, require_sound_archive
 from mmrest.checkpoints.download import sha256_of
 from mmrest.checkpoints.errors import CheckpointError, CheckpointNotFoundError
 from mmrest.checkpoints.pickle_scan import TOO_MUCH, require_bounded
@@ -33,6 +33,8 @@ from mmrest.errors import list_some
 # torch's files before they were archives: a magic number, the protocol, the machine, what was
 # saved, and the names of the storages, which follow
 _PICKLES_BEFORE_ARCHIVES = 5
+# with which pickles begin since protocol 4, in torch's words
+_FRAME = 'Unsupported operand 149'
 
 
 def read_checkpoint(
@@ -65,6 +67,7 @@ def read_checkpoint(
     try:
         if head.startswith(b'PK'):
             require_sound_archive(path)
+            require_checksums(path)
         scan_pickles(path)
         with only_plain_data(os.path.getsize(path)):
             if is_plain_pickle(head):
@@ -92,7 +95,7 @@ def read_checkpoint(
                 'written and save its state_dict alone, or as .safetensors.'
             ) from None
         raise CheckpointError(
-            f'{source} is no complete PyTorch checkpoint: {_describe_damage(path, head)}'
+            f'{source} is no complete PyTorch checkpoint: {_describe_damage(path, head, text)}'
         ) from None
 
 
@@ -192,13 +195,22 @@ def _unsafe_globals(path: str) -> list[str]:
         return []
 
 
-def _describe_damage(path: str, head: bytes) -> str:
+def _describe_damage(path: str, head: bytes, error: str) -> str:
     if not head:
         return 'the file is empty'
     if head.startswith(b'version https://git-lfs'):
         return 'it is a Git LFS pointer; run `git lfs pull`'
     if head.lstrip()[:1] == b'<':
         return 'it is a web page; was the download behind a form?'
+    if 'TorchScript' in error:
+        return 'it is a TorchScript program; save the state_dict of its model'
+    if _FRAME in error:
+        return (
+            'it was saved with pickle_protocol=4 or higher, and the safe reader of torch knows 2 '
+            'alone; save it again without that option'
+        )
+    if 'file data.pkl' in error:
+        return 'it is an archive of something else, as of an exported program'
     if head.startswith(b'PK'):
         return f'its archive is damaged, perhaps cut short at {os.path.getsize(path)} bytes'
     return f'it is damaged, or something else (it begins with {head[:8]!r})'

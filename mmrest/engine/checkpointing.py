@@ -11,7 +11,6 @@ import os
 import re
 import shutil
 import time
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,7 +22,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from mmrest.checkpoints import CheckpointError
-from mmrest.checkpoints.archives import require_sound_archive
+from mmrest.checkpoints.archives import require_checksums, require_sound_archive
 from mmrest.checkpoints.reading import scan_pickles
 from mmrest.errors import InputError, did_you_mean, list_some
 
@@ -303,13 +302,12 @@ def damage_of(path: str | Path) -> str:
                 scan_pickles(path)
                 return ''
         require_sound_archive(path)
-        with zipfile.ZipFile(path) as archive:
-            bad = archive.testzip()
+        require_checksums(path)
     except CheckpointError as error:
         return str(error)
     except Exception as error:  # of many kinds
         return f'cut short or no checkpoint: {error}'
-    return f'{bad} in it has a wrong checksum' if bad else ''
+    return ''
 
 
 def set_aside(folder: str, name: str | None, needed: str | None) -> Path | None:
