@@ -10,7 +10,7 @@ import importlib
 import importlib.util
 import inspect
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -38,10 +38,12 @@ _OPTIONAL = (
     *('load_from', 'resume', 'custom_hooks', 'custom_imports', 'param_scheduler', 'randomness'),
     *('auto_scale_lr', 'log_processor', 'env_cfg', 'built_in_data', 'model_wrapper_cfg'),
 )
-# whose classes an option of the command line may name by their module
+# whose classes an option of the command line may name by their module; some others of torch start
+# processes
 _MAY_BE_NAMED = (
     *('mmrest', 'mmdet', 'mmseg', 'mmengine', 'mmcv', 'mmpretrain', 'mmcls', 'mmyolo', 'mmrotate'),
-    *('mmpose', 'mmocr', 'mmdet3d', 'mmaction', 'mmselfsup', 'torch', 'torchvision', 'timm'),
+    *('mmpose', 'mmocr', 'mmdet3d', 'mmaction', 'mmselfsup', 'torchvision', 'timm'),
+    *('torch.nn', 'torch.optim', 'torch.utils.data', 'torch.distributed.optim'),
 )
 _PACKAGES = 'mmrest', 'mmdet', 'mmseg', 'mmpretrain'
 
@@ -171,10 +173,10 @@ def _named_types(key: str, value: Any) -> Iterator[str]:
 
 def _may_be_named(name: str, cfg: Config) -> bool:
     """Whether building a type runs none but the code of models; ``os.system`` is a type, too."""
-    package = name.partition('.')[0]
     imports = (cfg.get('custom_imports') or {}).get('imports') or ()
     imports = [imports] if isinstance(imports, str) else imports
-    if package not in {*_MAY_BE_NAMED, *(own.partition('.')[0] for own in imports)}:
+    packages = {*_MAY_BE_NAMED, *(own.partition('.')[0] for own in imports)}
+    if not _is_in(name, packages):
         return False
     parts = name.split('.')
     for length in range(len(parts) - 1, 0, -1):
@@ -185,8 +187,12 @@ def _may_be_named(name: str, cfg: Config) -> bool:
         for part in parts[length:]:
             found = getattr(found, part, None)
         # None: a name of a registry, mmdet.ResNet for example, or of nothing
-        return found is None or isinstance(found, type)
+        return found is None or (isinstance(found, type) and _is_in(found.__module__, packages))
     return True
+
+
+def _is_in(name: str, packages: Iterable[str]) -> bool:
+    return any(f'{name}.'.startswith(f'{package}.') for package in packages)
 
 
 def _misspelt_section(cfg: Config, key: str) -> str:

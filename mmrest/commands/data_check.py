@@ -87,16 +87,20 @@ def _require_one_source(cfg: Config, root: str, splits: Iterable[str]) -> None:
         return
     if not _reads_from(cfg, root, ['val']):
         return
+    text = (
+        'train_dataloader reads data of your own, and val_dataloader still the built-in data '
+        f'set of the base ({root})'
+    )
     classes = [
         [(node.get('metainfo') or {}).get('classes') for node in datasets_of(cfg.get(loader))]
         for loader in ('train_dataloader', 'val_dataloader')
     ]
     if classes[0] != classes[1]:
         raise InputError(
-            'train_dataloader reads data of your own, and val_dataloader still the built-in data '
-            f'set of the base ({root}): write val_dataloader and val_evaluator, too (and '
-            'test_dataloader = val_dataloader), or val_dataloader = val_evaluator = val_cfg = None'
+            f'{text}: write val_dataloader and val_evaluator, too (and test_dataloader = '
+            'val_dataloader), or val_dataloader = val_evaluator = val_cfg = None'
         )
+    warn(f'{text}. If that is not meant, write val_dataloader and val_evaluator, too')
 
 
 def _reads_from(cfg: Config, root: str, splits: Iterable[str] = _SPLITS) -> bool:

@@ -66,6 +66,11 @@ def with_options(options: dict) -> Config:
         {'default_hooks.timer.type': 'mmengine.config.Config.fromfile'},
         {'optim_wrapper.constructor': 'os.system'},
         {'runner_type': 'os.system'},
+        # classes that start processes: torch's own, and one that a module has of another
+        {'model.type': 'torch.distributed.elastic.multiprocessing.api.SubprocessHandler'},
+        {'model.type': 'torch.utils.data.dataloader.python_multiprocessing.Process'},
+        {'model.type': 'mmengine.utils.package_utils.subprocess.Popen'},
+        {'model.type': 'torch.nn.parallel.distributed.defaultdict'},
         {'test_evaluator': [dict(metric=dict(type='runpy.run_path'))]},
     ],
     ids=str,

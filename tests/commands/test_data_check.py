@@ -115,6 +115,21 @@ def test_a_training_on_other_data_is_not_validated_on_the_built_in_set(tmp_path:
     assert not (tmp_path / 'made').exists()
 
 
+def test_one_with_the_same_classes_is_warned_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    cfg = load_config(SHAPES, data_root=str(tmp_path / 'made'))
+    cfg.built_in_data.update(root=str(tmp_path / 'made'), num_train=2, num_val=1)
+    prepare_data(cfg, ['train', 'val'])
+    assert 'warning' not in capsys.readouterr().err
+    shutil.copytree(tmp_path / 'made', tmp_path / 'mine')
+    cfg.train_dataloader.dataset.data_root = str(tmp_path / 'mine')
+    prepare_data(cfg, ['train', 'val'])
+    assert f'val_dataloader still the built-in data set of the base ({tmp_path / "made"})' in (
+        capsys.readouterr().err
+    )
+
+
 def test_the_built_in_data_set_overwrites_nothing(tmp_path: Path) -> None:
     (tmp_path / 'precious.txt').write_text('mine')
     with pytest.raises(InputError, match='holds something else'):
