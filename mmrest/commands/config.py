@@ -23,6 +23,7 @@ from mmengine.runner import Runner
 
 from mmrest.commands.data_root import move_data_root
 from mmrest.commands.processes import warn
+from mmrest.commands.settings import require_kinds
 from mmrest.config_nodes import iterate_dicts, scope_of
 from mmrest.errors import InputError, did_you_mean, list_some
 from mmrest.lookup import config_names, config_path
@@ -87,6 +88,7 @@ def load_config(
     cfg.launcher = launcher
     if options:
         cfg = _merge(cfg, options)
+    require_kinds(cfg)
     for name in set(cfg) - _settings():
         meant = difflib.get_close_matches(name, _OPTIONAL, n=1, cutoff=0.85)
         # a variable may be called as others are; one letter is a slip

@@ -7,11 +7,12 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from traceback import extract_tb
+from traceback import extract_tb, walk_tb
 from types import FrameType, TracebackType
 from typing import Any
 
 from mmengine.registry import build_from_cfg
+from mmengine.runner import Runner
 
 from mmrest.errors import InputError, did_you_mean, list_some
 
@@ -19,6 +20,9 @@ from mmrest.errors import InputError, did_you_mean, list_some
 _GIVEN = {'self', 'args', 'kwargs', 'params', 'defaults'}
 # what classes and registries raise where a config does not suit them
 _REFUSALS = TypeError, KeyError, ValueError, AssertionError, IndexError, AttributeError
+
+# methods of mmengine's runner that build and begin nothing else
+_BUILDS = 'build_', 'register_', 'set_randomness', 'setup_env'
 
 
 @contextmanager
@@ -34,7 +38,7 @@ def explain_config_errors() -> Iterator[None]:
         raise
     except _REFUSALS as error:
         frame = _building_frame(error.__traceback__)
-        text = None if frame is None else _explain(error, frame)
+        text = _explain(error, frame) if frame else _explain_of_runner(error)
         if text is None:
             raise
         raise InputError(text) from error
@@ -50,6 +54,20 @@ def _building_frame(traceback: TracebackType | None) -> FrameType | None:
     return found
 
 
+def _explain_of_runner(error: Exception) -> str | None:
+    """What mmengine's runner says of a setting that it gives to no registry."""
+    for frame, _ in walk_tb(error.__traceback__):
+        name = frame.f_code.co_name
+        builds = name == '__init__' or name.startswith(_BUILDS)
+        if frame.f_globals.get('__name__') == Runner.__module__ and builds:
+            last = extract_tb(error.__traceback__)[-1]
+            return (
+                f'the config cannot be built: {type(error).__name__}: {error} '
+                f'({last.filename}:{last.lineno})'
+            )
+    return None
+
+
 def _explain(error: Exception, frame: FrameType) -> str | None:
     local = frame.f_locals
     built, arguments = local.get('obj_cls'), local.get('args', {})
@@ -61,6 +79,11 @@ def _explain(error: Exception, frame: FrameType) -> str | None:
         if isinstance(error, TypeError) and 'should be a dict' in str(error):
             kind = getattr(local.get('registry'), 'name', 'part')
             return f'a {kind} of the config is {local["cfg"]!r:.60} in the place of dict(type=...)'
+        if isinstance(error, TypeError) and 'type must be a str' in str(error):
+            kind = getattr(local.get('registry'), 'name', 'part')
+            return (
+                f'a {kind} of the config has type={local["obj_type"]!r:.60}, which names no class'
+            )
         return None
     name = getattr(built, '__name__', str(built)) + _place_of(local.get('registry'), built)
     if match := re.search(r"unexpected keyword argument '(\w+)'", str(error)):

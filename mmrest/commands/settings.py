@@ -32,6 +32,52 @@ _NUMBERS = (
     *('begin', 'end', 'milestones', 'gamma', 'power', 'start_factor', 'end_factor', 'T_max'),
     *('eta_min', 'step_size', 'total_steps'),
 )
+# what a config writes as dict(...)
+_DICTS = (
+    *('model', 'data_preprocessor', 'train_cfg', 'val_cfg', 'test_cfg', 'optim_wrapper'),
+    *('train_dataloader', 'val_dataloader', 'test_dataloader', 'default_hooks', 'env_cfg'),
+    *('auto_scale_lr', 'randomness', 'log_processor', 'visualizer', 'built_in_data'),
+    *('model_wrapper_cfg', 'tta_model', 'custom_imports', 'optim_wrapper.optimizer'),
+    *('env_cfg.dist_cfg', 'env_cfg.mp_cfg', 'model.backbone', 'model.data_preprocessor'),
+    *('train_dataloader.dataset', 'val_dataloader.dataset', 'test_dataloader.dataset'),
+)
+_TEXTS = 'default_scope', 'load_from', 'work_dir', 'launcher', 'runner_type', 'experiment_name'
+_LISTS_OF_DICTS = 'custom_hooks', 'param_scheduler', 'val_evaluator', 'test_evaluator'
+
+
+def require_kinds(cfg: Config) -> None:
+    """Check that the sections of a config are what everything that reads them takes them for.
+
+    Raises:
+        InputError: One is something else; the message names it.
+    """
+    named = {f'default_hooks.{name}': hook for name, hook in _hooks(cfg).items()}
+    named.update({name: _setting(cfg, name) for name in _DICTS})
+    for name in _LISTS_OF_DICTS:
+        value = cfg.get(name)
+        nodes = value if isinstance(value, list | tuple) else [value]
+        named.update({f'{name}[{place}]': node for place, node in enumerate(nodes)})
+    for name, value in named.items():
+        # (nothing, as False, is left out, and what is built already is left alone)
+        if value and isinstance(value, str | Real | list | tuple):
+            of = name.removesuffix('[0]') if cfg.get(name.removesuffix('[0]')) is value else name
+            raise InputError(f'{of}={value!r:.80} of the config must be dict(...)')
+    for name in _TEXTS:
+        if not isinstance(value := cfg.get(name), str | None):
+            raise InputError(f'{name}={value!r:.80} of the config must be text')
+
+
+def _hooks(cfg: Config) -> Mapping[str, Any]:
+    hooks = cfg.get('default_hooks')
+    return hooks if isinstance(hooks, Mapping) else {}
+
+
+def _setting(cfg: Config, name: str) -> Any:
+    """A setting by its dotted name; None where there is none."""
+    node: Any = cfg
+    for part in name.split('.'):
+        node = node.get(part) if isinstance(node, Config | Mapping) else None
+    return node
 
 
 def require_sound_settings(cfg: Config, part: str) -> None:
@@ -44,7 +90,7 @@ def require_sound_settings(cfg: Config, part: str) -> None:
     Raises:
         InputError: A setting cannot be meant so; the message names it.
     """
-    hooks = cfg.get('default_hooks') or {}
+    hooks = _hooks(cfg)
     for name, hook in hooks.items():
         if isinstance(hook, Mapping) and 'type' not in hook:
             hint = did_you_mean(name, [other for other in hooks if other != name])

@@ -22,14 +22,16 @@ import math
 import os
 import shutil
 import tempfile
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from filelock import FileLock
 
-from mmrest.errors import InputError
+from mmrest.errors import InputError, did_you_mean
 from mmrest.progress import with_time_left
 
 CLASSES = ('disc', 'ring', 'triangle', 'bar', 'star')
@@ -128,6 +130,15 @@ def make_scene(rng: np.random.Generator, spec: ShapesSpec) -> Scene:
     return Scene(image.clip(0, 255).astype(np.uint8), labels, masks)
 
 
+def _require_known(spec: Mapping[str, Any]) -> None:
+    known = [entry.name for entry in fields(ShapesSpec)]
+    for name, value in spec.items():
+        if name not in known:
+            raise InputError(f'shapes: there is no option {name!r}{did_you_mean(name, known)}')
+        if not isinstance(value, int):
+            raise InputError(f'shapes: {name}={value!r} must be a whole number')
+
+
 def write_shapes(root: str | os.PathLike, **spec: int) -> Path:
     """Make the data set in ``root``, unless it is there already.
 
@@ -142,10 +153,11 @@ def write_shapes(root: str | os.PathLike, **spec: int) -> Path:
         ``root``.
 
     Raises:
-        InputError: ``root`` holds something else, which is left as it is.
+        InputError: An option is none, or ``root`` holds something else, which is left as it is.
     """
     # a link to a folder is as good as the folder
     root = Path(root).resolve()
+    _require_known(spec)
     wanted = {**asdict(ShapesSpec(**spec)), 'classes': list(CLASSES)}
     if _is_complete(root, wanted):
         return root

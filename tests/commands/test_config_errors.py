@@ -9,6 +9,8 @@ import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, LOOPS, MODELS
+from mmengine.runner import Runner
+from torch import nn
 
 from mmrest.commands import load_config, prepare_data
 from mmrest.commands.cli import require_buildable_model, require_run, use_amp
@@ -158,6 +160,58 @@ def small(**options: object) -> Config:
     return load_config(path, {key.replace('__', '.'): value for key, value in options.items()})
 
 
+SECTIONS = (
+    *('model', 'optim_wrapper', 'train_cfg', 'val_cfg', 'test_cfg', 'env_cfg', 'visualizer'),
+    *('train_dataloader', 'val_dataloader', 'test_dataloader', 'val_evaluator', 'test_evaluator'),
+    *('default_hooks', 'default_hooks.timer', 'default_hooks.checkpoint', 'log_processor'),
+    *('randomness', 'auto_scale_lr', 'built_in_data', 'custom_imports', 'model_wrapper_cfg'),
+    *('param_scheduler', 'env_cfg.dist_cfg', 'model.backbone', 'optim_wrapper.optimizer'),
+    *('train_dataloader.dataset', 'model.data_preprocessor'),
+)
+
+
+@pytest.mark.parametrize('value', [5, 'text', [1]], ids=str)
+@pytest.mark.parametrize('section', SECTIONS)
+def test_a_section_that_is_something_else_is_named(section: str, value: object) -> None:
+    with pytest.raises(InputError, match=rf'^{section}(\[0\])?=.* of the config must be dict'):
+        small(**{section: value})
+
+
+@pytest.mark.parametrize('name', ['default_scope', 'load_from', 'work_dir', 'launcher'])
+def test_a_name_that_is_none_is_told(name: str) -> None:
+    with pytest.raises(InputError, match=f'^{name}=5 of the config must be text'):
+        small(**{name: 5})
+
+
+def test_sections_that_are_left_out_are_left_alone() -> None:
+    cfg = small(custom_hooks=[], param_scheduler=[], visualizer=None, default_hooks__timer=None)
+    assert cfg.custom_hooks == []
+
+
+@pytest.mark.parametrize(
+    ('setting', 'said'),
+    [
+        (dict(custom_hooks=['a']), 'TypeError: hook should be an instance of Hook or dict'),
+        (dict(randomness=5), 'TypeError: .*set_randomness.. argument after'),
+        (dict(env_cfg=5), "AttributeError: 'int' object has no attribute 'get'"),
+        (dict(log_processor=5), 'TypeError: log processor should be'),
+    ],
+)
+def test_what_the_runner_itself_refuses_is_told_with_the_place(
+    setting: dict, said: str, tmp_path: Path
+) -> None:
+    with (
+        pytest.raises(InputError, match=rf'^the config cannot be built: {said}.*runner\.py:\d+'),
+        explain_config_errors(),
+    ):
+        Runner(nn.Linear(1, 1), str(tmp_path), **setting)
+
+
+def test_a_type_that_is_no_name_is_told() -> None:
+    with pytest.raises(InputError, match='a model of the config has type=5, which names no class'):
+        require_buildable_model(small(model__type=5))
+
+
 @pytest.mark.parametrize(
     ('options', 'said'),
     [
@@ -264,19 +318,16 @@ def test_options_that_may_change_nothing_are_told(
 @pytest.mark.parametrize(
     'option',
     [
-        *(
-            'load_from',
-            'model.backbone.drop_path_rate',
-            'model.backbone.with_cp',
-            'randomness.seed',
-        ),
-        *('built_in_data.num_val', 'optim_wrapper.clip_grad.max_norm', 'custom_hooks'),
+        *('load_from', 'custom_hooks'),
+        *('model.backbone.drop_path_rate', 'model.backbone.with_cp', 'randomness.seed'),
+        *('built_in_data.num_val', 'optim_wrapper.clip_grad.max_norm'),
         *('train_dataloader.dataset.pipeline.0.to_float32', 'env_cfg.cudnn_benchmark'),
         *('param_scheduler.0.end', 'default_hooks.checkpoint.save_last', 'auto_scale_lr.enable'),
     ],
 )
 def test_options_that_are_read_are_no_matter(option: str, capsys: pytest.CaptureFixture) -> None:
-    small(**{option: 1})
+    of_their_kind = dict(load_from='a.pth', custom_hooks=[dict(type='EMAHook')])
+    small(**{option: of_their_kind.get(option, 1)})
     assert not capsys.readouterr().err
 
 

@@ -187,3 +187,18 @@ def test_what_another_process_wrote_meanwhile_is_taken(
     monkeypatch.setattr('mmrest.datasets.shapes.FileLock', waits_for_another)
     root = write_shapes(tmp_path / 'shapes', num_train=1, num_val=1)
     assert [(root / 'val2017').stat().st_ino] == written
+
+
+@pytest.mark.parametrize(
+    ('option', 'said'),
+    [
+        (dict(num_trains=4), "no option 'num_trains'; did you mean num_train"),
+        (dict(num_train='x'), "num_train='x' must be a whole number"),
+        (dict(num_train=2.5), 'num_train=2.5 must be a whole number'),
+        (dict(num_val=0), 'must be at least 1'),
+    ],
+)
+def test_options_that_are_none_are_named(option: dict, said: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=said):
+        write_shapes(tmp_path / 'shapes', **option)
+    assert not list(tmp_path.iterdir())
