@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from mmrest.benchmark.machine import peak_memory
 from mmrest.benchmark.models import Step, build_step
 from mmrest.engine.compiling import compile_backbone
+from mmrest.engine.image_channels import image_channels
 from mmrest.inference import fuse
 from mmrest.ops.dispatch import VARIABLE
 from mmrest.progress import with_time_left
@@ -181,7 +182,8 @@ def _serve(case: Case) -> None:
         model = fuse(model, inplace=True)
     if case.compiled:
         compile_backbone(model)
-    images = torch.randn(case.batch_size, 3, *case.shape, device=case.device)
+    channels = image_channels(model)
+    images = torch.randn(case.batch_size, channels, *case.shape, device=case.device)
     memory = peak_memory(case.device)
     base_bytes = memory.reset()
     for _ in sys.stdin:

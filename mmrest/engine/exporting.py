@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmrest.engine.image_channels import image_channels
 from mmrest.errors import InputError
 from mmrest.ops import adaptive_average
 
@@ -43,11 +44,11 @@ class ExportedFeatures(Exported):
         self.neck = nn.Identity() if neck is None or part == 'backbone' else neck
         like = next(self.parameters())
         with torch.no_grad():
-            maps = self(like.new_zeros(1, getattr(model.backbone, 'in_channels', 3), 64, 64))
+            maps = self(like.new_zeros(1, image_channels(model), 64, 64))
         self.output_names = tuple(f'level_{i}' for i in range(len(maps)))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """(B, 3, H, W), normalised -> a map (B, C, h, w) for each level."""
+        """(B, C, H, W), normalised -> a map (B, D, h, w) for each level."""
         return tuple(self.neck(self.backbone(images)))
 
 
@@ -85,7 +86,7 @@ class ExportedSegmentor(Exported):
                     setattr(module, name, AveragePool(child.output_size))
 
     def forward(self, images: Tensor) -> tuple[Tensor]:
-        """(B, 3, H, W), normalised -> (B, classes, H, W)."""
+        """(B, C, H, W), normalised -> (B, classes, H, W)."""
         logits = self.model.decode_head(self.model.extract_feat(images))
         corners = self.model.align_corners
         size = images.shape[2:]
@@ -109,7 +110,7 @@ class ExportedDetector(Exported):
         self.output_names = (*names, *([f'level_{i}' for i in levels] if self.has_rois else ()))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """(B, 3, H, W), normalised -> scores and box deltas of every level, perhaps its map."""
+        """(B, C, H, W), normalised -> scores and box deltas of every level, perhaps its map."""
         maps = self.model.extract_feat(images)
         scores, boxes = self.head(maps)[:2]
         return (*scores, *boxes, *(maps if self.has_rois else ()))

@@ -14,6 +14,7 @@ from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
 from mmrest.backbones.pyramid import PyramidBackbone
+from mmrest.engine.image_channels import image_channels
 from mmrest.errors import InputError, list_some
 
 _SIDE = 64  # pixels of the image that is tried
@@ -81,7 +82,7 @@ def _read_maps(model: nn.Module) -> tuple[list[Tensor], Tensor]:
 
     handle = model.backbone.register_forward_hook(keep)
     try:
-        image = torch.rand(1, model.backbone.in_channels, _SIDE, _SIDE)
+        image = torch.rand(1, image_channels(model), _SIDE, _SIDE)
         features = model.extract_feat(image.to(parameter))
     finally:
         handle.remove()

@@ -30,6 +30,7 @@ from mmrest.commands.config import load_config, saved_config
 from mmrest.commands.image_size import OF_PAPERS, usual_shape
 from mmrest.commands.output_files import require_new_file, require_new_picture
 from mmrest.engine.compiling import require_compiler
+from mmrest.engine.image_channels import image_channels
 from mmrest.errors import ArgumentParser, InputError, clear_errors
 from mmrest.ops.dispatch import IMPLEMENTATIONS
 
@@ -168,7 +169,7 @@ def describe(
     row.append(f'{count_parameters(model):.2f}')
     macs = None
     if isinstance(case.model, dict):
-        images = torch.empty(case.batch_size, 3, *case.shape, device='meta')
+        images = torch.empty(case.batch_size, image_channels(model), *case.shape, device='meta')
         macs = count_macs(model, images)
     seconds = result.median_seconds
     rate = '' if macs is None else 2e9 * macs * (3 if case.mode == 'train' else 1) / seconds / peak

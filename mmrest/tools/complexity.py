@@ -15,6 +15,7 @@ from mmrest.backbones import BACKBONES
 from mmrest.benchmark.complexity import count_macs, count_parameters
 from mmrest.commands import load_config
 from mmrest.commands.cli import parse_shape
+from mmrest.engine.image_channels import image_channels
 from mmrest.errors import ArgumentParser, InputError, clear_errors, did_you_mean
 from mmrest.lookup import config_names
 
@@ -73,8 +74,7 @@ def _of_sizes(what: str, shapes: Iterable[tuple[int, int]]) -> list[str]:
 
 
 def _macs(backbone: nn.Module, shapes: Iterable[tuple[int, int]]) -> list[str]:
-    channels = getattr(backbone, 'in_channels', 3)
-    images = (torch.empty(1, channels, *shape, device='meta') for shape in shapes)
+    images = (torch.empty(1, image_channels(backbone), *shape, device='meta') for shape in shapes)
     return [f'{count_macs(backbone, image):.2f}' for image in images]
 
 

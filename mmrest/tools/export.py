@@ -35,6 +35,7 @@ from mmrest.commands.output_files import require_new_file
 from mmrest.commands.pretraining import forget_weights
 from mmrest.config_nodes import scope_of, task_model, type_name
 from mmrest.engine.exporting import PARTS, Exported, exported_part
+from mmrest.engine.image_channels import image_channels
 from mmrest.errors import ArgumentParser, InputError, clear_errors
 from mmrest.inference import fuse
 
@@ -182,7 +183,7 @@ def export(part: Exported, path: str, shape: tuple[int, int], torchscript: bool 
         InputError: torch cannot export it.
     """
     part.eval()  # one of the exporters puts its mode back, and that of all in it
-    images = torch.randn(2, 3, *shape)
+    images = torch.randn(2, image_channels(part), *shape)
     sizes = {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
     axes = {0: 'batch', 2: 'height', 3: 'width'}
     names = dict(input_names=['images'], output_names=list(part.output_names))
@@ -225,7 +226,7 @@ def compare(part: nn.Module, path: str) -> Difference:
     run, precise = _runner(path), copy.deepcopy(part).double()
     largest = rounding = 0.0
     for batch, height, width in OTHER_SIZES:
-        images = torch.randn(batch, 3, height, width)
+        images = torch.randn(batch, image_channels(part), height, width)
         with torch.no_grad():
             expected, exact = part(images), precise(images.double())
         try:

@@ -22,6 +22,7 @@ from mmrest.commands.config_errors import explain_config_errors
 from mmrest.commands.image_size import usual_shape
 from mmrest.config_nodes import iterate_dicts, scope_of, task_model
 from mmrest.engine.anchor_strides import find_misplaced_anchors
+from mmrest.engine.image_channels import image_channels
 from mmrest.engine.map_channels import find_difference
 from mmrest.errors import ArgumentParser, InputError, clear_errors
 
@@ -95,7 +96,7 @@ def _describe_backbone(backbone: nn.Module, shape: tuple[int, int], whole: float
             f'stride {stride}, {channels} channels, {height}x{width}'
             for stride, channels, (height, width) in levels
         )
-    images = torch.empty(1, 3, *shape, device='meta')
+    images = torch.empty(1, image_channels(backbone), *shape, device='meta')
     facts[f'multiply-adds of the backbone at {shape[0]}x{shape[1]}'] = (
         f'{count_macs(backbone, images):.2f} G (convolutions, matrix products, attention)'
     )

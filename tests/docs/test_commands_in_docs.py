@@ -161,11 +161,12 @@ def test_anchors_of_a_config_have_the_strides_of_its_maps(code: str, tmp_path: P
 @pytest.mark.parametrize('code', [block for block in PYTHON if is_config(block.values[0])])
 def test_the_model_of_a_config_takes_a_step(code: str, tmp_path: Path) -> None:
     from mmrest.benchmark.models import build_step
+    from mmrest.engine.image_channels import image_channels
 
     # the weights that it names are not here, and another test's matter
     code = re.sub(r"init_cfg=dict\(type='Pretrained'[^)]*\)", 'init_cfg=None', code)
     model, step = build_step(str(saved(code, tmp_path)), (96, 128), 'train', 2)
-    step(model.train(), torch.randn(2, 3, 96, 128))
+    step(model.train(), torch.randn(2, image_channels(model), 96, 128))
 
 
 def test_a_backbone_in_python_is_what_the_page_shows(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,65 @@
+"""Models of images that are not RGB, in whatever makes images up for them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+from mmrest.backbones import PyramidBackbone, ResT
+from mmrest.engine.exporting import exported_part
+from mmrest.engine.image_channels import image_channels
+from mmrest.tools.export import compare, export
+from tests import forked
+from tests.backbones.families import ROWS, build_tiny
+from tests.tools.test_main import RUN
+
+CONFIG = """
+_base_ = 'mmrest::retinanet_rest_lite_shapes.py'
+model = dict(backbone=dict(in_channels=4), data_preprocessor=dict(mean=None, std=None))
+"""
+
+
+@pytest.mark.parametrize('family', list(ROWS))
+def test_a_backbone_says_it_wherever_it_is(family: type[PyramidBackbone]) -> None:
+    model = nn.Module()
+    model.add_module('inner', nn.ModuleDict(dict(backbone=build_tiny(family, in_channels=5))))
+    assert image_channels(model) == image_channels(model.inner.backbone) == 5
+
+
+def test_attributes_of_others_are_not_taken_for_it() -> None:
+    backbones = pytest.importorskip('mmdet.models.backbones')
+    model = nn.Module()
+    model.backbone = backbones.MobileNetV2()
+    assert model.backbone.in_channels != 3  # of its last layer
+    assert image_channels(model) == 3
+
+
+@pytest.mark.parametrize(
+    ('command', 'arguments'),
+    [
+        ('info', ['--shape', '64x96']),
+        ('info', ['--shape', '64x96', '--measure']),
+        ('complexity', ['--shapes', '64x96']),
+        ('benchmark', ['--shapes', '64x96', '--steps', '1', '--mode', 'infer', 'train']),
+    ],
+)
+def test_every_command_makes_up_such_images(
+    command: str, arguments: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / 'four.py').write_text(CONFIG)
+    words = [str(RUN), command, 'four.py', *arguments]
+    result = forked.run_script(words, tmp_path, dict(os.environ), 300)
+    assert result.returncode == 0, result.stderr
+    assert 'takes images of shape' not in result.stdout + result.stderr
+
+
+def test_an_exported_part_takes_such_images(tmp_path: Path) -> None:
+    model = nn.Module()
+    model.backbone = build_tiny(ResT, in_channels=4)
+    part = exported_part(model.eval(), 'backbone')
+    path = str(tmp_path / 'part.pt2')
+    export(part, path, (64, 96))
+    compare(part, path)  # which refuses a file that differs
