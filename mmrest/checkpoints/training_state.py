@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any
 
 import torch
@@ -194,18 +195,21 @@ def _wrong_entries(scheduler: _ParamScheduler, state: Any) -> list[str] | None:
     """Names of what a schedule cannot take over; None if it is no state at all."""
     if not _is_table(state):
         return None
-    own = {**vars(scheduler)}
+    own = vars(scheduler)
     wrong = [name for name in state if name not in own and hasattr(type(scheduler), name)]
-    for name in own.keys() & state.keys():
-        kinds = _kind(own[name]), _kind(state[name])
-        lengths = [len(each[name]) for each in (own, state)] if name in _OF_EACH_GROUP else []
-        if (kinds[0] and kinds[0] != kinds[1]) or len(set(lengths)) > 1:
-            wrong.append(name)
-    return sorted(wrong)
+    both = own.keys() & state.keys()
+    return sorted([*wrong, *(name for name in both if not _fits(name, own[name], state[name]))])
+
+
+def _fits(name: str, own: Any, saved: Any) -> bool:
+    kind = _kind(own)
+    if kind and kind != _kind(saved):
+        return False
+    return kind != 'numbers' or name not in _OF_EACH_GROUP or len(own) == len(saved)
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) or (isinstance(value, Tensor) and value.numel() == 1)
+    return isinstance(value, Real) or (isinstance(value, Tensor) and value.numel() == 1)
 
 
 def _kind(value: Any) -> str:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import copy
+import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from mmengine.registry import PARAM_SCHEDULERS
 from torch import nn
 
 from mmrest.checkpoints import (
     CheckpointError,
     require_optimizer_state,
+    require_schedulers_state,
     require_training_state,
 )
 from mmrest.commands.cli import run_training
@@ -108,8 +113,15 @@ def test_an_optimizer_goes_on_only_from_what_it_can_step_with(name: str) -> None
     saved = copy.deepcopy(optimizer.state_dict())
     require_optimizer_state(dict(optimizer=saved), optimizer, 'a.pth')
     ODD_OPTIMIZERS[name](saved)
-    with pytest.raises(CheckpointError, match=r'a\.pth cannot be resumed: '):
+    with pytest.raises(CheckpointError, match=r'^a\.pth cannot be resumed: ') as raised:
         require_optimizer_state(dict(optimizer=saved), optimizer, 'a.pth')
+    # what is wrong, and not what failed in looking at it
+    assert re.search(
+        r"optimizer(\.state|\.param_groups|'s lr|'s weight_decay|'s exp_avg of parameter 0) in it"
+        r'|of parameter [01] the optimizer can make no step \(\w+Error: .+\)'
+        r'|exp_avg of parameter 0 has the shape None',
+        str(raised.value),
+    )
 
 
 @pytest.mark.parametrize(
@@ -135,27 +147,43 @@ def test_options_that_an_older_torch_did_not_save_are_not_missed() -> None:
     require_optimizer_state(dict(optimizer=saved), optimizer, 'a.pth')
 
 
-# of the toy's whole checkpoint
-ODD_TRAININGS: dict[str, Change] = {
-    'a number for a log': lambda saved: saved['message_hub']['log_scalars'].update({5: 1}),
-    'a number for a name': lambda saved: saved['message_hub']['runtime_info'].update({5: 1}),
-    'no answer': lambda saved: saved['message_hub']['resumed_keys'].update(iter='z'),
-    'hub of a list': lambda saved: saved.update(message_hub=[1]),
-    'schedules of numbers': lambda saved: saved.update(param_schedulers=[5]),
-    'schedules by name': lambda saved: saved.update(param_schedulers={'a': []}),
-    'schedules a number': lambda saved: saved.update(param_schedulers=5),
-    'last step of text': lambda saved: saved['param_schedulers'][0].update(last_step='x'),
-    'last step None': lambda saved: saved['param_schedulers'][0].update(last_step=None),
-    'too few rates': lambda saved: saved['param_schedulers'][0].update(base_values=[]),
-    'rates of text': lambda saved: saved['param_schedulers'][0].update(base_values=['x']),
-    'a step that is none': lambda saved: saved['param_schedulers'][0].update(step=5),
-    'epoch of text': lambda saved: saved['meta'].update(epoch='x'),
-    'negative iteration': lambda saved: saved['meta'].update(iter=-1),
-    'seed of text': lambda saved: saved['meta'].update(seed='x'),
-    'momentum without size': lambda saved: saved['optimizer']['state'][0].update(
-        momentum_buffer=torch.zeros(())
+# of the toy's whole checkpoint: what is named, and the change
+HUB, SCHEDULE = 'message_hub', 'of the schedule LinearLR'
+ODD_TRAININGS: dict[str, tuple[str, Change]] = {
+    'a number for a log': (HUB, lambda saved: saved[HUB]['log_scalars'].update({5: 1})),
+    'a number for a name': (HUB, lambda saved: saved[HUB]['runtime_info'].update({5: 1})),
+    'no answer': (HUB, lambda saved: saved[HUB]['resumed_keys'].update(iter='z')),
+    'no logs': (HUB, lambda saved: saved[HUB].pop('log_scalars')),
+    'hub of a list': (HUB, lambda saved: saved.update(message_hub=[1])),
+    'schedules of numbers': (
+        'param_schedulers',
+        lambda saved: saved.update(param_schedulers=[5]),
     ),
-    'scales by name': lambda saved: saved['optimizer'].update(base_param_settings='x', state=7),
+    'schedules by name': (
+        'param_schedulers',
+        lambda saved: saved.update(param_schedulers={'a': []}),
+    ),
+    'schedules a number': ('param_schedulers', lambda saved: saved.update(param_schedulers=5)),
+    'last step of text': (
+        f'last_step {SCHEDULE}',
+        lambda saved: saved['param_schedulers'][0].update(last_step='x'),
+    ),
+    'a step that is none': (
+        f'step {SCHEDULE}',
+        lambda saved: saved['param_schedulers'][0].update(step=5),
+    ),
+    'epoch of text': ('meta.epoch', lambda saved: saved['meta'].update(epoch='x')),
+    'no iteration': ('meta.iter', lambda saved: saved['meta'].pop('iter')),
+    'negative iteration': ('meta.iter', lambda saved: saved['meta'].update(iter=-1)),
+    'an iteration beyond all': ('meta.iter', lambda saved: saved['meta'].update(iter=2**31)),
+    'seed of text': ('meta.seed', lambda saved: saved['meta'].update(seed='x')),
+    'seed beyond all': ('meta.seed', lambda saved: saved['meta'].update(seed=2**32)),
+    'optimizer a list': ('optimizer', lambda saved: saved.update(optimizer=[1])),
+    'states a number': ('optimizer.state', lambda saved: saved['optimizer'].update(state=7)),
+    'epoch and seed': (
+        'meta.epoch, meta.seed',
+        lambda saved: saved['meta'].update(epoch='x', seed='x'),
+    ),
 }
 
 
@@ -163,13 +191,109 @@ ODD_TRAININGS: dict[str, Change] = {
 def test_a_training_goes_on_only_from_what_one_saves(name: str, tmp_path: Path) -> None:
     train(make_runner(tmp_path / 'run', True))
     saved = torch.load(tmp_path / 'run/epoch_2.pth', weights_only=False)
-    ODD_TRAININGS[name](saved)
+    said, change = ODD_TRAININGS[name]
+    change(saved)
     path = tmp_path / 'odd.pth'
     torch.save(saved, path)
     runner = make_runner(tmp_path / 'again', True, resume_from=str(path))
     watch_run(runner, 'resume')
-    with pytest.raises(InputError, match=rf'^{path} cannot be resumed: '):
+    said = f'{path} cannot be resumed: {said} in it is not what a training saves'
+    with pytest.raises(InputError, match=rf'^{re.escape(said)}$'):
         run_training(runner)
+
+
+def test_the_first_and_last_counts_are_taken() -> None:
+    hub = dict(log_scalars={}, runtime_info={}, resumed_keys={})
+    for meta in (dict(epoch=0, iter=0, seed=0), dict(epoch=2**31 - 1, iter=1, seed=2**32 - 1)):
+        require_training_state(dict(meta=meta, message_hub=hub), 'a.pth')
+    require_training_state(dict(meta=dict(epoch=1, iter=1), message_hub=hub), 'a.pth')
+
+
+SCHEDULES: dict[str, dict] = {
+    'LinearLR': dict(start_factor=0.1, end=9),
+    'MultiStepLR': dict(milestones=[2, 4]),
+    'CosineAnnealingLR': dict(T_max=9),
+    'PolyLR': dict(power=0.9, end=9),
+    'OneCycleLR': dict(eta_max=0.1, total_steps=9),
+    'ExponentialLR': dict(gamma=0.9),
+    'StepLR': dict(step_size=3),
+    'CosineRestartLR': dict(periods=[4, 5], restart_weights=[1, 0.5], eta_min=0),
+    'ConstantMomentum': dict(factor=0.5, end=4),
+    'ReduceOnPlateauLR': dict(monitor='loss'),
+}
+
+
+def built(name: str, steps: int = 0) -> Any:
+    groups = [dict(params=[part]) for part in nn.Linear(1, 1).parameters()]
+    optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.9)
+    schedule = PARAM_SCHEDULERS.build(dict(type=name, optimizer=optimizer, **SCHEDULES[name]))
+    for _ in range(steps):
+        optimizer.step()
+        if name != 'ReduceOnPlateauLR':
+            schedule.step()
+    return schedule
+
+
+@pytest.mark.parametrize('name', SCHEDULES)
+def test_what_a_schedule_saves_is_taken(name: str) -> None:
+    state = built(name, steps=3).state_dict()
+    require_schedulers_state(dict(param_schedulers=[state]), [built(name)], 'a.pth')
+    by_name = dict(first=[state], second=[state, state])
+    schedules = dict(first=[built(name)], second=[built(name)])
+    require_schedulers_state(dict(param_schedulers=by_name), schedules, 'a.pth')
+    require_schedulers_state({}, schedules, 'a.pth')
+
+
+def test_a_schedule_that_has_changed_is_taken_as_mmengine_does() -> None:
+    cases = [
+        ('MultiStepLR', dict(milestones=Counter([7, 8, 9]), end=30)),
+        ('LinearLR', dict(base_values=[np.float32(0.1), torch.tensor(0.1)])),
+        ('LinearLR', dict(end=20, begin=5, start_factor=1, verbose=True)),
+        ('PolyLR', dict(an_entry_of_another_version='x', eta_min=1)),
+    ]
+    for name, changes in cases:
+        state = {**built(name, steps=3).state_dict(), **changes}
+        require_schedulers_state(dict(param_schedulers=[state]), [built(name)], 'a.pth')
+
+
+@pytest.mark.parametrize(
+    ('name', 'changes', 'named'),
+    [
+        ('LinearLR', dict(last_step='x'), 'last_step'),
+        ('LinearLR', dict(last_step=None), 'last_step'),
+        ('LinearLR', dict(last_step=torch.ones(2)), 'last_step'),
+        ('LinearLR', dict(base_values=[0.1]), 'base_values'),
+        ('LinearLR', dict(base_values=[]), 'base_values'),
+        ('LinearLR', dict(base_values=['x', 'y']), 'base_values'),
+        ('LinearLR', dict(base_values=5), 'base_values'),
+        ('LinearLR', dict(_last_value=[0.1] * 3), '_last_value'),
+        ('LinearLR', dict(by_epoch='x', end='9'), 'by_epoch, end'),
+        ('LinearLR', dict(step=5, state_dict=1, last_step=[1]), 'last_step, state_dict, step'),
+        ('LinearLR', dict(param_name=5), 'param_name'),
+        ('MultiStepLR', dict(milestones=5), 'milestones'),
+        ('CosineRestartLR', dict(periods=5), 'periods'),
+    ],
+)
+def test_what_a_schedule_cannot_take_over_is_named(
+    name: str, changes: dict[str, Any], named: str
+) -> None:
+    state = {**built(name, steps=3).state_dict(), **changes}
+    said = f'a.pth cannot be resumed: {named} of the schedule {name} in it is not'
+    with pytest.raises(CheckpointError, match=f'^{re.escape(said)}'):
+        require_schedulers_state(dict(param_schedulers=[state]), [built(name)], 'a.pth')
+    sound = built(name).state_dict()
+    by_name = dict(first=[sound], second=[sound, state])
+    schedules = dict(first=[built(name)], second=[built(name), built(name)])
+    with pytest.raises(CheckpointError, match=f'^{re.escape(said)}'):
+        require_schedulers_state(dict(param_schedulers=by_name), schedules, 'a.pth')
+
+
+def test_schedules_of_an_optimizer_that_are_no_list_are_named() -> None:
+    for saved in (dict(first=5), dict(), [1]):
+        with pytest.raises(CheckpointError, match=r'^a\.pth .*: param_schedulers first in it is'):
+            require_schedulers_state(
+                dict(param_schedulers=saved), dict(first=[built('LinearLR')]), 'a.pth'
+            )
 
 
 def test_what_no_check_foresees_names_the_checkpoint_too(
