@@ -139,6 +139,44 @@ def test_looking_at_a_state_changes_nothing(kind: str) -> None:
     assert torch.equal(torch.get_rng_state(), random)
 
 
+@pytest.mark.parametrize(
+    ('name', 'value', 'named'),
+    [
+        ('lr', 'x', "the optimizer's lr in it"),
+        ('initial_lr', 'x', "the optimizer's initial_lr in it"),
+        ('exp_avg', torch.zeros(4, 3).to_sparse(), "the optimizer's exp_avg of parameter 0 in it"),
+        (
+            'step',
+            torch.zeros(7),
+            'with what it holds of parameter 0 the optimizer can make no step',
+        ),
+    ],
+)
+def test_what_is_wrong_with_an_optimizer_is_named(name: str, value: Any, named: str) -> None:
+    optimizer = optimizer_after_a_step(torch.optim.AdamW, lr=0.1)
+    optimizer.param_groups[0]['initial_lr'] = 0.1
+    saved = copy.deepcopy(optimizer.state_dict())
+    place = saved['param_groups'][0] if 'lr' in name else saved['state'][0]
+    place[name] = value
+    with pytest.raises(CheckpointError, match=rf'^a\.pth cannot be resumed: {named}'):
+        require_optimizer_state(dict(optimizer=saved), optimizer, 'a.pth')
+
+
+def test_groups_that_name_their_parameters_are_taken() -> None:
+    """As the layer-wise decays of mmdet, mmseg and mmengine do."""
+    model = nn.Linear(3, 4)
+    groups = [
+        dict(params=[parameter], param_names=[name], lr_scale=0.5)
+        for name, parameter in model.named_parameters()
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=0.1)
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    require_optimizer_state(dict(optimizer=optimizer.state_dict()), optimizer, 'a.pth')
+    optimizer = torch.optim.AdamW(model.named_parameters(), lr=0.1)
+    require_optimizer_state(dict(optimizer=optimizer.state_dict()), optimizer, 'a.pth')
+
+
 def test_options_that_an_older_torch_did_not_save_are_not_missed() -> None:
     optimizer = optimizer_after_a_step(torch.optim.AdamW, lr=0.1)
     saved = copy.deepcopy(optimizer.state_dict())
@@ -249,11 +287,16 @@ def test_a_schedule_that_has_changed_is_taken_as_mmengine_does() -> None:
         ('MultiStepLR', dict(milestones=Counter([7, 8, 9]), end=30)),
         ('LinearLR', dict(base_values=[np.float32(0.1), torch.tensor(0.1)])),
         ('LinearLR', dict(end=20, begin=5, start_factor=1, verbose=True)),
+        ('CosineRestartLR', dict(periods=[4, 5, 6], restart_weights=[1, 0.5, 0.5])),
         ('PolyLR', dict(an_entry_of_another_version='x', eta_min=1)),
     ]
     for name, changes in cases:
         state = {**built(name, steps=3).state_dict(), **changes}
         require_schedulers_state(dict(param_schedulers=[state]), [built(name)], 'a.pth')
+    schedule = built('LinearLR')
+    schedule.of_ones_own = None  # and what it is later
+    state = {**built('LinearLR').state_dict(), 'of_ones_own': 5}
+    require_schedulers_state(dict(param_schedulers=[state]), [schedule], 'a.pth')
 
 
 @pytest.mark.parametrize(
@@ -271,6 +314,7 @@ def test_a_schedule_that_has_changed_is_taken_as_mmengine_does() -> None:
         ('LinearLR', dict(step=5, state_dict=1, last_step=[1]), 'last_step, state_dict, step'),
         ('LinearLR', dict(param_name=5), 'param_name'),
         ('MultiStepLR', dict(milestones=5), 'milestones'),
+        ('MultiStepLR', dict(milestones='2, 4'), 'milestones'),
         ('CosineRestartLR', dict(periods=5), 'periods'),
     ],
 )
@@ -324,3 +368,5 @@ def test_errors_of_the_steps_after_it_are_told_as_they_are(
 def test_a_model_alone_is_no_training() -> None:
     with pytest.raises(CheckpointError, match=r'not from a training that .*load_from'):
         require_training_state(dict(state_dict={}), 'a.pth')
+    with pytest.raises(CheckpointError, match=r'not from a training'):
+        require_training_state(dict(meta=dict(epoch=1, iter=2)), 'a.pth')
