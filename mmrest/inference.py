@@ -11,7 +11,7 @@ from mmcv.cnn import ConvModule
 from torch import nn
 
 from mmrest.backbones.fused import FoldedConv2d, FoldsNorms, can_fold
-from mmrest.backbones.layers import are_untouched
+from mmrest.backbones.layers import are_untouched, can_fuse
 from mmrest.errors import InputError
 
 
@@ -19,7 +19,8 @@ def fuse(model: nn.Module, inplace: bool = False) -> nn.Module:
     """The same model for inference: faster, in less memory, and not to be trained.
 
     Convolutions take over the BatchNorms behind them, in the backbone and in mmcv's ``ConvModule``
-    of necks and heads. What somebody has replaced, adapted or hooked stays as it is.
+    of necks and heads, and in the backbone the ReLUs behind those. What somebody has replaced,
+    adapted or hooked stays as it is.
 
     The state of a fused model has other names (they contain ``fused``) and is refused where an
     unfused model loads it, and the other way round.
@@ -63,16 +64,19 @@ def _replacements(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]
     owners = list(model.modules())
     uses = Counter(id(child) for owner in owners for child in owner.children())
     for owner in owners:
-        for conv_name, norm_name in _neighbours(owner):
-            conv, norm = owner.get_submodule(conv_name), owner.get_submodule(norm_name)
+        for conv_name, *behind in _neighbours(owner):
+            conv, norm, *act = map(owner.get_submodule, (conv_name, *behind))
             # a convolution that two norms share cannot be folded into both
-            if can_fold(conv, norm) and uses[id(conv)] == 1:
-                yield owner, conv_name, FoldedConv2d(conv, norm)
-                yield owner, norm_name, nn.Identity()
+            if not can_fold(conv, norm) or uses[id(conv)] != 1:
+                continue
+            relu = all(type(module) is nn.ReLU and can_fuse(module) for module in act)
+            yield owner, conv_name, FoldedConv2d(conv, norm, relu=bool(act) and relu)
+            for name in behind if relu else behind[:1]:
+                yield owner, name, nn.Identity()
 
 
-def _neighbours(owner: nn.Module) -> tuple[tuple[str, str], ...]:
-    """Names of a module's convolutions and of the norms that its ``forward`` calls behind them."""
+def _neighbours(owner: nn.Module) -> tuple[tuple[str, ...], ...]:
+    """As ``FoldsNorms.folds``: names of what a module's ``forward`` calls one behind the other."""
     if isinstance(owner, ConvModule):
         return (('conv', owner.norm_name),) if _norm_follows(owner) else ()
     if not isinstance(owner, FoldsNorms) or 'forward' in vars(owner):

@@ -134,15 +134,27 @@ def test_what_was_replaced_stays(family: type[PyramidBackbone], kind: type) -> N
     torch.testing.assert_close(fuse(model)(images), model(images), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize('kinds', [(nn.BatchNorm2d, nn.Conv2d), (nn.ReLU,)], ids=str)
 @families
-def test_what_is_hooked_is_still_called(family: type[PyramidBackbone]) -> None:
+def test_what_is_hooked_is_still_called(family: type[PyramidBackbone], kinds: tuple) -> None:
     model = build(family).eval()
     called = set()
-    norms = {n: m for n, m in model.named_modules() if isinstance(m, nn.BatchNorm2d | nn.Conv2d)}
-    for name, norm in norms.items():
-        norm.register_forward_hook(lambda *_, name=name: called.add(name))
+    hooked = {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
+    for name, module in hooked.items():
+        module.register_forward_hook(lambda *_, name=name: called.add(name))
     fuse(model)(torch.randn(1, 3, 40, 40))
-    assert called == norms.keys()
+    assert called == hooked.keys()
+
+
+@staged
+def test_relus_behind_norms_are_folded(family: type[PyramidBackbone]) -> None:
+    model = build(family).eval()
+    assert not any(isinstance(module, nn.ReLU) for module in fuse(model).modules())
+
+
+def test_a_module_cannot_be_folded_twice() -> None:
+    with pytest.raises(TypeError, match='names a module twice'):
+        type('Shared', (nn.Module, FoldsNorms), dict(folds=(('a', 'b', 'act'), ('c', 'd', 'act'))))
 
 
 @staged

@@ -20,10 +20,17 @@ class FoldsNorms:
     """A module whose ``forward`` calls each of some norms on what a convolution returns, unchanged.
 
     Attributes:
-        folds: Names of a convolution and of the norm right behind it.
+        folds: Names of a convolution, of the norm right behind it, and of the ReLU right behind
+            that, if there is one. No name stands twice.
     """
 
-    folds: ClassVar[tuple[tuple[str, str], ...]]
+    folds: ClassVar[tuple[tuple[str, ...], ...]]
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        names = [name for fold in getattr(cls, 'folds', ()) for name in fold]
+        if len(set(names)) < len(names):
+            raise TypeError(f'{cls.__name__}.folds names a module twice: {names}')
 
 
 def can_fold(conv: nn.Module, norm: nn.Module) -> bool:
@@ -38,9 +45,10 @@ class FoldedConv2d(nn.Module):
     Args:
         conv: A plain convolution.
         norm: See :func:`can_fold`.
+        relu: Whether a ReLU follows, which then needs no memory of its own.
     """
 
-    def __init__(self, conv: nn.Conv2d, norm: nn.Module) -> None:
+    def __init__(self, conv: nn.Conv2d, norm: nn.Module, relu: bool = False) -> None:
         super().__init__()
         scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
         bias = norm.bias - norm.running_mean * scale
@@ -49,6 +57,7 @@ class FoldedConv2d(nn.Module):
         weight = conv.weight * scale[:, None, None, None]
         self.fused_weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
         self.fused_bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
+        self.relu = relu
         self.options = dict(
             stride=conv.stride, padding=conv.padding, dilation=conv.dilation, groups=conv.groups
         )
@@ -65,7 +74,8 @@ class FoldedConv2d(nn.Module):
                 'the model is fused for inference (mmrest.inference.fuse) and cannot be trained; '
                 'train the model that it was made from'
             )
-        return F.conv2d(x, self.fused_weight, self.fused_bias, **self.options)
+        x = F.conv2d(x, self.fused_weight, self.fused_bias, **self.options)
+        return x.relu_() if self.relu else x
 
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *args: Any) -> None:
         own = {f'{prefix}{name}' for name in self.state_dict()}

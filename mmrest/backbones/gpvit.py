@@ -51,7 +51,7 @@ class ConvNormReLU(nn.Sequential, FoldsNorms):
         norm_cfg: As mmcv's ``build_norm_layer`` takes it.
     """
 
-    folds = (('0', '1'),)
+    folds = (('0', '1', '2'),)
 
     def __init__(self, conv: nn.Conv2d, norm_cfg: dict) -> None:
         super().__init__(conv, build_norm_layer(norm_cfg, conv.out_channels)[1], nn.ReLU())

@@ -42,23 +42,25 @@ class Stem(nn.Module, FoldsNorms):
         norm_cfg: Norm of the first two convolutions, as mmcv's ``build_norm_layer`` takes it.
     """
 
-    folds = ('conv1', 'norm1'), ('conv2', 'norm2')
+    folds = ('conv1', 'norm1', 'act1'), ('conv2', 'norm2', 'act2')
 
     def __init__(self, in_channels: int, channels: int, norm_cfg: dict) -> None:
         super().__init__()
         hidden = channels // 2
         self.conv1 = nn.Conv2d(in_channels, hidden, 3, stride=2, padding=1, bias=False)
         self.norm1 = build_norm_layer(norm_cfg, hidden)[1]
+        self.act1 = nn.ReLU()
         self.conv2 = nn.Conv2d(hidden, hidden, 3, padding=1, bias=False)
         self.norm2 = build_norm_layer(norm_cfg, hidden)[1]
+        self.act2 = nn.ReLU()
         self.conv3 = nn.Conv2d(hidden, channels, 3, stride=2, padding=1, bias=False)
         self.pos = PixelAttention(channels)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, ceil(H / 4), ceil(W / 4), channels)."""
         x = images.contiguous(memory_format=torch.channels_last)
-        x = self.norm1(self.conv1(x)).relu()
-        x = self.norm2(self.conv2(x)).relu()
+        x = self.act1(self.norm1(self.conv1(x)))
+        x = self.act2(self.norm2(self.conv2(x)))
         return self.pos(as_tokens(self.conv3(x)))
 
 

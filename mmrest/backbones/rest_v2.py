@@ -64,7 +64,7 @@ class StemProjection(nn.Sequential, FoldsNorms):
         norm_cfg: Norm of the first two convolutions, as mmcv's ``build_norm_layer`` takes it.
     """
 
-    folds = ('0', '1'), ('3', '4')
+    folds = ('0', '1', '2'), ('3', '4', '5')
 
     def __init__(self, in_channels: int, channels: int, norm_cfg: dict) -> None:
         hidden = channels // 2

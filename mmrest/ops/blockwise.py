@@ -21,16 +21,16 @@ serves for a D), of the mix of heads and of the products. The factor r is applie
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from mmrest.ops.cpu.matmul import add_products, even_step, multiply
+from mmrest.ops.cpu.matmul import add_products, even_step, mix_heads, multiply
 from mmrest.ops.registration import empty_tokens, register_attention
 
-# Elements of a block's map: it stays in a processor's cache, and launching it costs little.
-_BLOCK_ELEMENTS = 2**20
+# Elements of a block's map: it stays in a processor's last cache, and launching it costs little.
+_BLOCK_ELEMENTS = 2**21
 _BLOCK_ELEMENTS_ON_DEVICE = 2**25
 # With fewer, products wait for memory: where there are many keys a block may leave the cache.
 _FEWEST_QUERIES = 64
@@ -60,15 +60,14 @@ def _forward(
     with torch.autocast(q.device.type, enabled=False):
         maps = _AttentionMaps(q, k, mix_weight)
         out = empty_tokens(q, v.shape[3])
-        out_rows = out.transpose(1, 2)
         v_t = v.mT.contiguous()
         scale = maps.statistics.new_zeros(q.shape[:2])
-        for which_maps, part in maps.blocks():
-            probs = maps.softmax(part)[1]
+        for which_maps, rows in maps.blocks():
+            probs = maps.softmax(which_maps, rows)[1]
             if mix_weight is not None:
                 probs.sub_(1 / maps.keys)
-                scale[which_maps] += torch.linalg.vector_norm(probs, dim=3).square().sum(1)
-            out_rows[part] = multiply(maps.narrow(probs), v_t[which_maps])
+                scale[which_maps] += torch.linalg.vector_norm(probs, dim=3).square().sum(2)
+            out[(*which_maps, rows)] = multiply(maps.narrow(probs), v_t[which_maps])
         if mix_weight is not None:
             scale.div_(maps.queries * maps.keys).add_(eps).rsqrt_()
             out.mul_((scale / maps.range)[..., None, None])
@@ -89,7 +88,6 @@ def _backward(
         maps = _AttentionMaps(q, k, mix_weight)
         mixed = mix_weight is not None
         dq = empty_tokens(q)
-        grad_rows, dq_rows = grad.transpose(1, 2), dq.transpose(1, 2)
         # (B, heads, head_dim, M)
         dk_t, dv_t = (maps.statistics.new_zeros(t.mT.shape) for t in (k, v))
         k_t, v = maps.k.mT.contiguous(), v.contiguous()
@@ -97,26 +95,25 @@ def _backward(
         mix_grad = maps.statistics.new_zeros(mix_weight.shape if mixed else 0)
         if mixed:
             pull = torch.linalg.vecdot(*(t.flatten(2).to(scale.dtype) for t in (grad, out)))
-            pull = (pull * scale / -(maps.queries * maps.keys))[:, None, :, None]
-            mix_back = (maps.mix * scale[..., None]).mT[:, None]
-        for which_maps, part in maps.blocks():
-            logits, probs = maps.softmax(part)
-            rows = grad_rows[part]
-            dmap = multiply(rows, v[which_maps], maps.take(1, part))
+            pull = (pull * scale / -(maps.queries * maps.keys))[..., None, None]
+            mix_back = (maps.mix * scale[..., None]).mT
+        for which_maps, rows in maps.blocks():
+            block, images = (*which_maps, rows), which_maps[0]
+            logits, probs = maps.softmax(which_maps, rows)
+            dmap = multiply(grad[block], v[which_maps], maps.take(1, logits.shape))
             if mixed:
-                dmap.addcmul_(probs, pull[part[0], :, part[2]])
+                dmap.addcmul_(probs, pull[which_maps])
             softmax_backward(dmap, probs, -1, dmap.dtype, grad_input=dmap)
             if mixed:
                 probs.sub_(1 / maps.keys)
-            add_products(dv_t[which_maps], maps.narrow(probs), rows)
+            add_products(dv_t[which_maps], maps.narrow(probs), grad[block])
             if mixed:
-                pairs = (dmap @ logits.mT).sum(1) * scale[part[0], :, None]
+                pairs = (dmap.flatten(2) @ logits.flatten(2).mT) * scale[images, :, None]
                 mix_grad.add_(pairs.sum(0), alpha=maps.scale)
-                # probs has served
-                dmap = torch.matmul(mix_back[part[0]], dmap, out=probs)
+                dmap = mix_heads(mix_back[images], dmap, probs)  # probs has served
             dmap = dmap.to(k.dtype)
-            dq_rows[part] = multiply(dmap, k_t[which_maps])
-            add_products(dk_t[which_maps], dmap, maps.rows[part])
+            dq[block] = multiply(dmap, k_t[which_maps])
+            add_products(dk_t[which_maps], dmap, q[block])
         if mixed:
             dv_t.mul_((scale / maps.range)[..., None, None])
             mix_grad = mix_grad.to(mix_weight.dtype)
@@ -127,14 +124,14 @@ def _backward(
 
 
 class _AttentionMaps:
-    """The blocks of the attention maps, (images, rows, heads, keys), and memory for one at a time.
+    """The blocks of the attention maps, (images, heads, rows, keys), and memory for one at a time.
 
     Some products bring memory of their own. Statistics and softmax are in float32 at least,
     whatever the tensors are.
     """
 
     def __init__(self, q: Tensor, k: Tensor, mix_weight: Tensor | None) -> None:
-        self.rows = q.transpose(1, 2)
+        self.q = q
         self.batch, self.heads, self.queries, head_dim = q.shape
         self.keys = k.shape[2]
         self.scale = head_dim**-0.5
@@ -157,35 +154,35 @@ class _AttentionMaps:
         self.memory: dict[int, Tensor] = {}
         self.k = (k if mixed else k * self.scale).contiguous()
 
-    def blocks(self) -> Iterator[tuple[tuple[slice, slice], tuple[slice, slice, slice]]]:
-        """Of each block its images and heads, and its images, rows and heads."""
+    def blocks(self) -> Iterator[tuple[tuple[slice, slice], slice]]:
+        """Of each block its images and heads, and its rows."""
         for images in _slices(self.batch, self.images_together):
             for heads in _slices(self.heads, self.heads_together):
                 for rows in _slices(self.queries, self.rows_together):
-                    yield (images, heads), (images, rows, heads)
+                    yield (images, heads), rows
 
-    def take(self, index: int, part: tuple[slice, slice, slice]) -> Tensor:
+    def take(self, index: int, shape: Sequence[int]) -> Tensor:
         """Memory for a block's maps; what it held is lost."""
         if index not in self.memory:
             self.memory[index] = self.statistics.new_empty(self.elements)
-        shape = *(s.stop - s.start for s in part), self.keys
         return self.memory[index][: math.prod(shape)].view(shape)
 
-    def softmax(self, part: tuple[slice, slice, slice]) -> tuple[Tensor, Tensor]:
+    def softmax(self, which_maps: tuple[slice, slice], rows: slice) -> tuple[Tensor, Tensor]:
         """The logits before the mix of heads, and the rows' softmax after it.
 
         Without a mix both are the same memory, which holds the softmax.
         """
-        images, _, heads = part
-        logits = multiply(self.rows[part], self.k[images, heads], self.take(0, part))
+        q = self.q[(*which_maps, rows)]
+        shape = *q.shape[:3], self.keys
+        logits = multiply(q, self.k[which_maps], self.take(0, shape))
         if self.mix is None:
             return logits, torch.softmax(logits, dim=-1, out=logits)
-        mixed = torch.matmul(self.mix, logits, out=self.take(1, part))
-        return logits, torch.softmax(mixed, dim=-1, out=self.take(2, part))
+        mixed = mix_heads(self.mix.expand(len(q), -1, -1), logits, self.take(1, shape))
+        return logits, torch.softmax(mixed, dim=-1, out=self.take(2, shape))
 
     def narrow(self, probs: Tensor) -> Tensor:
         """A block's map in the dtype of the tensors, times ``range``."""
-        return probs if probs.dtype == self.rows.dtype else (probs * self.range).to(self.rows.dtype)
+        return probs if probs.dtype == self.q.dtype else (probs * self.range).to(self.q.dtype)
 
 
 def _slices(length: int, step: int) -> list[slice]:

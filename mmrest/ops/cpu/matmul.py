@@ -106,26 +106,41 @@ def multiply(rows: Tensor, matrices: Tensor, memory: Tensor | None = None) -> Te
     """``row @ matrix^T`` for every row and head; without gradients.
 
     Args:
-        rows: (B, n, heads, c).
+        rows: (B, heads, n, c).
         matrices: (B, heads, m, c).
-        memory: (B, n, heads, m), of the dtype that the result shall have; may be written to.
+        memory: (B, heads, n, m), of the dtype that the result shall have; may be written to.
 
     Returns:
-        (B, n, heads, m), ``memory`` or another tensor.
+        (B, heads, n, m), ``memory`` or another tensor.
     """
     by_onednn = _blocks_by_onednn(rows)
-    if by_onednn and rows.shape[0] == rows.shape[2] == 1:  # the product need not be copied
-        return multiply_by_onednn(rows[0, :, 0], matrices[0, 0])[None, :, None]
+    if by_onednn and rows.shape[0] == rows.shape[1] == 1:  # the product need not be copied
+        return multiply_by_onednn(rows[0, 0], matrices[0, 0])[None, None]
     if memory is None:
         memory = rows.new_empty(*rows.shape[:3], matrices.shape[2])
     for target, left, right in zip(memory, rows, matrices, strict=True):
         if by_onednn:
             for head, matrix in enumerate(right):
-                target[:, head] = multiply_by_onednn(left[:, head], matrix)
+                target[head] = multiply_by_onednn(left[head], matrix)
         elif target.dtype == left.dtype:
-            torch.bmm(left.transpose(0, 1), right.mT, out=target.transpose(0, 1))
+            torch.bmm(left, right.mT, out=target)
         else:
-            target.copy_((left.transpose(0, 1) @ right.mT).transpose(0, 1))
+            target.copy_(left @ right.mT)
+    return memory
+
+
+def mix_heads(weights: Tensor, maps: Tensor, memory: Tensor) -> Tensor:
+    """Each head's map becomes a sum of all heads'; without gradients.
+
+    Args:
+        weights: (B, heads, heads).
+        maps: (B, heads, n, m), contiguous.
+        memory: As ``maps``; is written to.
+
+    Returns:
+        ``memory``.
+    """
+    torch.bmm(weights, maps.flatten(2), out=memory.flatten(2))
     return memory
 
 
@@ -134,19 +149,17 @@ def add_products(total: Tensor, maps: Tensor, rows: Tensor) -> None:
 
     Args:
         total: (B, heads, c, m).
-        maps: (B, n, heads, m).
-        rows: (B, n, heads, c).
+        maps: (B, heads, n, m), contiguous.
+        rows: (B, heads, n, c).
     """
     by_onednn = _blocks_by_onednn(maps)
     for targets, image_maps, image_rows in zip(total, maps, rows, strict=True):
-        columns = image_rows.permute(1, 2, 0)
         if not by_onednn:
-            targets += columns @ image_maps.transpose(0, 1)
+            targets += image_rows.mT @ image_maps
             continue
-        columns = columns.contiguous()
-        for target, left, right in zip(targets, columns, image_maps.unbind(1), strict=True):
-            # oneDNN has no fast way for a transposed matrix with gaps
-            target += multiply_by_onednn(left, right.contiguous().t())
+        columns = image_rows.mT.contiguous()
+        for target, left, right in zip(targets, columns, image_maps, strict=True):
+            target += multiply_by_onednn(left, right.t())
 
 
 def _blocks_by_onednn(x: Tensor) -> bool:

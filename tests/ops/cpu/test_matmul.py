@@ -149,17 +149,23 @@ def test_products_of_heads_are_those_of_torch(
     given: bool,
     dtype: torch.dtype,
 ) -> None:
-    rows = torch.randn(batch, count, heads, 8, dtype=dtype)
+    # in the layout of tokens: a head's rows have gaps between them
+    rows = torch.randn(batch, count, heads, 8, dtype=dtype).transpose(1, 2)
     matrices = torch.randn(batch, heads, 5, 8, dtype=dtype)
-    memory = torch.empty(batch, count, heads, 5, dtype=dtype) if given else None
+    memory = torch.empty(batch, heads, count, 5, dtype=dtype) if given else None
     product = matmul.multiply(rows, matrices, memory)
-    assert_close(product, torch.einsum('bnhc,bhmc->bnhm', rows, matrices))
-    # some of the heads, whose rows have gaps between them
-    part = matmul.multiply(rows[:, :, heads // 2 :], matrices[:, heads // 2 :])
-    assert_close(part, product[:, :, heads // 2 :])
+    assert_close(product, torch.einsum('bhnc,bhmc->bhnm', rows, matrices))
+    part = matmul.multiply(rows[:, heads // 2 :], matrices[:, heads // 2 :])
+    assert_close(part, product[:, heads // 2 :])
     total = torch.ones(batch, heads, 8, 5, dtype=dtype)
     matmul.add_products(total, product, rows)
-    assert_close(total, 1 + torch.einsum('bnhm,bnhc->bhcm', product, rows))
+    assert_close(total, 1 + torch.einsum('bhnm,bhnc->bhcm', product, rows))
+
+
+def test_mixed_maps_are_sums_of_all_heads() -> None:
+    weights, maps = torch.randn(2, 3, 3), torch.randn(2, 3, 5, 7)
+    mixed = matmul.mix_heads(weights, maps, torch.empty_like(maps))
+    assert_close(mixed, torch.einsum('bgh,bhnm->bgnm', weights, maps))
 
 
 @pytest.mark.parametrize(
