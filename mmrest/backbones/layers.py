@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch.nn.modules import module as torch_module
 from torch.utils.checkpoint import checkpoint
 
 from mmrest.ops import conv_tokens, linear, mlp, use_implementation
-from mmrest.ops.dispatch import is_reference, requested
+from mmrest.ops.dispatch import is_reference, requested, uses_onednn
 from mmrest.ops.relative import resize
 from mmrest.ops.tracing import is_exporting
 
@@ -63,6 +63,25 @@ def apply_linear(layer: nn.Module, x: Tensor) -> Tensor:
         x: (..., in_channels).
     """
     return linear(x, layer.weight, layer.bias) if can_fuse(layer) else layer(x)
+
+
+def linear_in_parts(layer: nn.Module, x: Tensor, count: int) -> Iterator[Tensor]:
+    """``layer(x).chunk(count, dim=-1)``, one after the other.
+
+    On a processor a plain ``nn.Linear`` computes each part when it is asked for, so that what
+    follows needs no copy of it and may free it before the next.
+
+    Args:
+        layer: (..., in_channels) -> (..., out_channels).
+        x: (..., in_channels).
+        count: Of the parts, all equally long.
+    """
+    if not can_fuse(layer) or not uses_onednn(x):
+        yield from layer(x).chunk(count, dim=-1)
+        return
+    biases = [None] * count if layer.bias is None else layer.bias.chunk(count)
+    for weight, bias in zip(layer.weight.chunk(count), biases, strict=True):
+        yield linear(x, weight, bias)
 
 
 class TokenConv(nn.Conv2d):

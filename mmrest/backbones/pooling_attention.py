@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmrest.backbones.layers import apply_linear
+from mmrest.backbones.layers import apply_linear, linear_in_parts
 from mmrest.ops import (
     attention,
     attention_with_positions,
@@ -162,9 +162,11 @@ class PoolingAttention(nn.Module):
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         """(B, [1 +] H W, in_channels) -> (B, [1 +] h w, channels)."""
         heads = self.num_heads
-        q, k, v = (t.unflatten(2, (heads, -1)) for t in apply_linear(self.qkv, x).chunk(3, dim=2))
-        q = q if self.q_pool is None else self.q_pool(q, grid)
-        k, v = self.k_pool(k, grid), self.v_pool(v, grid)
+        parts = (t.unflatten(2, (heads, -1)) for t in linear_in_parts(self.qkv, x, 3))
+        q = next(parts) if self.q_pool is None else self.q_pool(next(parts), grid)
+        k, v = (
+            pool(part, grid) for pool, part in zip((self.k_pool, self.v_pool), parts, strict=True)
+        )
         grids = pooled(grid, self.q_stride), pooled(grid, self.kv_stride)
         attend = self._attend_in_windows if self.window_size else self._attend
         attended = attend(q, k, v, *grids)

@@ -72,12 +72,13 @@ def attention_with_positions(
         return reference.attention_with_positions(q, k, v, row_logits, column_logits)
     head_dim, rows, columns = q.shape[3], row_logits.shape[3], column_logits.shape[3]
     length = head_dim + rows + columns
+    parts = (part.transpose(1, 2) for part in (q, row_logits, column_logits))
+    long_q = torch.cat(list(parts), dim=3).transpose(1, 2)
     # attention scales all logits by the longer queries' size, those of q by q's
-    parts = q * (length / head_dim) ** 0.5, row_logits * length**0.5, column_logits * length**0.5
-    long_q = torch.cat([part.transpose(1, 2) for part in parts], dim=3).transpose(1, 2)
-    places = _one_hot_places(rows, columns, like=k)
+    places = _one_hot_places(rows, columns, like=k) * length**0.5
     places = F.pad(places, (0, 0, k.shape[2] - rows * columns, 0))
-    long_k = torch.cat([k, places.expand(*k.shape[:2], -1, -1)], dim=3)
+    long_k = k * (length / head_dim) ** 0.5, places.expand(*k.shape[:2], -1, -1)
+    long_k = torch.cat(long_k, dim=3)
     return attention(long_q, long_k, v)
 
 
