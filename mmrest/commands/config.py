@@ -9,6 +9,7 @@ import difflib
 import importlib
 import importlib.util
 import inspect
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -46,6 +47,8 @@ _MAY_BE_NAMED = (
     *('mmpose', 'mmocr', 'mmdet3d', 'mmaction', 'mmselfsup', 'torchvision', 'timm'),
     *('torch.nn', 'torch.optim', 'torch.utils.data', 'torch.distributed.optim'),
 )
+# run or read where a config's file is
+_READ_WITH_THE_FILE = '_base_', 'custom_imports'
 _PACKAGES = 'mmrest', 'mmdet', 'mmseg', 'mmpretrain'
 
 
@@ -142,6 +145,8 @@ def saved_config(path: str, options: Mapping[str, Any] | None) -> Iterator[str]:
 
 
 def _merge(cfg: Config, options: Mapping[str, Any]) -> Config:
+    for key in options:
+        _require_plain_key(key)
     changed = copy.deepcopy(cfg)
     try:
         changed.merge_from_dict(dict(options))
@@ -162,6 +167,21 @@ def _merge(cfg: Config, options: Mapping[str, Any]) -> Config:
         if doubt := _doubt(cfg, key):
             warn(f'--cfg-options {key}: {doubt}')
     return changed
+
+
+def _require_plain_key(key: str) -> None:
+    """An option is written into a config's file, which is code: a name must stay a name there."""
+    first, *rest = key.split('.')
+    if first in _READ_WITH_THE_FILE:
+        raise InputError(
+            f'--cfg-options {key}: {first} is read with the config, before any option is; write it '
+            'into a config'
+        )
+    if not first.isidentifier() or not all(re.fullmatch(r'[\w-]+', part) for part in rest):
+        raise InputError(
+            f'--cfg-options {key!r}: a name is of letters, digits, _ and -, with dots between the '
+            'levels'
+        )
 
 
 def _named_types(key: str, value: Any) -> Iterator[str]:

@@ -101,7 +101,25 @@ def test_an_option_may_name_classes(name: str, tmp_path: Path) -> None:
     assert load_config(str(file), option).optim_wrapper.optimizer.type == name
 
 
-def test_an_option_does_not_widen_what_options_may_name() -> None:
-    options = {'custom_imports.imports': ['os'], 'model.backbone.type': 'os.system'}
-    with pytest.raises(InputError, match=r'os\.system is no class'):
-        with_options(options)
+@pytest.mark.parametrize('key', ['custom_imports.imports', 'custom_imports', '_base_'])
+def test_an_option_adds_no_file_or_module_to_a_config(key: str) -> None:
+    with pytest.raises(InputError, match='is read with the config, before any option is'):
+        with_options({key: ['os'], 'model.backbone.type': 'os.system'})
+
+
+@pytest.mark.parametrize(
+    'key',
+    [
+        "env_cfg.a'+print(1)+'b",
+        'env_cfg.a"b',
+        'env_cfg.a\nb',
+        'env_cfg.a\\',
+        'env_cfg.',
+        'print(1)',
+        'a b',
+        "model.backbone.x'.y",
+    ],
+)
+def test_an_option_is_a_name_where_it_is_written_into_a_file(key: str) -> None:
+    with pytest.raises(InputError, match='a name is of letters, digits, _ and -'):
+        with_options({key: 1})
