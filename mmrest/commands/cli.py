@@ -165,7 +165,10 @@ def require_run(cfg: Config, part: str) -> None:
     require_model(cfg)
     needed = [f'{part}_dataloader', f'{part}_cfg']
     needed.append('test_evaluator' if part == 'test' else 'optim_wrapper')
-    if absent := [key for key in needed if not cfg.get(key)]:
+    # test_cfg=dict() is mmengine's usual loop
+    if absent := [
+        key for key in needed if not cfg.get(key) and (key != 'test_cfg' or cfg.get(key) is None)
+    ]:
         raise InputError(
             f'{cfg.filename} has no {" and no ".join(absent)}, so that it cannot {part}'
         )

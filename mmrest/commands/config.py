@@ -156,12 +156,11 @@ def _merge(cfg: Config, options: Mapping[str, Any]) -> Config:
             f'--cfg-options {list_some(failed or options)} cannot be merged into it: {error}'
         ) from error
     for key, value in options.items():
-        for name in _named_types(key, value):
-            if not _may_be_named(name, cfg):
-                raise InputError(
-                    f'--cfg-options {key}: {name} is no class of PyTorch, of OpenMMLab or of '
-                    "the config's custom_imports; a config's file may name anything, an option not"
-                )
+        if name := _foreign_name(key, value, cfg):
+            raise InputError(
+                f'--cfg-options {key}: {name} is no class of PyTorch, of OpenMMLab or of '
+                "the config's custom_imports; a config's file may name anything, an option not"
+            )
         if meant := _misspelt_section(cfg, key):
             raise InputError(f'--cfg-options {key}: no run reads {key.split(".")[0]}; {meant}')
         if doubt := _doubt(cfg, key):
@@ -184,20 +183,25 @@ def _require_plain_key(key: str) -> None:
         )
 
 
-def _named_types(key: str, value: Any) -> Iterator[str]:
-    """Names of classes in an option that a registry would import by themselves."""
-    last = key.rpartition('.')[2]
-    for node in iterate_dicts({last: value}):
-        for setting in ('type', 'constructor', 'runner_type'):
-            if isinstance(name := node.get(setting), str) and '.' in name:
-                yield name
-
-
-def _may_be_named(name: str, cfg: Config) -> bool:
-    """Whether building a type runs none but the code of models; ``os.system`` is a type, too."""
+def _foreign_name(key: str, value: Any, cfg: Config) -> str | None:
+    """The class or scope in an option that a registry would import though an option may not."""
     imports = (cfg.get('custom_imports') or {}).get('imports') or ()
     imports = [imports] if isinstance(imports, str) else imports
     packages = {*_MAY_BE_NAMED, *(own.partition('.')[0] for own in imports)}
+    for node in iterate_dicts({key.rpartition('.')[2]: value}):
+        for setting in ('type', 'constructor', 'runner_type'):
+            name = node.get(setting)
+            if isinstance(name, str) and '.' in name and not _may_be_named(name, packages):
+                return name
+        for setting in ('_scope_', 'default_scope'):
+            scope = node.get(setting)
+            if isinstance(scope, str) and not _is_in(scope, packages):
+                return scope
+    return None
+
+
+def _may_be_named(name: str, packages: Iterable[str]) -> bool:
+    """Whether building a type runs none but the code of models; ``os.system`` is a type, too."""
     if not _is_in(name, packages):
         return False
     parts = name.split('.')
@@ -208,9 +212,11 @@ def _may_be_named(name: str, cfg: Config) -> bool:
             continue
         for part in parts[length:]:
             found = getattr(found, part, None)
-        # None: a name of a registry, mmdet.ResNet for example, or of nothing
-        return found is None or (isinstance(found, type) and _is_in(found.__module__, packages))
-    return True
+        if found is not None:
+            return isinstance(found, type) and _is_in(found.__module__, packages)
+        break
+    # of a registry, as mmdet.ResNet; what is behind a scope is looked up by itself, os.system, too
+    return len(parts) == 2
 
 
 def _is_in(name: str, packages: Iterable[str]) -> bool:

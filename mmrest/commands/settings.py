@@ -144,7 +144,7 @@ def _require_sound_length(cfg: Config) -> None:
         if isinstance(loop.get(length), Real) and loop[length] <= 0:
             warn(f'train_cfg.{length}={loop[length]} trains nothing')
     interval = loop.get('val_interval', 1)
-    if cfg.get('val_cfg') and (not isinstance(interval, Real) or not interval):
+    if cfg.get('val_cfg') is not None and (not isinstance(interval, Real) or not interval):
         raise InputError(
             f'train_cfg.val_interval={interval!r} must be a whole number of 1 or more (of epochs '
             'or iterations); leave val_cfg, val_dataloader and val_evaluator None for no validation'

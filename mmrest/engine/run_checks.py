@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from mmengine.dist import all_reduce
 from mmengine.hooks import CheckpointHook, Hook
-from mmengine.optim import OptimWrapper
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner, find_latest_checkpoint
 from torch import Tensor
+from torch.optim import Optimizer
 
 from mmrest.checkpoints import (
+    CheckpointError,
     require_fit,
     require_optimizer_state,
     require_schedulers_state,
@@ -57,8 +59,8 @@ class CheckpointFitHook(Hook):
         require_fit(runner.model, checkpoint, source, partly=self.purpose == 'start')
         if self.purpose != 'resume':
             return
-        if (optimizer := getattr(runner.optim_wrapper, 'optimizer', None)) is not None:
-            require_optimizer_state(checkpoint, optimizer, source)
+        for name, optimizer in _optimizers(runner).items():
+            require_optimizer_state(_state_of(name, checkpoint, source), optimizer, source)
         if runner.param_schedulers is not None:
             require_schedulers_state(checkpoint, runner.param_schedulers, source)
 
@@ -103,9 +105,30 @@ class ResumedSettingsHook(Hook):
             )
 
 
+def _optimizers(runner: Runner) -> dict[str, Optimizer]:
+    """By their names where the training has several; of one the name is empty."""
+    wrapper = runner.optim_wrapper
+    wrappers = dict(wrapper.items()) if isinstance(wrapper, OptimWrapperDict) else {'': wrapper}
+    optimizers = {name: getattr(one, 'optimizer', None) for name, one in wrappers.items()}
+    return {name: one for name, one in optimizers.items() if isinstance(one, Optimizer)}
+
+
+def _state_of(name: str, checkpoint: Mapping, source: str) -> Mapping:
+    """A checkpoint as it were if its training had had this optimizer alone."""
+    saved = checkpoint.get('optimizer')
+    if not name or not isinstance(saved, Mapping):
+        return checkpoint
+    if not isinstance(saved.get(name), Mapping):
+        raise CheckpointError(
+            f'{source} cannot be resumed: it has no state of the optimizer {name!r}; it has '
+            f'{list_some(sorted(saved))}'
+        )
+    return {**checkpoint, 'optimizer': saved[name]}
+
+
 def _learning_rates(runner: Runner) -> list[float]:
     """Those of all groups of parameters, before any schedule."""
-    groups = getattr(getattr(runner.optim_wrapper, 'optimizer', None), 'param_groups', ())
+    groups = [group for one in _optimizers(runner).values() for group in one.param_groups]
     return sorted({group.get('initial_lr', group['lr']) for group in groups})
 
 

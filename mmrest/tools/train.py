@@ -87,7 +87,7 @@ def main() -> None:
         require_weights(cfg)
         require_files(cfg, trains=True)
         require_buildable_model(cfg)
-        splits = ['train', 'val'] if cfg.get('val_cfg') else ['train']
+        splits = ['train'] if cfg.get('val_cfg') is None else ['train', 'val']
         prepare_data(cfg, splits)
         require_usable_data(cfg, splits)
         if purpose == 'resume' and (seed := use_seed_of_checkpoint(cfg)) is not None:

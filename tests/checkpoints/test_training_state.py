@@ -177,6 +177,16 @@ def test_groups_that_name_their_parameters_are_taken() -> None:
     require_optimizer_state(dict(optimizer=optimizer.state_dict()), optimizer, 'a.pth')
 
 
+@pytest.mark.parametrize('options', [dict(fused=True), dict(foreach=True), dict()], ids=str)
+@pytest.mark.parametrize('saved', [dict(fused=True), dict(foreach=True), dict()], ids=str)
+def test_another_way_of_computing_a_step_is_taken(saved: dict, options: dict) -> None:
+    model = nn.Linear(3, 4)
+    before, now = (torch.optim.AdamW(model.parameters(), **each) for each in (saved, options))
+    model(torch.ones(1, 3)).sum().backward()
+    before.step()
+    require_optimizer_state(dict(optimizer=before.state_dict()), now, 'a.pth')
+
+
 def test_options_that_an_older_torch_did_not_save_are_not_missed() -> None:
     optimizer = optimizer_after_a_step(torch.optim.AdamW, lr=0.1)
     saved = copy.deepcopy(optimizer.state_dict())

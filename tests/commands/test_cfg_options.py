@@ -72,6 +72,13 @@ def with_options(options: dict) -> Config:
         {'model.type': 'mmengine.utils.package_utils.subprocess.Popen'},
         {'model.type': 'torch.nn.parallel.distributed.defaultdict'},
         {'test_evaluator': [dict(metric=dict(type='runpy.run_path'))]},
+        # a registry looks up by itself what is behind a scope, and imports a scope
+        {'default_hooks.timer.type': 'mmseg.os.system'},
+        {'model.backbone.type': 'mmdet.os.system'},
+        {'model.data_preprocessor.type': 'mmdet.subprocess.getoutput'},
+        {'default_hooks.timer._scope_': 'evil'},
+        {'custom_hooks': [dict(type='Hook', _scope_='evil.module')]},
+        {'default_scope': 'evil'},
     ],
     ids=str,
 )
@@ -88,7 +95,7 @@ def test_an_option_names_no_function_of_a_library(options: dict) -> None:
         'mmdet.models.backbones.ResNet',
         'mmengine.optim.OptimWrapper',
         'torch.optim.AdamW',
-        'tests.multires.models.Toy',
+        'tests.checkpoints.test_whole_models.Toy',
     ],
 )
 def test_an_option_may_name_classes(name: str, tmp_path: Path) -> None:

@@ -164,7 +164,7 @@ SECTIONS = (
     *('model', 'optim_wrapper', 'train_cfg', 'val_cfg', 'test_cfg', 'env_cfg', 'visualizer'),
     *('train_dataloader', 'val_dataloader', 'test_dataloader', 'val_evaluator', 'test_evaluator'),
     *('default_hooks', 'default_hooks.timer', 'default_hooks.checkpoint', 'log_processor'),
-    *('randomness', 'auto_scale_lr', 'built_in_data', 'custom_imports', 'model_wrapper_cfg'),
+    *('randomness', 'auto_scale_lr', 'built_in_data', 'model_wrapper_cfg'),
     *('param_scheduler', 'env_cfg.dist_cfg', 'model.backbone', 'optim_wrapper.optimizer'),
     *('train_dataloader.dataset', 'model.data_preprocessor'),
 )
@@ -243,6 +243,15 @@ def test_a_type_that_is_no_name_is_told() -> None:
 def test_settings_that_fail_only_later_are_refused(options: dict, said: str) -> None:
     with pytest.raises(InputError, match=said):
         require_run(small(**options), 'train')
+
+
+def test_the_usual_loop_needs_no_options() -> None:
+    cfg = small()
+    cfg.test_cfg = {}
+    require_run(cfg, 'test')
+    cfg.test_cfg = None
+    with pytest.raises(InputError, match='has no test_cfg'):
+        require_run(cfg, 'test')
 
 
 @pytest.mark.parametrize('with_validation', [True, False])

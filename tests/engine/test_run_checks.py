@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,12 +14,14 @@ import torch
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import MMLogger
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
 
-from mmrest.checkpoints import read_checkpoint
+from mmrest.checkpoints import CheckpointError, read_checkpoint
 from mmrest.engine.metric_names import metric_names
 from mmrest.engine.run_checks import (
     BestMetricHook,
+    CheckpointFitHook,
     EmptyResultsHook,
     FiniteLossHook,
     ResumedSettingsHook,
@@ -215,3 +220,62 @@ def test_what_a_resumed_checkpoint_lacks_is_told(
             train(runner, hooks=[ResumedSettingsHook()])
         said = ' '.join(messages)
         assert (f'holds no state of {" and ".join(left_out)}, as best' in said) == bool(left_out)
+
+
+def of_two_optimizers(model: torch.nn.ModuleDict) -> OptimWrapperDict:
+    optimizers = {name: torch.optim.AdamW(part.parameters()) for name, part in model.items()}
+    return OptimWrapperDict(**{name: OptimWrapper(one) for name, one in optimizers.items()})
+
+
+def odd_rate(state: dict) -> None:
+    state['b']['param_groups'][0]['lr'] = 'x'
+
+
+def odd_moments(state: dict) -> None:
+    state['b']['state'][0]['exp_avg'] = torch.zeros(1)
+
+
+def no_second(state: dict) -> None:
+    del state['b']
+
+
+@pytest.mark.parametrize(
+    ('change', 'named'),
+    [
+        (None, None),
+        (odd_rate, "the optimizer's lr"),
+        (odd_moments, 'exp_avg'),
+        (no_second, "no state of the optimizer 'b'; it has a"),
+    ],
+)
+def test_each_of_several_optimizers_is_looked_at(
+    change: Callable[[dict], None] | None, named: str | None, tmp_path: Path
+) -> None:
+    model = torch.nn.ModuleDict({name: torch.nn.Linear(3, 2) for name in 'ab'})
+    wrapper = of_two_optimizers(model)
+    for part in wrapper.values():
+        for parameter in part.optimizer.param_groups[0]['params']:
+            parameter.grad = torch.ones_like(parameter)
+        part.step()
+    checkpoint = dict(
+        meta=dict(epoch=1, iter=3),
+        state_dict=model.state_dict(),
+        optimizer=copy.deepcopy(wrapper.state_dict()),
+        message_hub=dict(log_scalars={}, runtime_info={}, resumed_keys={}),
+    )
+    if change is not None:
+        change(checkpoint['optimizer'])
+    runner = SimpleNamespace(
+        model=model,
+        optim_wrapper=of_two_optimizers(model),
+        param_schedulers=None,
+        work_dir=str(tmp_path),
+        _load_from='it.pth',
+    )
+    load = partial(CheckpointFitHook('resume').after_load_checkpoint, runner, checkpoint)
+    if named is None:
+        load()
+        return
+    with pytest.raises(CheckpointError, match=r'it\.pth cannot be resumed') as error:
+        load()
+    assert named in str(error.value)
