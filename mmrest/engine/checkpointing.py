@@ -127,6 +127,18 @@ class SafeCheckpointHook(CheckpointHook):
         super().after_train_iter(runner, batch_idx, data_batch, outputs)
         self._batches_done = 0
 
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Called by the runner; leaves nothing in it that only unpickling code could read."""
+        meta = checkpoint.get('meta') or {}
+        if 'dataset_meta' in meta:
+            meta['dataset_meta'] = _as_plain(meta['dataset_meta'])
+        schedules = checkpoint.get('param_schedulers') or []
+        for each in schedules.values() if isinstance(schedules, dict) else [schedules]:
+            for state in each:
+                # methods of its own, which a schedule has when it is built, as OneCycleLR's
+                for name in [name for name, value in state.items() if callable(value)]:
+                    del state[name]
+
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         if self._batches_done:
             meta = {**meta, BATCHES: (self._batches_done, len(runner.train_dataloader))}
@@ -159,6 +171,13 @@ class SafeCheckpointHook(CheckpointHook):
             self.file_backend.remove_all(but=(self.last_ckpt, *_best_checkpoints(self)))
         finally:
             self.file_backend = backend
+
+
+def _as_plain(value: Any) -> Any:
+    """With dictionaries for those of a config."""
+    if isinstance(value, Mapping):
+        return {key: _as_plain(each) for key, each in value.items()}
+    return type(value)(map(_as_plain, value)) if type(value) in (list, tuple) else value
 
 
 def write_whole_files() -> None:

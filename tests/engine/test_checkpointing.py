@@ -11,10 +11,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.config import ConfigDict
 from mmengine.fileio import LocalBackend, get_file_backend, register_backend
 from mmengine.hooks import CheckpointHook, Hook
+from mmengine.optim import OneCycleLR
 from mmengine.runner import Runner
 
+from mmrest.checkpoints import read_checkpoint
 from mmrest.engine.checkpointing import (
     AtomicBackend,
     SafeCheckpointHook,
@@ -367,3 +370,25 @@ def test_a_training_that_never_begins_leaves_an_earlier_one_as_it_was(tmp_path: 
     assert {path.name: path.read_bytes() for path in tmp_path.glob('*.pth')} == before
     assert (tmp_path / 'last_checkpoint').read_text() == named
     assert not [*tmp_path.glob('earlier_*')]
+
+
+@pytest.mark.parametrize('named', [False, True])
+def test_what_a_training_saves_is_read_without_running_code(named: bool, tmp_path: Path) -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1, momentum=0.9)
+    schedule = OneCycleLR(optimizer, eta_max=0.1, total_steps=10, by_epoch=False)
+    states = [schedule.state_dict()]
+    classes = dict(classes=('a', 'b'), palette=[(1, 2, 3)])
+    checkpoint = dict(
+        meta=dict(dataset_meta=dict(classes, info=ConfigDict(by=ConfigDict(name='me'), n=[1]))),
+        param_schedulers=dict(a=states) if named else states,
+    )
+    SafeCheckpointHook().before_save_checkpoint(None, checkpoint)
+    torch.save(checkpoint, tmp_path / 'a.pth')
+    read = read_checkpoint(str(tmp_path / 'a.pth'))
+    info = dict(by=dict(name='me'), n=[1])
+    assert read['meta']['dataset_meta'] == dict(classes, info=info)
+    state = read['param_schedulers']['a'] if named else read['param_schedulers']
+    other = OneCycleLR(optimizer, eta_max=0.5, total_steps=20, by_epoch=False)
+    other.load_state_dict(state[0])
+    assert other.total_steps == 10
+    other.step()
