@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import pytest
 import torch
@@ -126,6 +127,24 @@ def test_maps_are_as_promised(
     check()
 
 
+@cache
+def is_bfloat16_sound() -> bool:
+    """False where torch's own convolutions in bfloat16 read what nobody wrote.
+
+    On processors with AMX, torch 2.13 does so of maps one or two cells wide.
+    """
+    weight = torch.ones(32, 24, 3, 3, dtype=torch.bfloat16)
+    narrow = torch.ones(2, 24, 71, 1, dtype=torch.bfloat16)
+    narrow = narrow.contiguous(memory_format=torch.channels_last)
+    for _ in range(20):
+        for count in (2**12, 2**16, 2**18, 2**20):  # what it may read
+            torch.full((count,), math.nan, dtype=torch.bfloat16)
+        maps = torch.nn.functional.conv2d(narrow, weight, stride=2, padding=1)
+        if not maps.isfinite().all() or maps.max() > weight[0].numel():
+            return False
+    return True
+
+
 def check_inference(model: PyramidBackbone, images: torch.Tensor, example: Example) -> None:
     """Shapes; the same twice; a batch is its images; autocast is finite."""
     model.eval()
@@ -138,7 +157,7 @@ def check_inference(model: PyramidBackbone, images: torch.Tensor, example: Examp
             one_by_one = zip(*(model(image[None]) for image in images), strict=True)
             expected = [torch.cat(level) for level in one_by_one]
             assert_close(list(maps), expected, _TOLERANCES[example.dtype])
-        if example.dtype == torch.float32:
+        if example.dtype == torch.float32 and is_bfloat16_sound():
             with torch.autocast('cpu', torch.bfloat16):
                 assert all(level.isfinite().all() for level in model(images))
 
