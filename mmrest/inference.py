@@ -69,9 +69,9 @@ def _replacements(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]
             # a convolution that two norms share cannot be folded into both
             if not can_fold(conv, norm) or uses[id(conv)] != 1:
                 continue
-            relu = all(type(module) is nn.ReLU and can_fuse(module) for module in act)
-            yield owner, conv_name, FoldedConv2d(conv, norm, relu=bool(act) and relu)
-            for name in behind if relu else behind[:1]:
+            relus = [module for module in act if type(module) is nn.ReLU and can_fuse(module)]
+            yield owner, conv_name, FoldedConv2d(conv, norm, relu=bool(relus))
+            for name in behind[: 1 + len(relus)]:
                 yield owner, name, nn.Identity()
 
 

@@ -164,9 +164,8 @@ class PoolingAttention(nn.Module):
         heads = self.num_heads
         parts = (t.unflatten(2, (heads, -1)) for t in linear_in_parts(self.qkv, x, 3))
         q = next(parts) if self.q_pool is None else self.q_pool(next(parts), grid)
-        k, v = (
-            pool(part, grid) for pool, part in zip((self.k_pool, self.v_pool), parts, strict=True)
-        )
+        k = self.k_pool(next(parts), grid)
+        v = self.v_pool(next(parts), grid)
         grids = pooled(grid, self.q_stride), pooled(grid, self.kv_stride)
         attend = self._attend_in_windows if self.window_size else self._attend
         attended = attend(q, k, v, *grids)

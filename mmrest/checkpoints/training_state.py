@@ -116,8 +116,9 @@ def _require_usable_states(
         return  # of a kind that is used otherwise: by a closure, or with sparse gradients
     for group, own in zip(groups, optimizer.param_groups, strict=True):
         for name, value in own.items():
-            is_rate = _is_number(value) and not isinstance(value, bool)  # fused may be None or True
-            if is_rate and name in group and not _is_number(group[name]):
+            if isinstance(value, bool):  # or None, as fused: either way a step can be computed
+                continue
+            if _is_number(value) and name in group and not _is_number(group[name]):
                 raise _not_a_trainings(source, f"the optimizer's {name}")
         for number, parameter in zip(group['params'], own['params'], strict=True):
             state = states.get(number) or {}

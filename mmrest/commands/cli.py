@@ -165,10 +165,10 @@ def require_run(cfg: Config, part: str) -> None:
     require_model(cfg)
     needed = [f'{part}_dataloader', f'{part}_cfg']
     needed.append('test_evaluator' if part == 'test' else 'optim_wrapper')
-    # test_cfg=dict() is mmengine's usual loop
-    if absent := [
-        key for key in needed if not cfg.get(key) and (key != 'test_cfg' or cfg.get(key) is None)
-    ]:
+    absent = [key for key in needed if not cfg.get(key)]
+    if cfg.get('test_cfg') is not None and 'test_cfg' in absent:
+        absent.remove('test_cfg')  # dict(): mmengine's usual loop
+    if absent:
         raise InputError(
             f'{cfg.filename} has no {" and no ".join(absent)}, so that it cannot {part}'
         )

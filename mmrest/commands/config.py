@@ -169,7 +169,7 @@ def _merge(cfg: Config, options: Mapping[str, Any]) -> Config:
 
 
 def _require_plain_key(key: str) -> None:
-    """An option is written into a config's file, which is code: a name must stay a name there."""
+    """A run writes its options into a config's file, which is code: names must stay names there."""
     first, *rest = key.split('.')
     if first in _READ_WITH_THE_FILE:
         raise InputError(
@@ -215,7 +215,7 @@ def _may_be_named(name: str, packages: Iterable[str]) -> bool:
         if found is not None:
             return isinstance(found, type) and _is_in(found.__module__, packages)
         break
-    # of a registry, as mmdet.ResNet; what is behind a scope is looked up by itself, os.system, too
+    # a scope and a registry's name, as mmdet.ResNet; of mmdet.os.system a registry runs os.system
     return len(parts) == 2
 
 

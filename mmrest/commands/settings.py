@@ -37,7 +37,7 @@ _DICTS = (
     *('model', 'data_preprocessor', 'train_cfg', 'val_cfg', 'test_cfg', 'optim_wrapper'),
     *('train_dataloader', 'val_dataloader', 'test_dataloader', 'default_hooks', 'env_cfg'),
     *('auto_scale_lr', 'randomness', 'log_processor', 'visualizer', 'built_in_data'),
-    *('model_wrapper_cfg', 'tta_model', 'custom_imports', 'optim_wrapper.optimizer'),
+    *('model_wrapper_cfg', 'tta_model', 'optim_wrapper.optimizer'),
     *('env_cfg.dist_cfg', 'env_cfg.mp_cfg', 'model.backbone', 'model.data_preprocessor'),
     *('train_dataloader.dataset', 'val_dataloader.dataset', 'test_dataloader.dataset'),
 )

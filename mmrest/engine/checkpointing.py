@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from mmengine.config import ConfigDict
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
@@ -129,9 +130,9 @@ class SafeCheckpointHook(CheckpointHook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Called by the runner; leaves nothing in it that only unpickling code could read."""
-        meta = checkpoint.get('meta') or {}
-        if 'dataset_meta' in meta:
-            meta['dataset_meta'] = _as_plain(meta['dataset_meta'])
+        hub = checkpoint.get('message_hub') or {}
+        for notes in (checkpoint.get('meta') or {}, hub.get('runtime_info') or {}):
+            notes.update({name: _as_plain(value) for name, value in notes.items()})
         schedules = checkpoint.get('param_schedulers') or []
         for each in schedules.values() if isinstance(schedules, dict) else [schedules]:
             for state in each:
@@ -174,8 +175,8 @@ class SafeCheckpointHook(CheckpointHook):
 
 
 def _as_plain(value: Any) -> Any:
-    """With dictionaries for those of a config."""
-    if isinstance(value, Mapping):
+    """With plain dictionaries for those of a config."""
+    if type(value) in (dict, ConfigDict):
         return {key: _as_plain(each) for key, each in value.items()}
     return type(value)(map(_as_plain, value)) if type(value) in (list, tuple) else value
 

@@ -114,14 +114,14 @@ def _optimizers(runner: Runner) -> dict[str, Optimizer]:
 
 
 def _state_of(name: str, checkpoint: Mapping, source: str) -> Mapping:
-    """A checkpoint as it were if its training had had this optimizer alone."""
+    """A checkpoint as it would be if its training had had this optimizer alone."""
     saved = checkpoint.get('optimizer')
     if not name or not isinstance(saved, Mapping):
         return checkpoint
     if not isinstance(saved.get(name), Mapping):
         raise CheckpointError(
             f'{source} cannot be resumed: it has no state of the optimizer {name!r}; it has '
-            f'{list_some(sorted(saved))}'
+            f'{list_some(saved)}'
         )
     return {**checkpoint, 'optimizer': saved[name]}
 

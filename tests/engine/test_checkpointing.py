@@ -378,15 +378,18 @@ def test_what_a_training_saves_is_read_without_running_code(named: bool, tmp_pat
     schedule = OneCycleLR(optimizer, eta_max=0.1, total_steps=10, by_epoch=False)
     states = [schedule.state_dict()]
     classes = dict(classes=('a', 'b'), palette=[(1, 2, 3)])
+    infos = dict(classes, info=ConfigDict(by=ConfigDict(name='me'), n=[1]))
     checkpoint = dict(
-        meta=dict(dataset_meta=dict(classes, info=ConfigDict(by=ConfigDict(name='me'), n=[1]))),
+        meta=dict(dataset_meta=infos),
+        message_hub=dict(runtime_info=dict(dataset_meta=infos)),
         param_schedulers=dict(a=states) if named else states,
     )
     SafeCheckpointHook().before_save_checkpoint(None, checkpoint)
     torch.save(checkpoint, tmp_path / 'a.pth')
     read = read_checkpoint(str(tmp_path / 'a.pth'))
     info = dict(by=dict(name='me'), n=[1])
-    assert read['meta']['dataset_meta'] == dict(classes, info=info)
+    for notes in (read['meta'], read['message_hub']['runtime_info']):
+        assert notes['dataset_meta'] == dict(classes, info=info)
     state = read['param_schedulers']['a'] if named else read['param_schedulers']
     other = OneCycleLR(optimizer, eta_max=0.5, total_steps=20, by_epoch=False)
     other.load_state_dict(state[0])
