@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import importlib
 from collections.abc import Callable
 from typing import Any
@@ -11,16 +12,20 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS, DefaultScope, init_default_scope
 from mmengine.structures import InstanceData, PixelData
 from torch import Tensor, nn
 
-from mmrest.config_nodes import iterate_dicts
-from mmrest.errors import InputError
+from mmrest.config_nodes import is_pretrained, iterate_dicts, scope_of
+from mmrest.engine.config_errors import explain_config_errors
+from mmrest.errors import InputError, did_you_mean
 from mmrest.lookup import config_names, config_path
 
 # Of an image, in training.
 _INSTANCES = 8
+# beside init_cfg, where mmseg's models and mmdet's students name a file
+_NAMES_OF_WEIGHTS = 'pretrained', 'teacher_ckpt'
 
 # Model and images to nothing that matters, or in training to the loss.
 Step = Callable[[nn.Module, Tensor], Any]
@@ -114,15 +119,32 @@ def _from_module(module: str, name: str) -> Callable[..., nn.Module]:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:  # ValueError: no module's name
         reason = f' ({error})' if module else ''
+        hint = '' if module else did_you_mean(name, MODELS.module_dict, most=2)
         raise InputError(
             f"no backbone {module}{'.' if module else ''}{name} is registered{reason}; mmdet's "
             "and mmseg's are written mmdet.ResNet or mmseg.ResNet, one of your own as "
-            'my_package.my_module.MyBackbone'
+            f'my_package.my_module.MyBackbone{hint}'
         ) from error
 
 
 def build_whole(path: str) -> nn.Module:
     """The detector or segmentor of a config, with initial weights.
+
+    Raises:
+        InputError: There is no such file, it describes no model, or one that cannot be built.
+    """
+    cfg = read_config(path)
+    init_default_scope(scope_of(cfg) or 'mmdet')
+    # it would name every parameter
+    MMLogger.get_current_instance().setLevel('ERROR')
+    with explain_config_errors():
+        model = MODELS.build(_alone(cfg.model))
+        model.init_weights()
+    return model
+
+
+def read_config(path: str) -> Config:
+    """The config of a whole model.
 
     Raises:
         InputError: There is no such file, or it describes no model.
@@ -133,22 +155,43 @@ def build_whole(path: str) -> nn.Module:
         raise InputError(f'{path} cannot be read: {error}') from error
     if 'model' not in cfg:
         raise InputError(f'{path} describes no model')
-    init_default_scope(cfg.get('default_scope', 'mmdet'))
-    _drop_pretrained(cfg.model)
-    # it would name every parameter
-    MMLogger.get_current_instance().setLevel('ERROR')
-    model = MODELS.build(cfg.model)
-    model.init_weights()
+    return cfg
+
+
+def build_outline(cfg: Config) -> nn.Module:
+    """The detector or segmentor of a config without numbers: on the meta device, in eval mode.
+
+    Some of mmdet's and mmseg's classes compute with numbers while they are built. These are built
+    on the processor first.
+
+    Raises:
+        InputError: It cannot be built.
+    """
+    with DefaultScope.overwrite_default_scope(scope_of(cfg)), explain_config_errors():
+        try:
+            with torch.device('meta'):
+                model = MODELS.build(_alone(cfg.model))
+        except Exception:  # the second time the true reason is raised
+            model = MODELS.build(_alone(cfg.model)).to('meta')
+    model = revert_sync_batchnorm(model)
+    model.eval()  # whose result mmdet's classes do not all return
     return model
 
 
-def _drop_pretrained(cfg: Any) -> None:
-    """Remove weights to load: a benchmark does not need them."""
+def _alone(cfg: Any) -> Any:
+    """A model's config without weights to load, and without what needs several processes."""
+    cfg = copy.deepcopy(cfg)
     for node in iterate_dicts(cfg):
         given = node.get('init_cfg')
         entries = given if isinstance(given, list | tuple) else [given]
-        if any(entry and entry['type'] == 'Pretrained' for entry in entries):
-            node['init_cfg'] = [e for e in entries if e['type'] != 'Pretrained'] or None
+        if any(is_pretrained(entry) for entry in entries):
+            node['init_cfg'] = [entry for entry in entries if not is_pretrained(entry)] or None
+        for name in _NAMES_OF_WEIGHTS:
+            if isinstance(node.get(name), str):
+                node[name] = None
+        if node.get('type') == 'MMSyncBN':
+            node['type'] = 'BN'
+    return cfg
 
 
 def _call(model: nn.Module, images: Tensor) -> None:

@@ -9,6 +9,7 @@ and :func:`settle` puts real arrays and buffers where they stand.
 from __future__ import annotations
 
 import argparse
+import datetime
 import math
 import pathlib
 import pickle
@@ -23,6 +24,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
+from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 from torch import Tensor
 from torch import _weights_only_unpickler as torch_unpickler
 
@@ -31,6 +33,9 @@ from mmrest.checkpoints.pickle_scan import TOO_MUCH, has_its_own_hash
 # of what is in a file, a dictionary for example takes more; and tensors may share memory
 _TIMES_THE_FILE = 8
 _BYTES_OF_AN_ITEM = 8
+_TIMES = (
+    *(datetime.date, datetime.datetime, datetime.time, datetime.timedelta, datetime.timezone),
+)
 _bytes_left: ContextVar[list[float]] = ContextVar('bytes_left')
 
 
@@ -126,8 +131,17 @@ def _as_bytes(data: Any) -> Any:
     return data.encode('latin1') if isinstance(data, str) else data
 
 
-def _method_name(owner: Any, name: str) -> str:
-    """Stands in for ``getattr``, with which a HistoryBuffer names its own methods."""
+class _OneCycle:
+    """Stands in for mmengine's ``OneCycleParamScheduler``, whose state names a method of it."""
+
+    def __new__(cls) -> Any:
+        raise pickle.UnpicklingError('Unsupported global: GLOBAL OneCycleParamScheduler called')
+
+
+def _method(owner: Any, name: str) -> Any:
+    """Stands in for ``getattr``, with which two classes of mmengine name their own methods."""
+    if owner is _OneCycle and name in ('_annealing_cos', '_annealing_linear'):
+        return getattr(OneCycleParamScheduler, name)  # of numbers, gives a number
     if owner is not _History or name not in ('min', 'max', 'mean', 'current'):
         raise pickle.UnpicklingError('Unsupported global: GLOBAL builtins.getattr')
     return name
@@ -172,9 +186,20 @@ def _no_bytes(*content: Any) -> bytes:
     return b''
 
 
+def _default_dict(factory: Any = None) -> dict[Any, Any]:
+    """Stands in for ``defaultdict``: what it holds, without what it would make."""
+    if factory not in (None, _set, *_FACTORIES.values()):
+        raise pickle.UnpicklingError('Unsupported global: GLOBAL collections.defaultdict of code')
+    return {}
+
+
+_set = _copier(set)
+# names in the place of classes, which nothing can call
+_FACTORIES = {f'builtins.{name}': name for name in ('dict', 'float', 'int', 'list', 'str')}
 _ALLOWED = {
     'mmengine.logging.history_buffer.HistoryBuffer': _History,
-    'builtins.getattr': _method_name,
+    'mmengine.optim.scheduler.param_scheduler.OneCycleParamScheduler': _OneCycle,
+    'builtins.getattr': _method,
     'numpy.dtype': _Dtype,
     'numpy.ndarray': _Array,
     # numpy 1 and 2 read each other's files
@@ -200,10 +225,15 @@ _ALLOWED_IN_PICKLES = {
 _ALLOWED_IN_ARCHIVES = {
     '_codecs.encode': _encode,
     'builtins.bytearray': _bytearray,
-    'builtins.set': _copier(set),
+    'builtins.bytes': _no_bytes,
+    'builtins.frozenset': _copier(frozenset),
+    'builtins.set': _set,
     'collections.Counter': _copier(Counter),
     'collections.OrderedDict': _copier(OrderedDict),
+    'collections.defaultdict': _default_dict,
     'torch.Size': _copier(torch.Size),
+    **_FACTORIES,
+    **{f'datetime.{kind.__name__}': kind for kind in _TIMES},
 }
 # torch's own files before they were archives begin with the pickle of this number.
 _TORCH_MAGIC = b'\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19'

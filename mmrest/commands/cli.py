@@ -21,7 +21,6 @@ from mmengine.runner import Runner
 from mmrest.checkpoints import CheckpointNotFoundError, use_safe_reader
 from mmrest.checkpoints.published import SCHEME, obtain
 from mmrest.commands.config import load_config, require_model
-from mmrest.commands.config_errors import explain_config_errors
 from mmrest.commands.data_errors import explain_data_errors
 from mmrest.commands.output_files import require_writable
 from mmrest.commands.processes import (
@@ -35,6 +34,7 @@ from mmrest.commands.quiet import hide_library_noise
 from mmrest.commands.settings import require_sound_settings
 from mmrest.config_nodes import is_pretrained, iterate_dicts, scope_of, type_name
 from mmrest.engine.compiling import use_compiled_backbone
+from mmrest.engine.config_errors import explain_config_errors
 from mmrest.engine.map_channels import explain_map_channels
 from mmrest.engine.run_checks import saved_last, watch_run
 from mmrest.engine.unread_levels import require_all_levels_read

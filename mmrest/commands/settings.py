@@ -16,9 +16,9 @@ from mmengine.config import Config
 from mmengine.optim import DefaultOptimWrapperConstructor
 from mmengine.registry import LOOPS, OPTIMIZERS
 
-from mmrest.commands.config_errors import unknown_type
 from mmrest.commands.processes import warn
 from mmrest.config_nodes import iterate_dicts, scope_of, type_name
+from mmrest.engine.config_errors import unknown_type
 from mmrest.errors import InputError, did_you_mean
 
 _LOG_LEVELS = 'DEBUG', 'INFO', 'WARNING', 'ERROR', 'CRITICAL'

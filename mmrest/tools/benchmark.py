@@ -16,15 +16,15 @@ backbones alone.
 
 import argparse
 import csv
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from statistics import median
 
 import torch
 
-from mmrest.benchmark.complexity import count_macs, count_parameters
+from mmrest.benchmark.complexity import count_image, count_parameters
 from mmrest.benchmark.machine import describe_machine, measure_peak
 from mmrest.benchmark.measuring import Case, Result, measure_in_turn
-from mmrest.benchmark.models import build_backbone, build_whole, parse_model
+from mmrest.benchmark.models import build_backbone, build_outline, parse_model, read_config
 from mmrest.commands.cli import add_config_options, parse_shape
 from mmrest.commands.config import load_config, saved_config
 from mmrest.commands.image_size import OF_PAPERS, usual_shape
@@ -152,7 +152,9 @@ def _fuses(args: argparse.Namespace, impl: str) -> bool:
 
 
 def _on_meta(model: dict | str) -> torch.nn.Module:
-    built = build_whole(model) if isinstance(model, str) else build_backbone(model)
+    if isinstance(model, str):
+        return build_outline(read_config(model))
+    built = build_backbone(model)
     built.eval()  # mmdet's return None from it
     return built.to('meta')
 
@@ -169,8 +171,8 @@ def describe(
     row.append(f'{count_parameters(model):.2f}')
     macs = None
     if isinstance(case.model, dict):
-        images = torch.empty(case.batch_size, image_channels(model), *case.shape, device='meta')
-        macs = count_macs(model, images)
+        with suppress(InputError):  # mmcv's operators want numbers
+            macs = case.batch_size * count_image(model, image_channels(model), case.shape)
     seconds = result.median_seconds
     rate = '' if macs is None else 2e9 * macs * (3 if case.mode == 'train' else 1) / seconds / peak
     pairs = list(zip(first.seconds, result.seconds, strict=False))

@@ -8,13 +8,15 @@ mmrest/benchmark/complexity.py says what is counted.
 from collections.abc import Iterable
 
 import torch
-from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
 from mmrest.backbones import BACKBONES
-from mmrest.benchmark.complexity import count_macs, count_parameters
+from mmrest.benchmark.complexity import count_image, count_parameters
+from mmrest.benchmark.models import build_outline
 from mmrest.commands import load_config
 from mmrest.commands.cli import parse_shape
+from mmrest.commands.config import require_model
+from mmrest.commands.processes import warn
 from mmrest.engine.image_channels import image_channels
 from mmrest.errors import ArgumentParser, InputError, clear_errors, did_you_mean
 from mmrest.lookup import config_names
@@ -66,16 +68,22 @@ def print_families(names: Iterable[str], shapes: list[tuple[int, int]]) -> None:
             with torch.device('meta'):
                 model = family(arch=name).eval()
             row = [f'{family.__name__} {name}', f'{count_parameters(model):.2f}']
-            print_row([*row, *_macs(model, shapes)])
+            print_row([*row, *_macs(model, model, shapes)])
 
 
 def _of_sizes(what: str, shapes: Iterable[tuple[int, int]]) -> list[str]:
     return [f'{what} at {height}x{width}' for height, width in shapes]
 
 
-def _macs(backbone: nn.Module, shapes: Iterable[tuple[int, int]]) -> list[str]:
-    images = (torch.empty(1, image_channels(backbone), *shape, device='meta') for shape in shapes)
-    return [f'{count_macs(backbone, image):.2f}' for image in images]
+def _macs(whole: nn.Module, backbone: nn.Module, shapes: Iterable[tuple[int, int]]) -> list[str]:
+    cells = []
+    for shape in shapes:
+        try:
+            cells.append(f'{count_image(backbone, image_channels(whole), shape):.2f}')
+        except InputError as error:
+            warn(str(error))
+            cells.append('not counted')
+    return cells
 
 
 def print_row(cells: Iterable[str], header: bool = False) -> None:
@@ -88,12 +96,14 @@ def print_row(cells: Iterable[str], header: bool = False) -> None:
 def describe_config(path: str, shapes: Iterable[tuple[int, int]] = ()) -> list[str]:
     """The config, its model's parameters, the backbone's, those of neck and heads, and GMACs."""
     cfg = load_config(path)
-    with DefaultScope.overwrite_default_scope(cfg.default_scope), torch.device('meta'):
-        model = MODELS.build(cfg.model)
-        model.eval()  # whose result mmdet's classes do not all return
-    whole, backbone = count_parameters(model), count_parameters(model.backbone)
+    require_model(cfg)
+    model = build_outline(cfg)
+    whole, part = count_parameters(model), getattr(model, 'backbone', None)
+    if not isinstance(part, nn.Module):  # a tracker holds a detector, for example
+        return [path, f'{whole:.2f}', '', '', *('' for _ in shapes)]
+    backbone = count_parameters(part)
     counted = [path, f'{whole:.2f}', f'{backbone:.2f}', f'{whole - backbone:.2f}']
-    return [*counted, *_macs(model.backbone, shapes)]
+    return [*counted, *_macs(model, part, shapes)]
 
 
 if __name__ == '__main__':

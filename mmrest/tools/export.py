@@ -30,10 +30,10 @@ from mmrest.commands.cli import (
     require_files,
 )
 from mmrest.commands.config import require_model
-from mmrest.commands.config_errors import explain_config_errors
 from mmrest.commands.output_files import require_new_file
 from mmrest.commands.pretraining import forget_weights
 from mmrest.config_nodes import scope_of, task_model, type_name
+from mmrest.engine.config_errors import explain_config_errors
 from mmrest.engine.exporting import PARTS, Exported, exported_part
 from mmrest.engine.image_channels import image_channels
 from mmrest.errors import ArgumentParser, InputError, clear_errors

@@ -9,16 +9,13 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-import torch
-from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
-from mmrest.benchmark.complexity import count_macs, count_parameters
+from mmrest.benchmark.complexity import count_image, count_parameters
 from mmrest.benchmark.measuring import Case, measure_in_turn
+from mmrest.benchmark.models import build_outline
 from mmrest.commands.cli import add_config_arguments, config_from_arguments, parse_shape
 from mmrest.commands.config import require_model, saved_config
-from mmrest.commands.config_errors import explain_config_errors
 from mmrest.commands.image_size import usual_shape
 from mmrest.config_nodes import iterate_dicts, scope_of, task_model
 from mmrest.engine.anchor_strides import find_misplaced_anchors
@@ -58,18 +55,15 @@ def describe(cfg: Any, shape: tuple[int, int]) -> dict[str, str]:
         cfg: Of mmdet or mmseg; weights that it names are not read.
         shape: (height, width) that multiply-adds are counted at.
     """
-    scope = scope_of(cfg)
-    with DefaultScope.overwrite_default_scope(scope), torch.device('meta'):
-        with explain_config_errors():
-            model = revert_sync_batchnorm(MODELS.build(cfg.model)).eval()
-        backbone = getattr(model, 'backbone', None)
+    model = build_outline(cfg)
+    backbone = getattr(model, 'backbone', None)
     whole = count_parameters(model)
     facts = {
-        'model': f'{task_model(cfg).type} ({scope})',
+        'model': f'{task_model(cfg).type} ({scope_of(cfg)})',
         'parameters': f'{whole:.2f} M',
     }
     if isinstance(backbone, nn.Module):
-        facts |= _describe_backbone(backbone, shape, whole)
+        facts |= _describe_backbone(model, shape, whole)
     if difference := find_difference(model):
         facts['will fail'] = difference
     elif misplaced := find_misplaced_anchors(model):
@@ -77,13 +71,13 @@ def describe(cfg: Any, shape: tuple[int, int]) -> dict[str, str]:
     weights = [node['checkpoint'] for node in iterate_dicts(cfg.model) if node.get('checkpoint')]
     weights += [cfg.load_from] if cfg.get('load_from') else []
     facts['starts from'] = ', '.join(weights) or 'random weights'
-    if 'train_dataloader' in cfg:
-        loader = cfg.train_dataloader
+    if loader := cfg.get('train_dataloader'):
         facts['images a step and GPU'] = str(loader.get('batch_size', 1))
     return facts
 
 
-def _describe_backbone(backbone: nn.Module, shape: tuple[int, int], whole: float) -> dict[str, str]:
+def _describe_backbone(model: nn.Module, shape: tuple[int, int], whole: float) -> dict[str, str]:
+    backbone = model.backbone
     parameters = count_parameters(backbone)
     facts = {
         'backbone': f'{type(backbone).__name__}, {parameters:.2f} M parameters; neck and heads '
@@ -96,10 +90,12 @@ def _describe_backbone(backbone: nn.Module, shape: tuple[int, int], whole: float
             f'stride {stride}, {channels} channels, {height}x{width}'
             for stride, channels, (height, width) in levels
         )
-    images = torch.empty(1, image_channels(backbone), *shape, device='meta')
-    facts[f'multiply-adds of the backbone at {shape[0]}x{shape[1]}'] = (
-        f'{count_macs(backbone, images):.2f} G (convolutions, matrix products, attention)'
-    )
+    try:
+        macs = count_image(backbone, image_channels(model), shape)
+        counted = f'{macs:.2f} G (convolutions, matrix products, attention)'
+    except InputError as error:
+        counted = f'not counted; {error}'
+    facts[f'multiply-adds of the backbone at {shape[0]}x{shape[1]}'] = counted
     return facts
 
 

@@ -63,6 +63,20 @@ def test_an_archive_without_checksums_is_read(tmp_path: Path) -> None:
     assert not damage_of(path)
 
 
+def test_an_archive_whose_tensors_were_filled_in_later_is_read(tmp_path: Path) -> None:
+    path = tmp_path / 'a.pth'
+    with torch.serialization.skip_data():
+        torch.save(weights(), path)
+    reader = torch._C.PyTorchFileReader(str(path))
+    content = bytearray(path.read_bytes())
+    for index, tensor in enumerate(weights().values()):
+        place, data = reader.get_record_offset(f'data/{index}'), tensor.numpy().tobytes()
+        content[place : place + len(data)] = data
+    path.write_bytes(content)
+    torch.testing.assert_close(read_checkpoint(path), weights())
+    assert not damage_of(path)
+
+
 def save_scripted(path: Path) -> None:
     torch.jit.script(nn.Linear(2, 3)).save(str(path))
 

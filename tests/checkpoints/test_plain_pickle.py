@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 import io
 import pickle
 import struct
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer
+from mmengine.optim import OneCycleLR
 
 from mmrest.checkpoints import CheckpointError, read_checkpoint
 from mmrest.checkpoints.plain_pickle import only_plain_data, read_plain_pickle, settle
@@ -147,3 +149,82 @@ def test_bytes_that_can_be_changed_are_what_they_were(tmp_path: Path) -> None:
     assert read['state'] == content
     assert isinstance(read['state'], bytearray)
     assert read['none'] == bytearray()
+
+
+NOON = datetime.datetime(2026, 2, 3, 12, tzinfo=datetime.timezone.utc)
+SMALL = {
+    'no bytes': b'',
+    'names': frozenset({'a', 1}),
+    'time': [NOON, NOON.date(), NOON.time(), datetime.timedelta(1, 2, 3)],
+    **{kind.__name__: defaultdict(kind, a=kind()) for kind in (dict, float, int, list, set, str)},
+    'nothing': defaultdict(None, {1: 2}),
+}
+
+
+@pytest.mark.parametrize('name', SMALL)
+def test_small_plain_data_of_an_archive_is_what_it_was(name: str, tmp_path: Path) -> None:
+    torch.save({'state_dict': {}, 'meta': SMALL[name]}, tmp_path / 'a.pth')
+    assert read_checkpoint(tmp_path / 'a.pth')['meta'] == SMALL[name]
+
+
+def test_empty_arrays_and_histories_of_an_archive_are_what_they_were(tmp_path: Path) -> None:
+    torch.save({'array': np.zeros((0, 3)), 'history': HistoryBuffer()}, tmp_path / 'a.pth')
+    read = read_checkpoint(tmp_path / 'a.pth')
+    assert read['array'].shape == (0, 3)
+    assert [len(part) for part in read['history'].data] == [0, 0]
+
+
+@pytest.mark.parametrize('shape', ['cos', 'linear'])
+def test_a_schedule_that_names_its_own_method_goes_on(shape: str, tmp_path: Path) -> None:
+    """As mmengine's own hook saves it."""
+
+    def new() -> OneCycleLR:
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+        arguments = dict(eta_max=0.1, total_steps=10, by_epoch=False, anneal_strategy=shape)
+        return OneCycleLR(optimizer, **arguments)
+
+    def values(schedule: OneCycleLR) -> list[float]:
+        found = []
+        for _ in range(5):
+            schedule.optimizer.step()
+            schedule.step()
+            found.append(schedule.optimizer.param_groups[0]['lr'])
+        return found
+
+    first, second = new(), new()
+    values(first)
+    torch.save({'param_schedulers': [first.state_dict()]}, tmp_path / 'a.pth')
+    (state,) = read_checkpoint(tmp_path / 'a.pth')['param_schedulers']
+    second.load_state_dict(state)
+    assert values(second) == values(first)
+
+
+class _Calls:
+    """What a file may ask for: a call, as ``pickle`` writes it."""
+
+    def __init__(self, called: Any, *arguments: Any) -> None:
+        self.reduced = called, arguments
+
+    def __reduce__(self) -> tuple:
+        return self.reduced
+
+
+@pytest.mark.parametrize(
+    'called',
+    [
+        _Calls(defaultdict, print),
+        _Calls(defaultdict, bytes),
+        _Calls(list, 'ab'),
+        _Calls(int, '9' * 100),
+        _Calls(str, 1),
+        _Calls(bytes, 10**6),
+        _Calls(getattr, OneCycleLR, 'step'),
+        _Calls(getattr, list, 'append'),
+        _Calls(type(OneCycleLR).__call__, OneCycleLR),
+    ],
+    ids=lambda call: str(call.reduced)[:40],
+)
+def test_no_more_is_called_for_them(called: _Calls, tmp_path: Path) -> None:
+    torch.save({'state_dict': {}, 'meta': called}, tmp_path / 'a.pth')
+    with pytest.raises(CheckpointError):
+        read_checkpoint(tmp_path / 'a.pth')

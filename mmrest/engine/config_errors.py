@@ -19,7 +19,11 @@ from mmrest.errors import InputError, did_you_mean, list_some
 # no arguments that a config gives: of every method, and of optimizers
 _GIVEN = {'self', 'args', 'kwargs', 'params', 'defaults'}
 # what classes and registries raise where a config does not suit them
-_REFUSALS = TypeError, KeyError, ValueError, AssertionError, IndexError, AttributeError
+_REFUSALS = (
+    *(TypeError, KeyError, ValueError, AssertionError, IndexError, AttributeError),
+    # a library that is missing, as mmdet's re-identification says it; a file that is not there
+    *(RuntimeError, ImportError, OSError),
+)
 
 # methods of mmengine's runner that build and begin nothing else
 _BUILDS = 'build_', 'register_', 'set_randomness', 'setup_env'
@@ -93,8 +97,8 @@ def _explain(error: Exception, frame: FrameType) -> str | None:
     if match := re.search(r'missing \d+ required \w+(?:-only)? arguments?: (.*)', str(error)):
         return f'the config gives {name} no {match[1]}, which it needs'
     last = extract_tb(error.__traceback__)[-1]
-    text = error.args[0] if isinstance(error, KeyError) and error.args else str(error)
-    text = text or last.line  # an assertion that says nothing
+    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    text = ' '.join(text.split()) or last.line  # an assertion that says nothing
     if 'palette does not match classes' in text:
         text = (
             'palette does not match classes; write metainfo=dict(classes=..., palette=[[r, g, b], '

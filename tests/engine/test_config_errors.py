@@ -14,9 +14,9 @@ from torch import nn
 
 from mmrest.commands import load_config, prepare_data
 from mmrest.commands.cli import require_buildable_model, require_run, use_amp
-from mmrest.commands.config_errors import explain_config_errors
 from mmrest.commands.settings import require_sound_settings
 from mmrest.config_nodes import task_model
+from mmrest.engine.config_errors import explain_config_errors
 from mmrest.errors import InputError
 from tests.conftest import ROOT
 from tests.shipped import NAMES
