@@ -14,6 +14,7 @@ from mmengine.runner import Runner
 from PIL import Image
 from torch import nn
 
+from mmrest.commands.transform_errors import explain_transform
 from mmrest.engine.run_checks import files_of, saved_last
 from mmrest.errors import InputError, list_some
 from mmrest.wrappers import unwrap_model
@@ -26,6 +27,10 @@ _THIN = 50  # times as long as wide
 # what torch says where mmseg's metric compares a label map with a prediction, which has the size of
 # the image as it is in its file
 _OF_PREDICTION = 'The shape of the mask .* does not match the shape of the indexed tensor'
+_OF_DATA = (
+    *(AssertionError, cv2.error, OSError, ValueError, RuntimeError, IndexError),
+    *(TypeError, KeyError, AttributeError),
+)
 # what torch says of a batch that does not fit together, and what it means
 _BATCHES = {
     'stack expects each tensor to be equal size': (
@@ -45,13 +50,15 @@ def explain_data_errors(runner: Runner) -> Iterator[None]:
     """Say which file of a data set a run cannot go on with, also if a worker process read it.
 
     Raises:
-        InputError: An image or label map is damaged, empty or gone, a batch does not fit together,
-            or no image is left; anything else is raised as it was.
+        InputError: An image or label map is damaged, empty or gone, a transform cannot take it, a
+            batch does not fit together, or no image is left; anything else is raised as it was.
     """
     try:
         yield
-    except (AssertionError, cv2.error, OSError, ValueError, RuntimeError, IndexError) as error:
-        if isinstance(error, InputError) or not (text := _explanation(error, runner)):
+    except InputError:
+        raise
+    except _OF_DATA as error:
+        if not (text := _explanation(error, runner) or explain_transform(error)):
             raise
         raise InputError(text) from error
 

@@ -21,6 +21,7 @@ from mmrest.commands.data_errors import NO_SIZE, is_of_no_size
 from mmrest.commands.features import FeatureRecorder, draw_features
 from mmrest.commands.output_files import make_folder
 from mmrest.commands.processes import warn
+from mmrest.commands.transform_errors import explain_transform
 from mmrest.config_nodes import scope_of
 from mmrest.engine.file_plan import IMAGE_SUFFIXES, plan_files
 from mmrest.engine.pictures import drawable
@@ -128,7 +129,8 @@ def _predict(
             drawn = inferencer(str(image), return_vis=True, **options)['visualization']
         except (cv2.error, AssertionError, IndexError, ValueError) as error:
             # one strange image (a sliver that resizing makes empty) must not cost the others
-            why = NO_SIZE if is_of_no_size(error) else f'cannot be predicted or drawn: {error}'
+            reason = explain_transform(error) or error
+            why = NO_SIZE if is_of_no_size(error) else f'cannot be predicted or drawn: {reason}'
             yield InputError(f'{image} {why}')
             continue
         except (MemoryError, RuntimeError) as error:

@@ -1,0 +1,71 @@
+"""What a transform of a pipeline could not do, and with which image, in one line."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from traceback import extract_tb, walk_tb
+from typing import Any
+
+import numpy as np
+from mmcv.transforms import BaseTransform
+
+# of transforms of one's own the traceback is wanted
+_LIBRARIES = 'mmcv', 'mmdet', 'mmseg', 'mmrest'
+# to find an image again that a worker process had
+_SECONDS = 20.0
+
+
+def explain_transform(error: Exception) -> str | None:
+    """Which transform has failed, and at which image; None if it was something else.
+
+    Of what failed in a worker process nothing but a text is here. So the images are read again, in
+    their order, until the same fails.
+
+    Args:
+        error: As it was caught, with its traceback.
+    """
+    if 'in DataLoader worker process' in str(error):
+        again = _fail_again(error)
+        return again and explain_transform(again)
+    calls = [f for f, _ in walk_tb(error.__traceback__) if _is_call_of_a_transform(f.f_code)]
+    if not calls:
+        return None
+    kind, results = type(calls[-1].f_locals['self']), calls[-1].f_locals['results']
+    if kind.__module__.partition('.')[0] not in _LIBRARIES:
+        return None
+    last = extract_tb(error.__traceback__)[-1]
+    text = ' '.join(str(error).split()) or last.line
+    return (
+        f'the {kind.__name__} of the pipeline has failed at {_describe(results)}: '
+        f'{type(error).__name__}: {text} ({last.filename}:{last.lineno})'
+    )
+
+
+def _is_call_of_a_transform(code: Any) -> bool:
+    return code is BaseTransform.__call__.__code__
+
+
+def _describe(results: Mapping[str, Any]) -> str:
+    path = results.get('img_path') or 'an image'
+    image = results.get('img')
+    if not isinstance(image, np.ndarray):
+        return path
+    height, width, channels = (*image.shape, 1)[:3]
+    return f'{path} ({height}x{width}, {channels} channel{"s" if channels > 1 else ""})'
+
+
+def _fail_again(error: Exception) -> Exception | None:
+    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
+    loaders = (frame.f_locals.get('self') for frame in frames)
+    dataset = next((loader._dataset for loader in loaders if hasattr(loader, '_dataset')), None)
+    end = time.monotonic() + _SECONDS
+    for index in range(len(dataset) if hasattr(dataset, '__len__') else 0):
+        if time.monotonic() > end:
+            break
+        try:
+            dataset[index]
+        except Exception as found:
+            if type(found) is type(error):
+                return found
+    return None

@@ -1,0 +1,87 @@
+"""What a transform cannot take is named with its image, whoever read it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from mmcv.transforms import BaseTransform, Compose, LoadImageFromFile, Normalize, Resize
+from torch.utils.data import DataLoader, Dataset
+
+from mmrest.commands.data_errors import explain_data_errors
+from mmrest.errors import InputError
+from tests.commands.test_data_errors import Images
+
+
+class OfOnesOwn(BaseTransform):
+    """Has a mistake."""
+
+    def transform(self, results: dict) -> dict:
+        """Called for each image."""
+        return {**results, 'more': results['gone']}
+
+
+class Transformed(Images):
+    def __init__(self, folder: Path, *transforms: Any) -> None:
+        self.paths = sorted(folder.glob('*.png'))
+        self.pipeline = Compose([LoadImageFromFile(color_type='unchanged'), *transforms])
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self.pipeline(self.get_data_info(index))['img'].astype(np.float32)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Pictures of four channels, and one of three."""
+    for name, channels in (('a.png', 4), ('b.png', 3), ('c.png', 4)):
+        cv2.imwrite(str(tmp_path / name), np.ones((6, 8, channels), np.uint8))
+    return tmp_path
+
+
+def read(dataset: Dataset, workers: int) -> None:
+    runner = SimpleNamespace(_train_loop=None, _val_loop=None, _test_loop=None)
+    with explain_data_errors(runner):
+        for _ in DataLoader(dataset, num_workers=workers):
+            pass
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_an_image_of_other_channels_is_named_with_them(workers: int, folder: Path) -> None:
+    four = Normalize(mean=[120.0] * 4, std=[58.0] * 4, to_rgb=False)
+    said = rf'Normalize of the pipeline has failed at {folder}/b\.png \(6x8, 3 channels\): error: '
+    with pytest.raises(InputError, match=f'{said}.*Sizes of input arguments do not match'):
+        read(Transformed(folder, four), workers)
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_arguments_that_a_transform_does_not_know_are_told_with_its_place(
+    workers: int, folder: Path
+) -> None:
+    said = r'Resize of the pipeline has failed at .*a\.png .*TypeError: Scale must be .*\.py:\d+'
+    with pytest.raises(InputError, match=said):
+        read(Transformed(folder, Resize(scale=[8, 6], keep_ratio=True)), workers)
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_a_mistake_in_a_transform_of_ones_own_keeps_its_traceback(
+    workers: int, folder: Path
+) -> None:
+    with pytest.raises(KeyError, match='gone') as caught:
+        read(Transformed(folder, OfOnesOwn()), workers)
+    assert not isinstance(caught.value, InputError)
+
+
+def test_what_does_not_fail_again_is_as_it_was(folder: Path) -> None:
+    class Once(Transformed):
+        def __getitem__(self, index: int) -> np.ndarray:
+            if (folder / 'failed').exists():
+                return super().__getitem__(index)
+            (folder / 'failed').touch()
+            raise TypeError('this time')
+
+    with pytest.raises(TypeError, match='this time'):
+        read(Once(folder), 1)
