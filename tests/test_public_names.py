@@ -52,12 +52,14 @@ def test_what_is_public_stays(kind: str) -> None:
     now = current()[kind]
     for name, values in kept.items():
         assert now.get(name) == values, f'{kind}: {name}'
-    assert now.keys() == kept.keys(), f'new {kind}: write the file anew'
+    assert now.keys() == kept.keys(), f'new {kind}: python -m tests.test_public_names'
 
 
 @pytest.mark.parametrize('kind', ['commands', 'configs'])
 def test_commands_and_configs_stay(kind: str) -> None:
-    assert json.loads(FILE.read_text())[kind] == current()[kind]
+    assert json.loads(FILE.read_text())[kind] == current()[kind], (
+        f'if these {kind} are wanted: python -m tests.test_public_names'
+    )
 
 
 if __name__ == '__main__':

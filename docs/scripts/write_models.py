@@ -224,6 +224,10 @@ def write() -> str:
     for row in measured.values():
         row['run'] = letters[_environment(row)]
     for family in BACKBONES:
+        if family not in SOURCES:
+            raise InputError(
+                f'enter the paper, code and licence of {family} in SOURCES of {__file__}'
+            )
         source = SOURCES[family]
         rows = []
         for _, name in (v for v in variants() if v[0] == family):

@@ -169,9 +169,11 @@ class Report:
             raise InputError(f'{file} cannot be read ({error}); move it away') from error
         changed = [key for key, value in self.subject.items() if subject.get(key) != value]
         if changed:
+            another = ' and '.join(changed).replace('_', ' ')
+            another += ' (--cfg-options are a part of it)' if 'config' in changed else ''
             raise InputError(
-                f'{file} is the sweep of another {" and ".join(changed).replace("_", " ")}; name '
-                'another --work-dir, or move it away'
+                f'{file} is the sweep of another {another}; name another --work-dir, or '
+                'move it away'
             )
         self.measurements = measurements
 

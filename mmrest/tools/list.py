@@ -44,6 +44,8 @@ def list_family(text: str) -> list[str]:
         InputError: No config has it in its name.
     """
     names = configs_of(text) or [name for name in config_names() if text.lower() in name]
+    if not names and text.lower() in map(str.lower, BACKBONES):
+        raise InputError(f'{text} has no config yet')
     if not names:
         hint = did_you_mean(text, [*BACKBONES, *config_names()], most=2)
         raise InputError(

@@ -94,6 +94,7 @@ def config_of(task: Task, family: str, shapes: Path, work_dir: Path) -> Config:
     cfg = shipped(task.config)
     move_data_root(cfg, str(shapes))
     model = task_model(cfg)
+    assert family in BACKBONE_OPTIONS, f'enter an architecture of {family} in {__file__}'
     backbone = dict(type=f'mmrest.{family}', **BACKBONE_OPTIONS[family])
     backbone.update(out_indices=task.levels, drop_path_rate=0.0)
     model.pop('backbone')

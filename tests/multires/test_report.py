@@ -187,7 +187,9 @@ def test_the_sweep_of_something_else_is_left_alone(
     monkeypatch.chdir(tmp_path)
     Path('other.pth').write_bytes(b'weights' * 199_999 + b'another')  # differs at its end
     cfg.merge_from_dict(change)
-    with pytest.raises(ValueError, match=rf'resolutions\.json is the sweep of another {of_what};'):
+    options = r' \(--cfg-options are a part of it\)' if 'config' in of_what else ''
+    said = rf'resolutions\.json is the sweep of another {of_what}{options};'
+    with pytest.raises(ValueError, match=said):
         Report('a', cfg, cfg.load_from, 96)
     assert (tmp_path / 'a/resolutions.json').read_text() == before
 

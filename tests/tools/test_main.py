@@ -14,8 +14,9 @@ import pytest
 
 from mmrest import version
 from mmrest.__main__ import COMMANDS, main
-from mmrest.backbones import BACKBONES
-from mmrest.tools.list import configs_of, title_of
+from mmrest.backbones import BACKBONES, ResT
+from mmrest.errors import InputError
+from mmrest.tools.list import configs_of, list_family, title_of
 from tests import forked
 from tests.conftest import ROOT
 
@@ -84,6 +85,12 @@ def test_list_names_the_configs_of_a_family(run: Run) -> None:
     assert result.returncode == 1
     assert 'no config has yolo in its name' in result.stderr
     assert 'did you mean ResT' in run('list', 'RestT').stderr
+
+
+def test_a_family_without_configs_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(BACKBONES, 'PoolMixer', ResT)
+    with pytest.raises(InputError, match=r'^PoolMixer has no config yet$'):
+        list_family('PoolMixer')
 
 
 def test_list_without_a_family_names_all(run: Run) -> None:
