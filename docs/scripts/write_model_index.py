@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from write_models import ROOT, SOURCES
+from write_models import ROOT, source_of
 
 from mmrest.backbones import BACKBONES
 from mmrest.errors import clear_errors
@@ -42,7 +42,7 @@ def collections() -> list[dict[str, Any]]:
     return [
         {
             'Name': family,
-            'Paper': {'URL': f'https://arxiv.org/abs/{SOURCES[family].paper.split()[0]}'},
+            'Paper': {'URL': f'https://arxiv.org/abs/{source_of(family).paper.split()[0]}'},
         }
         for family in BACKBONES
     ]

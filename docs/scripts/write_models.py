@@ -94,6 +94,17 @@ SOURCES = {
 }
 
 
+def source_of(family: str) -> Source:
+    """Where a family is from.
+
+    Raises:
+        InputError: It is not entered yet.
+    """
+    if family not in SOURCES:
+        raise InputError(f'enter the paper, code and licence of {family} in SOURCES of {__file__}')
+    return SOURCES[family]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--count', action='store_true', help='count anew')
@@ -224,11 +235,7 @@ def write() -> str:
     for row in measured.values():
         row['run'] = letters[_environment(row)]
     for family in BACKBONES:
-        if family not in SOURCES:
-            raise InputError(
-                f'enter the paper, code and licence of {family} in SOURCES of {__file__}'
-            )
-        source = SOURCES[family]
+        source = source_of(family)
         rows = []
         for _, name in (v for v in variants() if v[0] == family):
             backbone = f'{family} {name}'

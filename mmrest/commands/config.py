@@ -313,6 +313,8 @@ def find_config(path: str) -> Path:
     names = [str(f) for f in file.parent.glob('*.py')] if file.parent.is_dir() else []
     names += config_names() if is_name else []
     hint = did_you_mean(str(file), names, most=3)
+    if not hint and is_name and any(name in known for known in config_names()):
+        hint = f'; `list {name}` shows those that have it in their names'
     found = 'is a folder, not a config' if file.is_dir() else 'is not there'
     where = f' (looked in {file.parent.resolve()})' if not is_name else ''
     raise InputError(f'config {path} {found}{where}{hint}')
