@@ -48,7 +48,7 @@ def parse_model(text: str) -> dict | str:
     cfg = dict(type=kind)
     try:
         call = ast.parse(f'model({arguments})', mode='eval').body
-        if call.args:
+        if call.args or any(keyword.arg is None for keyword in call.keywords):
             raise ValueError('an argument without a name')
         for keyword in call.keywords:
             # a bare word is a string, so that a shell needs no quotes
@@ -98,15 +98,23 @@ def build_backbone(cfg: dict[str, Any]) -> nn.Module:
         InputError: There is no such backbone, or it does not take these arguments.
     """
     scope, _, name = cfg['type'].rpartition('.')
+    if not name:
+        raise InputError(f'{cfg["type"]!r} names no backbone; write one as ResT:arch=small')
     if scope in ('mmdet', 'mmseg'):
         init_default_scope(scope)
     try:
         if MODELS.get(cfg['type']) is not None:
-            return MODELS.build(dict(cfg))
-        arguments = {key: value for key, value in cfg.items() if key != 'type'}
-        return _from_module(scope, name)(**arguments)
-    except TypeError as error:
-        raise InputError(f'{cfg}: {error}') from error
+            built = MODELS.build(dict(cfg))
+        else:
+            arguments = {key: value for key, value in cfg.items() if key != 'type'}
+            built = _from_module(scope, name)(**arguments)
+    except InputError:
+        raise
+    except Exception as error:  # whatever a class says of arguments that it does not know
+        raise InputError(f'{cfg}: {type(error).__name__}: {error}') from error
+    if not isinstance(built, nn.Module):
+        raise InputError(f'{cfg} makes {type(built).__name__}, and no model')
+    return built
 
 
 def _from_module(module: str, name: str) -> Callable[..., nn.Module]:

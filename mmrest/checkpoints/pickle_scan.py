@@ -16,9 +16,9 @@ from typing import Any, BinaryIO
 TOO_MUCH = 'more than a file of this size holds'
 # A checkpoint has few things in several places, or in calls within calls: a tensor's in three.
 _TIMES_THE_OPCODES = 8
-_AT_LEAST = 10_000
+_AT_LEAST = 2**22
 # A dictionary looks at each of its keys of one hash: of so many, that takes seconds.
-_MOST_OF_KEYS = 10_000
+_MOST_OF_KEYS = 30_000
 # Python's hash of a number is its rest to this modulus, so that up to here no two have the same.
 _HASH_MODULUS = 2**61 - 1
 

@@ -32,6 +32,7 @@ from mmrest.checkpoints.pickle_scan import TOO_MUCH, has_its_own_hash
 
 # of what is in a file, a dictionary for example takes more; and tensors may share memory
 _TIMES_THE_FILE = 8
+_BYTES_AT_LEAST = 2**27
 _BYTES_OF_AN_ITEM = 8
 _TIMES = (
     *(datetime.date, datetime.datetime, datetime.time, datetime.timedelta, datetime.timezone),
@@ -169,6 +170,8 @@ def _copier(kind: Callable[..., Any]) -> Callable[..., Any]:
     """Stands in for a container, which a file could have copied without end."""
 
     def copy(content: Any = ()) -> Any:
+        if kind in (set, frozenset) and any(isinstance(item, Tensor) for item in content):
+            raise pickle.UnpicklingError('Unsupported global: GLOBAL builtins.set of tensors')
         of_pairs = kind is OrderedDict and not isinstance(content, dict)
         keys = [item[0] for item in content] if of_pairs else content
         # that may all have one hash, so that each is compared with each
@@ -179,11 +182,46 @@ def _copier(kind: Callable[..., Any]) -> Callable[..., Any]:
     return copy
 
 
+# of torch's functions that make a tensor of others, those that make a view
+_VIEWS = (
+    *('_rebuild_tensor', '_rebuild_tensor_v2', '_rebuild_tensor_v3', '_rebuild_parameter'),
+    *('_rebuild_parameter_with_state', '_rebuild_meta_tensor_no_storage'),
+)
+_rebuilders: list[Callable[..., Any]] = []
+
+
+def _rebuilder(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Stands in for one of torch's functions, which may copy what an expanded tensor claims."""
+    if name.endswith(_VIEWS):
+        _rebuilders.append(function)
+        return function
+
+    def rebuild(*arguments: Any) -> Any:
+        if 'from_type' in name and (not arguments or arguments[0] not in _rebuilders):
+            raise pickle.UnpicklingError(f'Unsupported global: GLOBAL {name} of another function')
+        for argument in arguments:
+            for part in argument if isinstance(argument, tuple | list) else [argument]:
+                if isinstance(part, Tensor):
+                    # the copy may be of the largest type
+                    _spend(part.numel() * max(_BYTES_OF_AN_ITEM, part.element_size()))
+        return function(*arguments)
+
+    _rebuilders.append(rebuild)
+    return rebuild
+
+
 def _no_bytes(*content: Any) -> bytes:
     """Stands in for ``bytes``, which Python 3 calls where there are none; a number is a claim."""
     if content:
         raise pickle.UnpicklingError('Unsupported global: GLOBAL builtins.bytes of something')
     return b''
+
+
+def _slice(*bounds: Any) -> slice:
+    """Stands in for ``slice``, in which nobody looks for tensors."""
+    if not all(bound is None or isinstance(bound, int) for bound in bounds):
+        raise pickle.UnpicklingError('Unsupported global: GLOBAL builtins.slice of no numbers')
+    return slice(*bounds)
 
 
 def _default_dict(factory: Any = None) -> dict[Any, Any]:
@@ -207,7 +245,7 @@ _ALLOWED = {
     'numpy._core.multiarray._reconstruct': _reconstruct,
     'numpy.core.multiarray.scalar': _scalar,
     'numpy._core.multiarray.scalar': _scalar,
-    'builtins.slice': slice,
+    'builtins.slice': _slice,
     # the arguments of a training script, as the authors' ImageNet files may hold them
     'argparse.Namespace': argparse.Namespace,
     'pathlib.PosixPath': pathlib.PurePosixPath,
@@ -253,7 +291,7 @@ def only_plain_data(file_size: float = math.inf) -> Iterator[None]:
     _ask_the_context_first()
     tokens = (
         _allowed_here.set(_ALLOWED),
-        _bytes_left.set([_TIMES_THE_FILE * file_size + 2**20]),
+        _bytes_left.set([_TIMES_THE_FILE * file_size + _BYTES_AT_LEAST]),
     )
     try:
         yield
@@ -272,6 +310,8 @@ def _ask_the_context_first() -> None:
     of_process = torch_unpickler._get_user_allowed_globals
     of_torch = torch_unpickler._get_allowed_globals
     bounded = {**of_torch(), **_ALLOWED_IN_ARCHIVES}
+    rebuilt = {name: function for name, function in bounded.items() if '._rebuild_' in name}
+    bounded |= {name: _rebuilder(name, function) for name, function in rebuilt.items()}
 
     def allowed() -> dict[str, Any]:
         here = _allowed_here.get()

@@ -233,10 +233,11 @@ def run_training(runner: Runner) -> None:
                 f'ended by SIGINT at once; {saved_last(runner.work_dir)}', signal.SIGINT
             ) from None
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise
             raise InputError(
-                f'the disk of {runner.work_dir} is full: {error}; {saved_last(runner.work_dir)}. '
+                f'the disk of {runner.work_dir} is full, or takes no file so large: {error}; '
+                f'{saved_last(runner.work_dir)}. '
                 'Make room and go on with --resume; default_hooks.checkpoint.max_keep_ckpts=3 '
                 'keeps fewer checkpoints'
             ) from error

@@ -20,8 +20,9 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.registry import TRANSFORMS
-from mmengine.runner import Runner
+from mmengine.runner import FlexibleRunner, Runner
 
+from mmrest.checkpoints import use_safe_reader
 from mmrest.commands.data_root import move_data_root
 from mmrest.commands.processes import warn
 from mmrest.commands.settings import require_kinds
@@ -47,6 +48,11 @@ _MAY_BE_NAMED = (
     *('mmpose', 'mmocr', 'mmdet3d', 'mmaction', 'mmselfsup', 'torchvision', 'timm'),
     *('torch.nn', 'torch.optim', 'torch.utils.data', 'torch.distributed.optim'),
 )
+# of mmengine and of packages on it
+_MODULES_OF_CONFIGS = {'apis', 'config', 'hub', 'infer', 'registry', 'strategy'}
+# what mmengine unpickles; checkpoints are read safely, and what is written is not read
+_PICKLES = '.pkl', '.pickle', '.pk'
+_OF_WEIGHTS_OR_OUTPUT = 'checkpoint', 'load_from', 'pretrained', 'ckpt', 'out', 'prefix', 'save'
 # run or read where a config's file is
 _READ_WITH_THE_FILE = '_base_', 'custom_imports'
 _PACKAGES = 'mmrest', 'mmdet', 'mmseg', 'mmpretrain'
@@ -71,6 +77,7 @@ def load_config(
     Raises:
         InputError: There is no such config, or it cannot be changed as asked.
     """
+    use_safe_reader()  # some of mmdet's models read weights while they are built
     file = find_config(path)
     try:
         cfg = Config.fromfile(file)
@@ -156,10 +163,12 @@ def _merge(cfg: Config, options: Mapping[str, Any]) -> Config:
             f'--cfg-options {list_some(failed or options)} cannot be merged into it: {error}'
         ) from error
     for key, value in options.items():
+        _require_no_code(key, value)
         if name := _foreign_name(key, value, cfg):
             raise InputError(
                 f'--cfg-options {key}: {name} is no class of PyTorch, of OpenMMLab or of '
-                "the config's custom_imports; a config's file may name anything, an option not"
+                "the config's custom_imports, or one that runs configs; a config's file may name "
+                'anything, an option not'
             )
         if meant := _misspelt_section(cfg, key):
             raise InputError(f'--cfg-options {key}: no run reads {key.split(".")[0]}; {meant}')
@@ -181,6 +190,29 @@ def _require_plain_key(key: str) -> None:
             f'--cfg-options {key!r}: a name is of letters, digits, _ and -, with dots between the '
             'levels'
         )
+
+
+def _require_no_code(key: str, value: Any) -> None:
+    """An option names no file that would be run, or unpickled, by whoever reads it."""
+    for name, text in _named_texts(key.rpartition('.')[2], value):
+        suffix = Path(text).suffix.lower()
+        reads = not any(word in name for word in _OF_WEIGHTS_OR_OUTPUT)
+        if suffix == '.py' or name == 'split_file' or (suffix in _PICKLES and reads):
+            raise InputError(
+                f'--cfg-options {key}: {text} can run code; a config may name it, an option not'
+            )
+
+
+def _named_texts(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    """Every text in an option, with the name of what it is a value of."""
+    if isinstance(value, Mapping):
+        for key, one in value.items():
+            yield from _named_texts(str(key), one)
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from _named_texts(name, one)
+    elif isinstance(value, str):
+        yield name, value
 
 
 def _foreign_name(key: str, value: Any, cfg: Config) -> str | None:
@@ -213,10 +245,17 @@ def _may_be_named(name: str, packages: Iterable[str]) -> bool:
         for part in parts[length:]:
             found = getattr(found, part, None)
         if found is not None:
-            return isinstance(found, type) and _is_in(found.__module__, packages)
+            is_class = isinstance(found, type) and _is_in(found.__module__, packages)
+            return is_class and not _reads_configs(found)
         break
     # a scope and a registry's name, as mmdet.ResNet; of mmdet.os.system a registry runs os.system
     return len(parts) == 2
+
+
+def _reads_configs(kind: type) -> bool:
+    """True for inferencers, runners and the like, which are given configs, and these are code."""
+    parts = {part.lstrip('_') for part in kind.__module__.split('.')}
+    return bool(parts & _MODULES_OF_CONFIGS) or issubclass(kind, Runner | FlexibleRunner)
 
 
 def _is_in(name: str, packages: Iterable[str]) -> bool:

@@ -23,6 +23,7 @@ from mmrest.commands.output_files import make_folder
 from mmrest.commands.processes import warn
 from mmrest.commands.transform_errors import explain_transform
 from mmrest.config_nodes import scope_of
+from mmrest.engine.config_errors import explain_config_errors
 from mmrest.engine.file_plan import IMAGE_SUFFIXES, plan_files
 from mmrest.engine.pictures import drawable
 from mmrest.errors import InputError
@@ -104,7 +105,8 @@ def predict(
             torch.zeros(1, device=device)
         except (RuntimeError, AssertionError) as error:
             raise InputError(f'--device {device} is not there: {error}') from error
-    inferencer, options = _build_inferencer(cfg, checkpoint, device, score_threshold)
+    with explain_config_errors():
+        inferencer, options = _build_inferencer(cfg, checkpoint, device, score_threshold)
     if fused and features_at is None:
         fuse(inferencer.model, inplace=True)
     with contextlib.ExitStack() as stack:

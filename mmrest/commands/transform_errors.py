@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Mapping
 from traceback import extract_tb, walk_tb
@@ -19,8 +20,8 @@ _SECONDS = 20.0
 def explain_transform(error: Exception) -> str | None:
     """Which transform has failed, and at which image; None if it was something else.
 
-    Of what failed in a worker process nothing but a text is here. So the images are read again, in
-    their order, until the same fails.
+    Of what failed in a worker process nothing but a text is here. So images are read again until
+    the same fails: those that were drawn last first, then all in their order.
 
     Args:
         error: As it was caught, with its traceback.
@@ -47,6 +48,13 @@ def _is_call_of_a_transform(code: Any) -> bool:
 
 
 def _describe(results: Mapping[str, Any]) -> str:
+    others = results.get('mix_results')  # that a Mosaic, for example, puts beside it
+    if others:
+        return 'one of ' + ', '.join(map(_describe_image, (results, *others)))
+    return _describe_image(results)
+
+
+def _describe_image(results: Mapping[str, Any]) -> str:
     path = results.get('img_path') or 'an image'
     image = results.get('img')
     if not isinstance(image, np.ndarray):
@@ -57,10 +65,12 @@ def _describe(results: Mapping[str, Any]) -> str:
 
 def _fail_again(error: Exception) -> Exception | None:
     frames = [frame for frame, _ in walk_tb(error.__traceback__)]
-    loaders = (frame.f_locals.get('self') for frame in frames)
-    dataset = next((loader._dataset for loader in loaders if hasattr(loader, '_dataset')), None)
-    end = time.monotonic() + _SECONDS
-    for index in range(len(dataset) if hasattr(dataset, '__len__') else 0):
+    owners = (frame.f_locals.get('self') for frame in frames)
+    batches = next((owner for owner in owners if hasattr(owner, '_dataset')), None)
+    if batches is None or not hasattr(batches._dataset, '__len__'):
+        return None
+    dataset, end = batches._dataset, time.monotonic() + _SECONDS
+    for index in itertools.chain(_lately_drawn(batches), range(len(dataset))):
         if time.monotonic() > end:
             break
         try:
@@ -69,3 +79,14 @@ def _fail_again(error: Exception) -> Exception | None:
             if type(found) is type(error):
                 return found
     return None
+
+
+def _lately_drawn(batches: Any) -> list[int]:
+    """What a sampler has drawn until the batch that a loader has just received, the last first."""
+    of_batches = batches._index_sampler
+    if not hasattr(of_batches, 'sampler'):  # there are no batches
+        return []
+    # a few more: those of one aspect ratio wait for each other
+    count = (getattr(batches, '_rcvd_idx', 0) + 2) * getattr(of_batches, 'batch_size', 1)
+    # a sampler of mmengine draws the same again
+    return list(itertools.islice(of_batches.sampler, count))[::-1]

@@ -7,7 +7,8 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from traceback import extract_tb, walk_tb
+from pathlib import Path
+from traceback import FrameSummary, extract_tb, walk_tb
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -23,6 +24,12 @@ _REFUSALS = (
     *(TypeError, KeyError, ValueError, AssertionError, IndexError, AttributeError),
     # a library that is missing, as mmdet's re-identification says it; a file that is not there
     *(RuntimeError, ImportError, OSError),
+)
+
+# and of Python itself, of this package, and of code that has no file
+_OF_LIBRARIES = re.compile(
+    rf'[/\\\\](?:site|dist)-packages[/\\\\]|^{re.escape(os.path.dirname(os.__file__))}|^<|'
+    rf'^{re.escape(str(Path(__file__).parents[1]))}'
 )
 
 # methods of mmengine's runner that build and begin nothing else
@@ -72,6 +79,18 @@ def _explain_of_runner(error: Exception) -> str | None:
     return None
 
 
+def _place(error: Exception) -> FrameSummary:
+    """Where it was raised; if a class of one's own has called a library, there."""
+    frames = extract_tb(error.__traceback__)
+    code = build_from_cfg.__code__
+    calls = [
+        i for i, f in enumerate(frames) if (f.filename, f.name) == (code.co_filename, code.co_name)
+    ]
+    built = frames[calls[-1] + 1 :]
+    own = [frame for frame in built if not _OF_LIBRARIES.search(frame.filename)]
+    return own[-1] if own else frames[-1]
+
+
 def _explain(error: Exception, frame: FrameType) -> str | None:
     local = frame.f_locals
     built, arguments = local.get('obj_cls'), local.get('args', {})
@@ -96,7 +115,7 @@ def _explain(error: Exception, frame: FrameType) -> str | None:
         return f'the config gives {name} {_unknown_arguments(match[1], arguments, built)}'
     if match := re.search(r'missing \d+ required \w+(?:-only)? arguments?: (.*)', str(error)):
         return f'the config gives {name} no {match[1]}, which it needs'
-    last = extract_tb(error.__traceback__)[-1]
+    last = _place(error)
     text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
     text = ' '.join(text.split()) or last.line  # an assertion that says nothing
     if 'palette does not match classes' in text:

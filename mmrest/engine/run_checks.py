@@ -71,11 +71,11 @@ class ResumedSettingsHook(Hook):
     priority = 'VERY_LOW'
 
     def __init__(self) -> None:
-        self._of_config: list[float] = []
+        self._of_config: dict[str, list[Any]] = {}
 
     def before_run(self, runner: Runner) -> None:
         """Called by the runner before it loads the checkpoint."""
-        self._of_config = _learning_rates(runner)
+        self._of_config = _hyper_parameters(runner)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Called by the runner between reading and loading."""
@@ -89,13 +89,16 @@ class ResumedSettingsHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Called by the runner when the checkpoint is loaded."""
-        loaded = _learning_rates(runner)
-        if loaded != self._of_config:
-            runner.logger.warning(
-                f"learning rates are the checkpoint's ({list_some(loaded, most=3)}), not those of "
-                f'the config ({list_some(self._of_config, most=3)}): a resumed training goes on '
-                'with its optimizer; load_from=CHECKPOINT without --resume begins with another'
-            )
+        loaded = _hyper_parameters(runner)
+        for name in self._of_config.keys() & loaded.keys():
+            values, of_config = loaded[name], self._of_config[name]
+            if values != of_config:
+                what = 'learning rates' if name == 'lr' else f'{name} of the optimizer'
+                runner.logger.warning(
+                    f"{what} are the checkpoint's ({list_some(values, most=3)}), not those of the "
+                    f'config ({list_some(of_config, most=3)}): a resumed training goes on with its '
+                    'optimizer; load_from=CHECKPOINT without --resume begins with another'
+                )
         loop = runner.train_loop
         # a loop of somebody's own may count otherwise
         if getattr(loop, 'iter', 0) >= getattr(loop, 'max_iters', math.inf):
@@ -126,10 +129,18 @@ def _state_of(name: str, checkpoint: Mapping, source: str) -> Mapping:
     return {**checkpoint, 'optimizer': saved[name]}
 
 
-def _learning_rates(runner: Runner) -> list[float]:
-    """Those of all groups of parameters, before any schedule."""
-    groups = [group for one in _optimizers(runner).values() for group in one.param_groups]
-    return sorted({group.get('initial_lr', group['lr']) for group in groups})
+def _hyper_parameters(runner: Runner) -> dict[str, list[Any]]:
+    """Name -> the values in all groups of parameters, before any schedule."""
+    found: dict[str, list[Any]] = {}
+    for group in (group for one in _optimizers(runner).values() for group in one.param_groups):
+        for name in group.keys() - {'params'}:
+            if not name.startswith('initial_'):
+                value = group.get(f'initial_{name}', group[name])
+                value = tuple(value) if isinstance(value, list) else value
+                values = found.setdefault(name, [])
+                if value not in values:
+                    values.append(value)
+    return {name: sorted(values, key=repr) for name, values in found.items()}
 
 
 class HeadSizeHook(Hook):

@@ -88,7 +88,8 @@ def main() -> None:
         require_files(cfg, args.checkpoint)
         forget_weights(cfg)
         with explain_config_errors(), DefaultScope.overwrite_default_scope(scope_of(cfg)):
-            model = MODELS.build(task_model(cfg)).eval()
+            model = MODELS.build(task_model(cfg))
+        model.eval()  # whose result mmdet's classes do not all return
         require_fit(model, read_checkpoint(args.checkpoint), args.checkpoint)
         part = exported_part(fuse(model, inplace=True) if args.fuse else model, args.part)
         written, difference = export_checked(part, Path(args.out), shape, args.torchscript)
@@ -211,7 +212,7 @@ def export(part: Exported, path: str, shape: tuple[int, int], torchscript: bool 
                     dynamo=True,
                     verbose=False,
                 )
-    except (RuntimeError, torch.onnx.OnnxExporterError) as error:
+    except (RuntimeError, ValueError, torch.onnx.OnnxExporterError) as error:
         lines = [line for line in str(error).strip().splitlines() if line]
         raise InputError(f'torch cannot export this model: {lines[-1]}') from error
 

@@ -151,6 +151,21 @@ def test_a_backbone_that_is_misspelt_names_the_nearest(name: str) -> None:
         build_backbone(dict(type=name))
 
 
+@pytest.mark.parametrize(
+    ('cfg', 'said'),
+    [
+        (dict(type='mmdet.ResNet', depth=51), 'KeyError: .invalid depth 51'),
+        (dict(type='mmdet.'), "'mmdet.' names no backbone"),
+        (dict(type=''), "'' names no backbone"),
+        (dict(type='json.dumps', obj=1), 'makes str, and no model'),
+        (dict(type='mmrest.ResT', archh='lite'), "unexpected keyword argument 'archh'"),
+    ],
+)
+def test_what_is_no_backbone_is_told_in_one_line(cfg: dict, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        build_backbone(cfg)
+
+
 def one_of_each_folder(package: str) -> list[str]:
     """Configs that a package comes with."""
     root = Path(importlib.import_module(package).__file__).parent / '.mim/configs'

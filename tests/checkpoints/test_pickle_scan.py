@@ -15,6 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mmrest.checkpoints import pickle_scan
 from mmrest.checkpoints.pickle_scan import TOO_MUCH, has_its_own_hash, require_bounded
 
 ATOMS = (
@@ -83,6 +84,13 @@ def test_the_bound_is_ten_thousand_items_for_a_small_file(pairs: int, is_refused
         return
     with pytest.raises(pickle.UnpicklingError, match='more than a file of this size'):
         require_bounded(io.BytesIO(content))
+
+
+@pytest.fixture(autouse=True)
+def _small_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten thousand items, so that what reaches a bound can be counted by hand."""
+    monkeypatch.setattr(pickle_scan, '_AT_LEAST', 10_000)
+    monkeypatch.setattr(pickle_scan, '_MOST_OF_KEYS', 10_000)
 
 
 def scan(content: bytes) -> None:

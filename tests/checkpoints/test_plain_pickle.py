@@ -16,6 +16,9 @@ import pytest
 import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.optim import OneCycleLR
+from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
+from torch import Tensor, _utils
+from torch._tensor import _rebuild_from_type_v2
 
 from mmrest.checkpoints import CheckpointError, read_checkpoint
 from mmrest.checkpoints.plain_pickle import only_plain_data, read_plain_pickle, settle
@@ -226,5 +229,63 @@ class _Calls:
 )
 def test_no_more_is_called_for_them(called: _Calls, tmp_path: Path) -> None:
     torch.save({'state_dict': {}, 'meta': called}, tmp_path / 'a.pth')
+    with pytest.raises(CheckpointError):
+        read_checkpoint(tmp_path / 'a.pth')
+
+
+LARGE = torch.zeros(1).expand(12_000, 12_000)  # four bytes, which claim to be 576 MB
+LIST = list(range(300))
+HONEST = {
+    'a set of tuples': {(i, 'a') for i in range(2000)},
+    'tuples as keys': {(i, 'a'): i for i in range(4000)},
+    'bytes as keys': {str(i).encode(): i for i in range(4000)},
+    'large numbers as keys': {2**61 + 3 * i: i for i in range(4000)},
+    'a counter of tuples': Counter((i, i) for i in range(4000)),
+    'one list in many places': [LIST] * 5000,
+    'one number, expanded': torch.zeros(1).expand(10**6),
+    'views of one tensor': [torch.zeros(2**18).view(2, -1) for _ in range(1)] * 40,
+}
+
+
+@pytest.mark.parametrize('name', HONEST)
+def test_what_an_honest_file_holds_is_read(name: str, tmp_path: Path) -> None:
+    torch.save(HONEST[name], tmp_path / 'a.pth')
+    read, expected = read_checkpoint(tmp_path / 'a.pth'), HONEST[name]
+    if isinstance(expected, Tensor) or name == 'views of one tensor':
+        torch.testing.assert_close(read, expected)
+    else:
+        assert read == expected
+
+
+def test_a_tensor_with_an_attribute_is_what_it_was(tmp_path: Path) -> None:
+    tensor = torch.arange(3.0)
+    tensor.tag = 'of the test'
+    torch.save({'weight': tensor}, tmp_path / 'a.pth')
+    read = read_checkpoint(tmp_path / 'a.pth')['weight']
+    assert torch.equal(read, tensor)
+    assert read.tag == 'of the test'
+
+
+def from_type(function: Any) -> _Calls:
+    return _Calls(_rebuild_from_type_v2, function, Tensor, (torch.zeros(1),) * 3, None)
+
+
+@pytest.mark.parametrize(
+    'value',
+    [
+        _Calls(_utils._rebuild_device_tensor_from_cpu_tensor, LARGE, torch.float64, 'cpu', False),
+        _Calls(_utils._rebuild_sparse_tensor, torch.sparse_coo, (LARGE.long(), LARGE, (9,), False)),
+        _Calls(_utils._rebuild_nested_tensor, LARGE, *[torch.zeros(1)] * 3),
+        from_type(OneCycleParamScheduler._annealing_linear),
+        from_type(_utils._rebuild_wrapper_subclass),
+        frozenset({LARGE}),
+        {LARGE},
+        slice(LARGE),
+        LARGE,
+    ],
+    ids=range(9),
+)
+def test_what_a_tensor_claims_is_not_made(value: Any, tmp_path: Path) -> None:
+    torch.save({'state_dict': {}, 'value': value}, tmp_path / 'a.pth')
     with pytest.raises(CheckpointError):
         read_checkpoint(tmp_path / 'a.pth')

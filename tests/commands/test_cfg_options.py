@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config
+from mmengine.runner import CheckpointLoader
 
+from mmrest.checkpoints.mmengine_loader import load_from_mmrest
 from mmrest.commands import load_config
 from mmrest.commands.cli import add_config_arguments
 from mmrest.errors import InputError
@@ -79,6 +81,12 @@ def with_options(options: dict) -> Config:
         {'default_hooks.timer._scope_': 'evil'},
         {'custom_hooks': [dict(type='Hook', _scope_='evil.module')]},
         {'default_scope': 'evil'},
+        # classes that are given a config and run it
+        {'model.backbone.type': 'mmdet.apis.DetInferencer'},
+        {'model.backbone.type': 'mmdet.apis.det_inferencer.DetInferencer'},
+        {'model.backbone.type': 'mmengine.infer.infer.BaseInferencer'},
+        {'model.type': 'mmengine.runner.Runner'},
+        {'model.type': 'mmengine.Config'},
     ],
     ids=str,
 )
@@ -106,6 +114,40 @@ def test_an_option_may_name_classes(name: str, tmp_path: Path) -> None:
     )
     option = {'optim_wrapper.optimizer.type': name}
     assert load_config(str(file), option).optim_wrapper.optimizer.type == name
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        {'model.teacher_config': 'evil.py'},
+        {'model': dict(teacher_config='folder/EVIL.PY')},
+        {'train_dataloader.dataset.proposal_file': 'evil.pkl'},
+        {'train_dataloader.dataset': dict(ann_file='evil.pickle')},
+        {'custom_hooks': [dict(type='Hook', extra_ann_file=['a.json', 'evil.pkl'])]},
+        {'train_dataloader.dataset.split_file': 'split'},
+    ],
+    ids=str,
+)
+def test_an_option_names_no_file_that_is_run_or_unpickled(options: dict) -> None:
+    with pytest.raises(InputError, match='can run code; a config may name it, an option not'):
+        with_options(options)
+
+
+def test_an_option_names_checkpoints_and_what_is_written() -> None:
+    options = {
+        'load_from': 'detectron2.pkl',
+        'model.backbone.init_cfg': dict(type='Pretrained', checkpoint='detectron2.pkl'),
+        'test_evaluator.outfile_prefix': 'results.pkl',
+    }
+    assert with_options(options).load_from == 'detectron2.pkl'
+
+
+def test_models_that_read_weights_while_they_are_built_read_them_safely(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(CheckpointLoader, '_schemes', dict.fromkeys(CheckpointLoader._schemes))
+    with_options({})
+    assert set(CheckpointLoader._schemes.values()) == {load_from_mmrest}
 
 
 @pytest.mark.parametrize('key', ['custom_imports.imports', 'custom_imports', '_base_'])

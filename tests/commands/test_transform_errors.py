@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,8 +11,10 @@ import cv2
 import numpy as np
 import pytest
 from mmcv.transforms import BaseTransform, Compose, LoadImageFromFile, Normalize, Resize
-from torch.utils.data import DataLoader, Dataset
+from mmengine.dataset import DefaultSampler
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from mmrest.commands import transform_errors
 from mmrest.commands.data_errors import explain_data_errors
 from mmrest.errors import InputError
 from tests.commands.test_data_errors import Images
@@ -61,7 +64,7 @@ def test_an_image_of_other_channels_is_named_with_them(workers: int, folder: Pat
 def test_arguments_that_a_transform_does_not_know_are_told_with_its_place(
     workers: int, folder: Path
 ) -> None:
-    said = r'Resize of the pipeline has failed at .*a\.png .*TypeError: Scale must be .*\.py:\d+'
+    said = r'Resize of the pipeline has failed at .*\.png .*TypeError: Scale must be .*\.py:\d+'
     with pytest.raises(InputError, match=said):
         read(Transformed(folder, Resize(scale=[8, 6], keep_ratio=True)), workers)
 
@@ -73,6 +76,42 @@ def test_a_mistake_in_a_transform_of_ones_own_keeps_its_traceback(
     with pytest.raises(KeyError, match='gone') as caught:
         read(Transformed(folder, OfOnesOwn()), workers)
     assert not isinstance(caught.value, InputError)
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_an_image_that_is_drawn_late_is_found_at_once(
+    seed: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large set is not read anew from its beginning."""
+    monkeypatch.setattr(transform_errors, '_SECONDS', 1.0)
+
+    class Large(Transformed):
+        def __getitem__(self, index: int) -> np.ndarray:
+            if not get_worker_info():
+                time.sleep(0.1)
+            return super().__getitem__(index)
+
+    dataset = Large(folder, Normalize(mean=[120.0] * 4, std=[58.0] * 4, to_rgb=False))
+    dataset.paths = [folder / 'a.png'] * 60
+    dataset.paths[57] = folder / 'b.png'
+    sampler = DefaultSampler(dataset, shuffle=True, seed=seed)
+    runner = SimpleNamespace(_train_loop=None, _val_loop=None, _test_loop=None)
+    with pytest.raises(InputError, match=r'b\.png'), explain_data_errors(runner):
+        for _ in DataLoader(dataset, batch_size=2, sampler=sampler, num_workers=2):
+            pass
+
+
+def test_the_images_that_are_mixed_are_all_named(folder: Path) -> None:
+    class Mixes(Resize):
+        def transform(self, results: dict) -> dict:
+            results['mix_results'] = [dict(img_path='other.png', img=np.ones((2, 3)))]
+            raise ValueError('could not broadcast')
+
+    dataset = Transformed(folder, Mixes(scale=(8, 6)))
+    Mixes.__module__ = 'mmdet.datasets.transforms'
+    said = r'one of .*a\.png \(6x8, 4 channels\), other\.png \(2x3, 1 channel\): ValueError'
+    with pytest.raises(InputError, match=said):
+        read(dataset, 0)
 
 
 def test_what_does_not_fail_again_is_as_it_was(folder: Path) -> None:

@@ -424,3 +424,16 @@ def test_a_loop_that_takes_anything_may_have_anything() -> None:
     cfg = small()
     cfg.train_cfg = dict(type=Anything, max_epoch=1)
     require_sound_settings(cfg, 'train')
+
+
+def test_a_mistake_in_a_class_of_ones_own_is_told_with_its_own_place() -> None:
+    class CallsALibrary(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.nn.Linear(3, 4)(torch.zeros(2, 5))
+
+    said = (
+        r'CallsALibrary of the config cannot be built: RuntimeError: .*test_config_errors\.py:\d+'
+    )
+    with pytest.raises(InputError, match=said), explain_config_errors():
+        MODELS.build(dict(type=CallsALibrary))

@@ -195,6 +195,23 @@ def test_what_a_resumed_training_does_not_do_is_told(
         assert re.search(pattern, text)
 
 
+def test_other_settings_of_the_optimizer_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(make_runner(tmp_path, True))
+    runner = make_runner(tmp_path, True, resume_from=str(tmp_path / 'epoch_2.pth'))
+    runner.optim_wrapper['optimizer'].update(weight_decay=0.5, maximize=True)
+    warnings: list[str] = []
+    monkeypatch.setattr(runner.logger, 'warning', lambda text, *_, **__: warnings.append(text))
+    train(runner, hooks=[ResumedSettingsHook()])
+    told = sorted(text for text in warnings if 'of the optimizer are the checkpoint' in text)
+    assert len(told) == 2
+    assert 'maximize' in told[0]
+    assert '(False), not those of the config (True)' in told[0]
+    assert 'weight_decay' in told[1]
+    assert 'not those of the config (0.5)' in told[1]
+
+
 def test_the_images_of_a_batch_are_named_however_it_is_made() -> None:
     samples = [SimpleNamespace(img_path='a.jpg'), SimpleNamespace(img_path='b.jpg')]
     assert files_of(dict(data_samples=samples)) == 'a.jpg, b.jpg'
