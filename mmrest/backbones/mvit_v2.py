@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmrest.backbones.arch import HierarchicalArch
@@ -24,7 +23,6 @@ from mmrest.backbones.layers import (
     Block,
     DropPath,
     apply_linear,
-    as_map,
     as_tokens,
     call_in_context,
     fit_positions,
@@ -43,6 +41,7 @@ from mmrest.backbones.pooling_attention import (
 from mmrest.backbones.pyramid import register_backbone
 from mmrest.checkpoints import Fresh, KeyMap
 from mmrest.errors import InputError
+from mmrest.ops import max_pool
 from mmrest.ops.relative import resize
 
 
@@ -133,8 +132,7 @@ class MultiscaleBlock(Block):
         if self.stride == 1:
             return x
         cls_token, cells = split_class_token(x, grid)
-        maps = F.max_pool2d(as_map(cells.unflatten(1, grid)), 3, self.stride, padding=1)
-        cells = as_tokens(maps).flatten(1, 2)
+        cells = max_pool(cells.unflatten(1, grid), self.stride).flatten(1, 2)
         return cells if cls_token is None else torch.cat([cls_token, cells], dim=1)
 
 

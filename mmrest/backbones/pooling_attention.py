@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmrest.backbones.layers import apply_linear, linear_in_parts
+from mmrest.backbones.layers import apply_linear, are_untouched, can_fuse, linear_in_parts
 from mmrest.ops import (
     attention,
     attention_with_positions,
     cut_windows,
     join_windows,
     joint_logits,
+    linear,
     pool_heads,
     position_logits,
 )
+from mmrest.ops.dispatch import uses_onednn
+from mmrest.ops.recomputing import recompute
 
 Grid = tuple[int, int]
 
@@ -161,11 +167,7 @@ class PoolingAttention(nn.Module):
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         """(B, [1 +] H W, in_channels) -> (B, [1 +] h w, channels)."""
-        heads = self.num_heads
-        parts = (t.unflatten(2, (heads, -1)) for t in linear_in_parts(self.qkv, x, 3))
-        q = next(parts) if self.q_pool is None else self.q_pool(next(parts), grid)
-        k = self.k_pool(next(parts), grid)
-        v = self.v_pool(next(parts), grid)
+        q, k, v = self._project(x, grid)
         grids = pooled(grid, self.q_stride), pooled(grid, self.kv_stride)
         attend = self._attend_in_windows if self.window_size else self._attend
         attended = attend(q, k, v, *grids)
@@ -175,6 +177,31 @@ class PoolingAttention(nn.Module):
                 cells = F.pad(cells, (0, 0, 0, 0, cls_token.shape[1], 0))
             attended = attended + cells
         return apply_linear(self.proj, attended.flatten(2))
+
+    def _project(self, x: Tensor, grid: Grid) -> Iterator[Tensor]:
+        """Queries, keys and values, (B, [1 +] cells, heads, head_dim), pooled one after the other.
+
+        On a processor the maps before the pooling are computed again in the backward pass.
+        """
+        parts = linear_in_parts(self.qkv, x, 3)
+        for index, pool in enumerate((self.q_pool, self.k_pool, self.v_pool)):
+            if pool is None:
+                yield next(parts).unflatten(2, (self.num_heads, -1))
+            elif not self._recomputes(x, pool):
+                yield pool(next(parts).unflatten(2, (self.num_heads, -1)), grid)
+            else:
+                compute = partial(self._project_part, index=index, pool=pool, grid=grid)
+                yield recompute(compute, x, [*self.qkv.parameters(), *pool.parameters()])
+
+    def _project_part(self, x: Tensor, index: int, pool: Pool, grid: Grid) -> Tensor:
+        weight = self.qkv.weight.chunk(3)[index]
+        bias = None if self.qkv.bias is None else self.qkv.bias.chunk(3)[index]
+        return pool(linear(x, weight, bias).unflatten(2, (self.num_heads, -1)), grid)
+
+    def _recomputes(self, x: Tensor, pool: Pool) -> bool:
+        if not can_fuse(self.qkv) or torch.compiler.is_compiling() or not uses_onednn(x):
+            return False
+        return are_untouched(*pool.modules())
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, q_grid: Grid, kv_grid: Grid) -> Tensor:
         """Of all queries to all keys.

@@ -24,7 +24,7 @@ from mmrest.ops.convolution import conv_tokens
 from mmrest.ops.deformable import deformable_attention
 from mmrest.ops.dispatch import use_implementation
 from mmrest.ops.functional import attention, attention_with_positions, emsa, linear, mlp, pool_heads
-from mmrest.ops.maps import adaptive_average, crop, fill_up, pad_map
+from mmrest.ops.maps import adaptive_average, crop, fill_up, max_pool, pad_map
 from mmrest.ops.relative import joint_logits, position_logits
 from mmrest.ops.windows import (
     attend_in_windows,
@@ -53,6 +53,7 @@ __all__ = [
     'join_windows',
     'joint_logits',
     'linear',
+    'max_pool',
     'mlp',
     'pad_map',
     'pool_heads',

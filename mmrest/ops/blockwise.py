@@ -22,12 +22,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
-from mmrest.ops.cpu.matmul import add_products, even_step, mix_heads, multiply
-from mmrest.ops.registration import empty_tokens, register_attention
+from mmrest.ops.cpu.matmul import add_products, as_columns, even_step, mix_heads, multiply
+from mmrest.ops.registration import (
+    count_attention,
+    count_attention_backward,
+    empty_tokens,
+    register_attention,
+    register_operator,
+)
 
 # Elements of a block's map: it stays in a processor's last cache, and launching it costs little.
 _BLOCK_ELEMENTS = 2**21
@@ -55,12 +64,13 @@ def _forward(
     mix_weight: Tensor | None,
     mix_bias: Tensor | None,
     eps: float,
+    positions: Sequence[Tensor] = (),
 ) -> tuple[Tensor, Tensor]:
     """The output (B, heads, N, head_dim of v) and the factor r of each map (B, heads)."""
     with torch.autocast(q.device.type, enabled=False):
-        maps = _AttentionMaps(q, k, mix_weight)
+        maps = _AttentionMaps(q, k, mix_weight, positions)
         out = empty_tokens(q, v.shape[3])
-        v_t = v.mT.contiguous()
+        v_t = as_columns(v)
         scale = maps.statistics.new_zeros(q.shape[:2])
         for which_maps, rows in maps.blocks():
             probs = maps.softmax(which_maps, rows)[1]
@@ -82,15 +92,16 @@ def _backward(
     mix_weight: Tensor | None,
     out: Tensor | None,
     scale: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of q, k, v and of the mix (of no elements without one)."""
+    positions: Sequence[Tensor] = (),
+) -> tuple[Tensor, ...]:
+    """Gradients of q, k, v, of the mix (of no elements without one) and of the positions."""
     with torch.autocast(q.device.type, enabled=False):
-        maps = _AttentionMaps(q, k, mix_weight)
+        maps = _AttentionMaps(q, k, mix_weight, positions)
         mixed = mix_weight is not None
-        dq = empty_tokens(q)
+        dq, *dpositions = (empty_tokens(q, part.shape[3]) for part in (q, *positions))
         # (B, heads, head_dim, M)
         dk_t, dv_t = (maps.statistics.new_zeros(t.mT.shape) for t in (k, v))
-        k_t, v = maps.k.mT.contiguous(), v.contiguous()
+        k_t, v = as_columns(maps.k), v.contiguous()
         softmax_backward = torch.ops.aten._softmax_backward_data.out
         mix_grad = maps.statistics.new_zeros(mix_weight.shape if mixed else 0)
         if mixed:
@@ -112,7 +123,9 @@ def _backward(
                 mix_grad.add_(pairs.sum(0), alpha=maps.scale)
                 dmap = mix_heads(mix_back[images], dmap, probs)  # probs has served
             dmap = dmap.to(k.dtype)
-            dq[block] = multiply(dmap, k_t[which_maps])
+            dlogits = multiply(dmap, k_t[which_maps]).split(maps.channels, dim=3)
+            for target, part in zip((dq, *dpositions), dlogits, strict=True):
+                target[block] = part
             add_products(dk_t[which_maps], dmap, q[block])
         if mixed:
             dv_t.mul_((scale / maps.range)[..., None, None])
@@ -120,7 +133,7 @@ def _backward(
         else:
             dk_t.mul_(maps.scale)
     dk, dv = (t.mT.contiguous().to(q.dtype) for t in (dk_t, dv_t))
-    return dq, dk, dv, mix_grad
+    return dq, dk, dv, mix_grad, *dpositions
 
 
 class _AttentionMaps:
@@ -130,8 +143,12 @@ class _AttentionMaps:
     whatever the tensors are.
     """
 
-    def __init__(self, q: Tensor, k: Tensor, mix_weight: Tensor | None) -> None:
+    def __init__(
+        self, q: Tensor, k: Tensor, mix_weight: Tensor | None, positions: Sequence[Tensor] = ()
+    ) -> None:
         self.q = q
+        self.positions = positions
+        self.channels = [part.shape[3] for part in (q, *positions)]
         self.batch, self.heads, self.queries, head_dim = q.shape
         self.keys = k.shape[2]
         self.scale = head_dim**-0.5
@@ -153,6 +170,8 @@ class _AttentionMaps:
         self.elements = taken * self.images_together
         self.memory: dict[int, Tensor] = {}
         self.k = (k if mixed else k * self.scale).contiguous()
+        if positions:
+            self.k = append_places(self.k, *self.channels[1:])
 
     def blocks(self) -> Iterator[tuple[tuple[slice, slice], slice]]:
         """Of each block its images and heads, and its rows."""
@@ -172,13 +191,19 @@ class _AttentionMaps:
 
         Without a mix both are the same memory, which holds the softmax.
         """
-        q = self.q[(*which_maps, rows)]
+        q = self._queries((*which_maps, rows))
         shape = *q.shape[:3], self.keys
         logits = multiply(q, self.k[which_maps], self.take(0, shape))
         if self.mix is None:
             return logits, torch.softmax(logits, dim=-1, out=logits)
         mixed = mix_heads(self.mix.expand(len(q), -1, -1), logits, self.take(1, shape))
         return logits, torch.softmax(mixed, dim=-1, out=self.take(2, shape))
+
+    def _queries(self, block: tuple[slice, ...]) -> Tensor:
+        """Those of a block, with what they add to rows and columns as further channels."""
+        if not self.positions:
+            return self.q[block]
+        return torch.cat([part[block] for part in (self.q, *self.positions)], dim=3)
 
     def narrow(self, probs: Tensor) -> Tensor:
         """A block's map in the dtype of the tensors, times ``range``."""
@@ -189,4 +214,81 @@ def _slices(length: int, step: int) -> list[slice]:
     return [slice(start, min(start + step, length)) for start in range(0, length, step)]
 
 
+def append_places(k: Tensor, rows: int, columns: int, length: float = 1.0) -> Tensor:
+    """Keys with their places on a map as further channels, rows and columns as one-hot vectors.
+
+    Args:
+        k: (B, heads, M, head_dim); the last ``rows columns`` are the cells row by row, those before
+            have no place.
+        rows: Of the map.
+        columns: Of the map.
+        length: Of the one-hot vectors.
+
+    Returns:
+        (B, heads, M, head_dim + rows + columns).
+    """
+    in_rows, in_columns = (
+        torch.eye(length, dtype=k.dtype, device=k.device) for length in (rows, columns)
+    )
+    # not repeat_interleave, which ONNX does not get right for sizes that vary
+    of_rows = in_rows[:, None].expand(-1, columns, -1).flatten(0, 1)
+    places = torch.cat([of_rows, in_columns.repeat(rows, 1)], dim=1) * length
+    places = F.pad(places, (0, 0, k.shape[2] - rows * columns, 0))
+    return torch.cat([k, places.expand(*k.shape[:2], -1, -1)], dim=3)
+
+
+def attend_blockwise_with_positions(
+    q: Tensor, k: Tensor, v: Tensor, row_logits: Tensor, column_logits: Tensor
+) -> Tensor:
+    """See :func:`mmrest.ops.attention_with_positions`."""
+    return torch.ops.mmrest.attend_with_positions(q, k, v, row_logits, column_logits)
+
+
+def _forward_with_positions(q: Tensor, k: Tensor, v: Tensor, *positions: Tensor) -> Tensor:
+    return _forward(q, k, v, None, None, 0.0, positions)[0]
+
+
+def _backward_with_positions(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, *positions: Tensor
+) -> tuple[Tensor, ...]:
+    dq, dk, dv, _, *dpositions = _backward(grad, q, k, v, None, None, None, positions)
+    return dq, dk, dv, *dpositions
+
+
+def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+    return torch.ops.mmrest.attend_with_positions_backward(grad, *ctx.saved_tensors)
+
+
 register_attention('attend_blockwise', _forward, _backward, row_statistics=0)
+register_operator(
+    'attend_with_positions',
+    _forward_with_positions,
+    '(Tensor q, Tensor k, Tensor v, Tensor rows, Tensor columns) -> Tensor',
+    lambda q, k, v, *_: empty_tokens(q, v.shape[3]),
+    _differentiate,
+    lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
+)
+register_operator(
+    'attend_with_positions_backward',
+    _backward_with_positions,
+    '(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor rows, Tensor columns)'
+    ' -> (Tensor, Tensor, Tensor, Tensor, Tensor)',
+    lambda grad, q, k, v, *positions: (
+        empty_tokens(q),
+        k.new_empty(k.shape),
+        v.new_empty(v.shape),
+        *(empty_tokens(q, part.shape[3]) for part in positions),
+    ),
+)
+
+
+@register_flop_formula(torch.ops.mmrest.attend_with_positions)
+def _count(q: Sequence[int], k: Sequence[int], v: Sequence[int], *_: Any, **__: Any) -> int:
+    return count_attention(q, k, v, None)
+
+
+@register_flop_formula(torch.ops.mmrest.attend_with_positions_backward)
+def _count_backward(
+    grad: Any, q: Sequence[int], k: Sequence[int], v: Sequence[int], *_: Any, **__: Any
+) -> int:
+    return count_attention_backward(grad, q, k, v, None)

@@ -83,6 +83,12 @@ def choose_attention(q: Tensor, k: Tensor) -> str:
     return 'sdpa'
 
 
+def choose_attention_with_positions(q: Tensor, k: Tensor) -> str:
+    """As :func:`choose_attention`; blocks need no copy of the queries with further channels."""
+    name = choose_attention(q, k)
+    return 'blockwise' if name == 'sdpa' and requested() == 'auto' and uses_onednn(q) else name
+
+
 def choose_emsa(q: Tensor, k: Tensor, v: Tensor) -> str:
     """``'reference'``, ``'blockwise'`` or ``'triton'``.
 

@@ -11,7 +11,11 @@ from torch import Tensor
 
 from mmrest.errors import InputError
 from mmrest.ops import dispatch, reference
-from mmrest.ops.blockwise import attend_blockwise
+from mmrest.ops.blockwise import (
+    append_places,
+    attend_blockwise,
+    attend_blockwise_with_positions,
+)
 from mmrest.ops.convolution import conv_tokens
 from mmrest.ops.cpu.linear import linear_by_onednn
 from mmrest.ops.cpu.mlp import is_one_chunk, mlp_in_chunks
@@ -68,17 +72,17 @@ def attention_with_positions(
     Returns:
         (B, heads, N, value_dim).
     """
-    if dispatch.choose_attention(q, k) == 'reference':
+    implementation = dispatch.choose_attention_with_positions(q, k)
+    if implementation == 'reference':
         return reference.attention_with_positions(q, k, v, row_logits, column_logits)
+    if implementation == 'blockwise':
+        return attend_blockwise_with_positions(q, k, v, row_logits, column_logits)
     head_dim, rows, columns = q.shape[3], row_logits.shape[3], column_logits.shape[3]
     length = head_dim + rows + columns
     parts = (part.transpose(1, 2) for part in (q, row_logits, column_logits))
     long_q = torch.cat(list(parts), dim=3).transpose(1, 2)
     # attention scales all logits by the longer queries' size, those of q by q's
-    places = _one_hot_places(rows, columns, like=k) * length**0.5
-    places = F.pad(places, (0, 0, k.shape[2] - rows * columns, 0))
-    long_k = k * (length / head_dim) ** 0.5, places.expand(*k.shape[:2], -1, -1)
-    long_k = torch.cat(long_k, dim=3)
+    long_k = append_places(k * (length / head_dim) ** 0.5, rows, columns, length**0.5)
     return attention(long_q, long_k, v)
 
 
@@ -191,16 +195,6 @@ def mlp(
     if torch.compiler.is_compiling() or not is_one_chunk(x[..., 0].numel(), len(fc1_weight)):
         return mlp_in_chunks(x, fc1_weight, fc1_bias, fc2_weight, fc2_bias)
     return linear(F.gelu(linear(x, fc1_weight, fc1_bias)), fc2_weight, fc2_bias)
-
-
-def _one_hot_places(rows: int, columns: int, like: Tensor) -> Tensor:
-    """Row and column of each cell of a map, as one-hot vectors: (rows columns, rows + columns)."""
-    in_rows, in_columns = (
-        torch.eye(length, dtype=like.dtype, device=like.device) for length in (rows, columns)
-    )
-    # not repeat_interleave, which ONNX does not get right for sizes that vary
-    of_rows = in_rows[:, None].expand(-1, columns, -1).flatten(0, 1)
-    return torch.cat([of_rows, in_columns.repeat(rows, 1)], dim=1)
 
 
 def _check_shapes(q: Tensor, k: Tensor, v: Tensor) -> None:

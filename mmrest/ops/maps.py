@@ -5,10 +5,14 @@ A program that holds for all sizes must not depend on whether anything is filled
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmrest.ops import dispatch
+from mmrest.ops.registration import register_operator
 from mmrest.ops.tracing import is_exporting
 
 
@@ -60,3 +64,62 @@ def _averages(side: int, count: int, like: Tensor) -> Tensor:
     end = ((areas + 1) * side + count - 1) // count
     inside = ((cells >= start) & (cells < end)).to(like.dtype)
     return inside / inside.sum(1, keepdim=True)
+
+
+def max_pool(x: Tensor, stride: int) -> Tensor:
+    """The maximum of 3x3 cells: (B, H, W, C) -> (B, ceil(H / stride), ceil(W / stride), C).
+
+    torch keeps the map and 64-bit numbers of the cells for gradients; here it is half as many bits.
+    """
+    if dispatch.is_reference(x) or is_exporting() or torch.compiler.is_compiling():
+        return F.max_pool2d(x.permute(0, 3, 1, 2), 3, stride, 1).permute(0, 2, 3, 1)
+    return torch.ops.mmrest.max_pool(x, stride)[0]
+
+
+def _max_pool(x: Tensor, stride: int) -> tuple[Tensor, Tensor]:
+    maps = x.permute(0, 3, 1, 2)
+    pooled, cells = torch.ops.aten.max_pool2d_with_indices(maps, [3, 3], [stride] * 2, [1, 1])
+    return pooled.permute(0, 2, 3, 1).contiguous(), cells.permute(0, 2, 3, 1).int()
+
+
+def _max_pool_backward(grad: Tensor, cells: Tensor, size: list[int], stride: int) -> Tensor:
+    batch, _, _, channels = grad.shape
+    maps = grad.new_empty(batch, *size, channels).permute(0, 3, 1, 2)  # its shape is asked for
+    grad, cells = (t.permute(0, 3, 1, 2) for t in (grad.contiguous(), cells.long()))
+    options = [3, 3], [stride] * 2, [1, 1], [1, 1], False
+    back = torch.ops.aten.max_pool2d_with_indices_backward(grad, maps, *options, cells)
+    return back.permute(0, 2, 3, 1).contiguous()
+
+
+def _save(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
+    x, ctx.stride = inputs
+    ctx.size = list(x.shape[1:3])
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(output[1])
+
+
+def _differentiate(ctx: Any, grad: Tensor, _: None) -> tuple[Tensor, None]:
+    (cells,) = ctx.saved_tensors
+    return torch.ops.mmrest.max_pool_backward(grad, cells, ctx.size, ctx.stride), None
+
+
+def _fake_max_pool(x: Tensor, stride: int) -> tuple[Tensor, Tensor]:
+    rows, columns = ((side + stride - 1) // stride for side in x.shape[1:3])
+    shape = x.shape[0], rows, columns, x.shape[3]
+    return x.new_empty(shape), x.new_empty(shape, dtype=torch.int32)
+
+
+register_operator(
+    'max_pool',
+    _max_pool,
+    '(Tensor x, int stride) -> (Tensor, Tensor)',
+    _fake_max_pool,
+    _differentiate,
+    _save,
+)
+register_operator(
+    'max_pool_backward',
+    _max_pool_backward,
+    '(Tensor grad, Tensor cells, int[] size, int stride) -> Tensor',
+    lambda grad, cells, size, stride: grad.new_empty(len(grad), *size, grad.shape[3]),
+)

@@ -134,21 +134,23 @@ def register_attention(
         fake_backward,
     )
     backward_operator = getattr(torch.ops.mmrest, f'{name}_backward')
-    register_flop_formula(getattr(torch.ops.mmrest, name))(_count_forward)
-    register_flop_formula(backward_operator)(_count_backward)
+    register_flop_formula(getattr(torch.ops.mmrest, name))(count_attention)
+    register_flop_formula(backward_operator)(count_attention_backward)
 
 
-def _count_forward(
+def count_attention(
     q: Sequence[int], k: Sequence[int], v: Sequence[int], mix: Any, *_: Any, **__: Any
 ) -> int:
+    """FLOPs of a forward pass, from shapes."""
     batch, heads, queries, head_dim = q
     pairs = batch * heads * queries * k[2]
     return 2 * pairs * (head_dim + v[3]) + (2 * pairs * heads if mix is not None else 0)
 
 
-def _count_backward(
+def count_attention_backward(
     grad: Any, q: Sequence[int], k: Sequence[int], v: Sequence[int], mix: Any, *_: Any, **__: Any
 ) -> int:
+    """FLOPs of a backward pass, from shapes."""
     batch, heads, queries, head_dim = q
     pairs = batch * heads * queries * k[2]
     # the logits again, and gradients of four matrices; the mix, and both its gradients

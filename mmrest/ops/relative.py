@@ -6,11 +6,18 @@ be of maps of different sizes; distances are then in cells of the finer one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from mmrest.ops import dispatch
+from mmrest.ops.registration import register_operator
+from mmrest.ops.tracing import is_exporting
 
 Grid = tuple[int, int]
 
@@ -31,12 +38,34 @@ def position_logits(
     """
     of_rows = relative_vectors(row_table, q.shape[1], key_grid[0]).to(q.dtype)
     of_columns = relative_vectors(column_table, q.shape[2], key_grid[1]).to(q.dtype)
+    if dispatch.is_reference(q) or is_exporting():
+        return _forward(q, of_rows, of_columns)
+    return torch.ops.mmrest.position_logits(q, of_rows, of_columns)
+
+
+def _forward(q: Tensor, of_rows: Tensor, of_columns: Tensor) -> tuple[Tensor, Tensor]:
     rows = q.flatten(2, 3) @ of_rows.transpose(-2, -1)  # a matrix for each row of queries
     columns = q.transpose(1, 2).flatten(2, 3) @ of_columns.transpose(-2, -1)
     heads = q.shape[3]
     return (
         rows.unflatten(2, (-1, heads)),
         columns.unflatten(2, (-1, heads)).transpose(1, 2),
+    )
+
+
+def _backward(
+    grad_rows: Tensor, grad_columns: Tensor, q: Tensor, of_rows: Tensor, of_columns: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of the queries and of both tables' vectors."""
+    heads = q.shape[3]
+    along_rows, by_rows = grad_rows.flatten(2, 3), q.flatten(2, 3)
+    along_columns, by_columns = (t.transpose(1, 2).flatten(2, 3) for t in (grad_columns, q))
+    dq = (along_rows @ of_rows).unflatten(2, (-1, heads))
+    dq += (along_columns @ of_columns).unflatten(2, (-1, heads)).transpose(1, 2)
+    return (
+        dq,
+        (along_rows.mT @ by_rows).sum(0),
+        (along_columns.mT @ by_columns).sum(0),
     )
 
 
@@ -109,3 +138,41 @@ def relative_index(queries: int, keys: int, device: torch.device) -> Tensor:
     query_places = torch.arange(queries, dtype=torch.float32, device=device) * of_queries
     key_places = torch.arange(keys, dtype=torch.float32, device=device) * of_keys
     return (query_places[:, None] - key_places[None] + ahead).long()
+
+
+def _fake(q: Tensor, of_rows: Tensor, of_columns: Tensor) -> tuple[Tensor, Tensor]:
+    batch, height, width, heads = q.shape[:4]
+    columns = q.new_empty(batch, width, height, heads, of_columns.shape[1])
+    return q.new_empty(*q.shape[:4], of_rows.shape[1]), columns.transpose(1, 2)
+
+
+def _differentiate(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+    return torch.ops.mmrest.position_logits_backward(*grads, *ctx.saved_tensors)
+
+
+# as an operator it keeps no copy of the queries, in which the columns' come together, for gradients
+register_operator(
+    'position_logits',
+    _forward,
+    '(Tensor q, Tensor of_rows, Tensor of_columns) -> (Tensor, Tensor)',
+    _fake,
+    _differentiate,
+    lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
+)
+register_operator(
+    'position_logits_backward',
+    _backward,
+    '(Tensor grad_rows, Tensor grad_columns, Tensor q, Tensor of_rows, Tensor of_columns)'
+    ' -> (Tensor, Tensor, Tensor)',
+    lambda grad_rows, grad_columns, *inputs: tuple(t.new_empty(t.shape) for t in inputs),
+)
+
+
+@register_flop_formula(torch.ops.mmrest.position_logits)
+def _count(q: Sequence[int], of_rows: Sequence[int], of_columns: Sequence[int], **_: Any) -> int:
+    return 2 * math.prod(q) * (of_rows[1] + of_columns[1])
+
+
+@register_flop_formula(torch.ops.mmrest.position_logits_backward)
+def _count_backward(grad_rows: Any, grad_columns: Any, *shapes: Sequence[int], **_: Any) -> int:
+    return 2 * _count(*shapes)

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmrest.ops import adaptive_average, crop, fill_up, maps, pad_map
+from mmrest.ops import adaptive_average, crop, fill_up, maps, max_pool, pad_map
 
 
 def test_a_crop_is_the_top_left() -> None:
@@ -40,3 +40,26 @@ def test_an_exported_average_is_torchs(
     x = torch.randn(2, 3, *size, dtype=torch.float64)
     monkeypatch.setattr(maps, 'is_exporting', lambda: True)
     torch.testing.assert_close(adaptive_average(x, areas), F.adaptive_avg_pool2d(x, areas))
+
+
+@pytest.mark.parametrize('size', [(1, 1), (1, 4), (5, 3), (8, 9)], ids=str)
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.bfloat16])
+def test_the_maximum_of_cells_and_its_gradient_are_torchs(
+    size: tuple[int, int], dtype: torch.dtype
+) -> None:
+    # integers, so that several cells may be the largest
+    x = torch.randint(0, 4, (2, 5, *size)).to(dtype).permute(0, 2, 3, 1).requires_grad_()
+    expected = F.max_pool2d(x.permute(0, 3, 1, 2), 3, 2, 1).permute(0, 2, 3, 1)
+    pooled = max_pool(x, 2)
+    assert torch.equal(pooled, expected)
+    direction = torch.randn_like(pooled)
+    (actual,) = torch.autograd.grad(pooled, x, direction)
+    assert torch.equal(actual, torch.autograd.grad(expected, x, direction)[0])
+
+
+def test_the_maximum_of_cells_is_an_operator_of_torch() -> None:
+    x = torch.randn(2, 7, 6, 3, requires_grad=True)
+    torch.library.opcheck(torch.ops.mmrest.max_pool.default, (x, 2))
+    cells = torch.ops.mmrest.max_pool(x, 2)[1]
+    given = torch.randn(2, 4, 3, 3), cells, [7, 6], 2
+    torch.library.opcheck(torch.ops.mmrest.max_pool_backward.default, given)

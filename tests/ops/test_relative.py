@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from mmrest.errors import InputError
 from mmrest.ops import (
@@ -126,6 +127,71 @@ def test_attention_with_positions_is_attention_with_a_bias(
         strict=True,
     ):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize('leading', [0, 1])
+@pytest.mark.parametrize('queries', [1, 10, 70])
+def test_blocks_add_positions_as_the_literal_form_does(queries: int, leading: int) -> None:
+    """Float32 on a processor, in the layout of tokens."""
+    parts = [torch.randn(2, queries, 3, n).transpose(1, 2) for n in (8, 3, 4)]
+    q, rows, columns = (part.requires_grad_() for part in parts)
+    k, v = (torch.randn(2, 3, 12 + leading, n, requires_grad=True) for n in (8, 5))
+    inputs = (q, k, v, rows, columns)
+    out = attention_with_positions(*inputs)
+    with use_implementation('reference'):
+        literal = attention_with_positions(*inputs)
+    torch.testing.assert_close(out, literal)
+    direction = torch.randn_like(out)
+    for actual, expected in zip(
+        torch.autograd.grad(out, inputs, direction),
+        torch.autograd.grad(literal, inputs, direction),
+        strict=True,
+    ):
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('key_grid', [(4, 5), (2, 3), (9, 1)])
+def test_logits_of_positions_have_the_literal_gradients(key_grid: tuple[int, int]) -> None:
+    q = torch.randn(2, 4, 5, 3, 8, dtype=torch.double, requires_grad=True)
+    tables = [torch.randn(9, 8, dtype=torch.double, requires_grad=True) for _ in range(2)]
+    results = []
+    for implementation in ('auto', 'reference'):
+        with use_implementation(implementation):
+            logits = position_logits(q, key_grid, *tables)
+        loss = sum((part * torch.arange(part.numel()).view_as(part).cos()).sum() for part in logits)
+        results.append((*logits, *torch.autograd.grad(loss, (q, *tables))))
+    for actual, expected in zip(*results, strict=True):
+        torch.testing.assert_close(actual, expected)
+
+
+def test_positions_are_operators_of_torch() -> None:
+    shapes = (2, 3, 10, 8), (2, 3, 12, 8), (2, 3, 12, 5), (2, 3, 10, 3), (2, 3, 10, 4)
+    given = tuple(torch.randn(shape, requires_grad=True) for shape in shapes)
+    torch.library.opcheck(torch.ops.mmrest.attend_with_positions.default, given)
+    grad = torch.randn(2, 3, 10, 5)
+    operator = torch.ops.mmrest.attend_with_positions_backward.default
+    torch.library.opcheck(operator, (grad, *(t.detach() for t in given)))
+    shapes = (2, 4, 5, 3, 8), (4, 6, 8), (5, 7, 8)
+    given = tuple(torch.randn(shape, requires_grad=True) for shape in shapes)
+    torch.library.opcheck(torch.ops.mmrest.position_logits.default, given)
+    grads = torch.randn(2, 4, 5, 3, 6), torch.randn(2, 4, 5, 3, 7)
+    operator = torch.ops.mmrest.position_logits_backward.default
+    torch.library.opcheck(operator, (*grads, *(t.detach() for t in given)))
+
+
+def test_their_arithmetic_is_counted_as_that_of_the_literal_form() -> None:
+    q, rows, columns = (torch.randn(2, 3, 20, n, requires_grad=True) for n in (8, 3, 4))
+    k, v = (torch.randn(2, 3, 12, n, requires_grad=True) for n in (8, 5))
+    maps = torch.randn(2, 4, 5, 3, 8, requires_grad=True)
+    tables = [torch.randn(9, 8) for _ in range(2)]
+    counted = []
+    for implementation in ('auto', 'reference'):
+        counter = FlopCounterMode(display=False)
+        with counter, use_implementation(implementation):
+            attention_with_positions(q, k, v, rows, columns)
+            position_logits(maps, (4, 5), *tables)
+        counted.append(counter.get_total_flops())
+    assert counted[0] == counted[1] > 0
 
 
 @pytest.mark.parametrize('implementation', ['auto', 'blockwise', 'reference'])
