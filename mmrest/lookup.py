@@ -37,7 +37,11 @@ def config_path(name: str) -> str:
     path = CONFIGS / f'{name.removeprefix(_PREFIX).removesuffix(".py")}.py'
     if not path.is_file():
         close = difflib.get_close_matches(path.stem, config_names())
-        hint = f'did you mean {" or ".join(close)}?' if close else '`python -m mmrest list` has all'
+        hint = '`python -m mmrest list` has all'
+        if Path(name).is_file():
+            hint = f'mmengine.Config.fromfile({name!r}) reads the file'
+        elif close:
+            hint = f'did you mean {" or ".join(close)}?'
         raise InputError(f'mmrest has no config {path.stem}; {hint}')
     return str(path)
 

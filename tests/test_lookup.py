@@ -98,3 +98,12 @@ def test_mmengines_lookup_is_changed_once() -> None:
     changed = Config._get_cfg_path
     understand_names_in_bases()
     assert Config._get_cfg_path is changed
+
+
+def test_a_file_in_the_place_of_a_name_is_told_who_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path('mine.py').touch()
+    with pytest.raises(InputError, match=r"mmengine\.Config\.fromfile\('mine\.py'\) reads"):
+        mmrest.get_config('mine.py')

@@ -92,7 +92,7 @@ def load_config(
             raise InputError(f'{path}: {_failed_import(error.__cause__)}') from error
         raise InputError(
             f'{path} is no config that can be read: {type(error).__name__}: {error}'
-            f'{_place_in_config(error)}{_meant_base(file)}'
+            f'{_place_in_config(error)}{_meant_base(file) or _meant_file(error)}'
         ) from error
     _require_library(cfg)
     cfg.launcher = launcher
@@ -131,6 +131,15 @@ def _meant_base(file: Path) -> str:
                 if name.removesuffix('.py') in config_names() and base != f'mmrest::{name}':
                     return f"; did you mean _base_ = 'mmrest::{name.removesuffix('.py')}.py'?"
     return ''
+
+
+def _meant_file(error: Exception) -> str:
+    """Which file beside one that is not there is spelled alike, as the end of a message."""
+    found = re.search(r'file "(.+)" does not exist', str(error))
+    if not isinstance(error, FileNotFoundError) or not found:
+        return ''
+    path = Path(found[1])
+    return did_you_mean(path.name, [file.name for file in path.parent.glob('*.py')], most=3)
 
 
 @contextmanager
@@ -263,10 +272,14 @@ def _is_in(name: str, packages: Iterable[str]) -> bool:
 
 
 def _misspelt_section(cfg: Config, key: str) -> str:
-    """Which setting is meant by an option in a section that is not there; empty if it is there."""
+    """Which setting is meant by an option whose section is not there; empty if none is known."""
     first, *rest = key.split('.')
-    if not rest or first in cfg or first in _settings():
+    if first in cfg or first in _settings():
         return ''
+    if not rest:  # it may have lost its section
+        there = {name: cfg[name] for name in _settings() if isinstance(cfg.get(name), Mapping)}
+        sections = [name for name, section in there.items() if first in section]
+        return f'did you mean {sections[0]}.{first}?' if len(sections) == 1 else ''
     there = [name for name in _settings() if name in cfg]
     return did_you_mean(first, there).removeprefix('; ')
 
@@ -352,7 +365,7 @@ def find_config(path: str) -> Path:
     names = [str(f) for f in file.parent.glob('*.py')] if file.parent.is_dir() else []
     names += config_names() if is_name else []
     hint = did_you_mean(str(file), names, most=3)
-    if not hint and is_name and any(name in known for known in config_names()):
+    if not hint and is_name and any(name.lower() in known for known in config_names()):
         hint = f'; `list {name}` shows those that have it in their names'
     found = 'is a folder, not a config' if file.is_dir() else 'is not there'
     where = f' (looked in {file.parent.resolve()})' if not is_name else ''

@@ -31,6 +31,7 @@ _OF_DATA = (
     *(AssertionError, cv2.error, OSError, ValueError, RuntimeError, IndexError),
     *(TypeError, KeyError, AttributeError),
 )
+_IN_COLOUR = 'in colour; one number for each pixel is read'
 # what torch says of a batch that does not fit together, and what it means
 _BATCHES = {
     'stack expects each tensor to be equal size': (
@@ -98,7 +99,10 @@ def _what_is_wrong_with_a_batch(error: Exception, runner: Runner) -> str | None:
         return None
     batch = _batch_of(error)
     predicted = re.search(_OF_PREDICTION, str(error)) is not None
-    at_fault = list_some(_label_maps_at_fault(batch, runner.model, predicted))
+    found = _label_maps_at_fault(batch, runner.model, predicted)
+    at_fault = list_some(found)
+    if any(_IN_COLOUR in one for one in found):
+        meaning = 'label maps are in colour'
     return (
         f'{meaning} ({str(error).splitlines()[0]}). '
         f'{at_fault or f"Images of the batch: {files_of(batch)}"}'
@@ -166,8 +170,8 @@ def _label_maps_at_fault(batch: Any, model: nn.Module, predicted: bool) -> list[
     found = []
     for image, sample in zip(batch['inputs'], batch['data_samples'], strict=True):
         labels, path = sample.gt_sem_seg.data, sample.get('seg_map_path', 'unknown')
-        if labels.dim() > 3:  # (1, H, W, channels)
-            found.append(f'{path} (in colour; one number for each pixel is read)')
+        if labels.dim() != 3 or len(labels) != 1:  # (H, W, channels), or one more of a batch
+            found.append(f'{path} ({_IN_COLOUR})')
             continue
         size = tuple(sample.ori_shape[:2] if predicted else image.shape[-2:])
         if labels.shape[-2:] != size:

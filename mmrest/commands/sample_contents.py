@@ -172,6 +172,14 @@ def _labels_of_no_class(
             f'its first label maps hold 0 and 255 alone, and {ignored} is ignored: a mask of 0 and '
             '255 must be written as 0 and 1'
         )
+    # as where 0 is a class, and the others have moved down
+    all_but_the_last = set().union(*mapped) - {ignored} == {*range(num_classes - 1)}
+    if getattr(reader, 'reduce_zero_label', False) and all_but_the_last and 0 in set().union(*raw):
+        return (
+            f'reduce_zero_label=True takes 0 for no class and 1 for the first, and {num_classes}, '
+            f'which is then {reader.metainfo["classes"][-1]}, is in none of the first {len(maps)} '
+            'label maps. If 0 is a class of yours, write reduce_zero_label=False'
+        )
     return None
 
 

@@ -37,8 +37,10 @@ def explain_transform(error: Exception) -> str | None:
         return None
     last = extract_tb(error.__traceback__)[-1]
     text = ' '.join(str(error).split()) or last.line
+    means = getattr(calls[-1].f_locals['self'], 'mean', ())
+    means = f' of {len(means)} means' if np.ndim(means) == 1 and len(means) else ''
     return (
-        f'the {kind.__name__} of the pipeline has failed at {_describe(results)}: '
+        f'the {kind.__name__}{means} of the pipeline has failed at {_describe(results)}: '
         f'{type(error).__name__}: {text} ({last.filename}:{last.lineno})'
     )
 

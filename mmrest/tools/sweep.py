@@ -8,7 +8,7 @@ import sys
 
 from mmrest.commands.config import load_config
 from mmrest.commands.image_size import find_resize
-from mmrest.errors import clear_errors
+from mmrest.errors import InputError, clear_errors
 from mmrest.tools import test
 
 RATIOS = 0.5, 0.7, 1.4, 2.0
@@ -20,6 +20,11 @@ def main() -> None:
         'Test a detector or segmentor at several resolutions: by default at '
         f'{", ".join(map(str, RATIOS))} times that of its test pipeline.'
     )
+    with clear_errors():
+        if not args.compare and not (args.config and args.checkpoint):
+            raise InputError(
+                'name a config and a checkpoint: python -m mmrest sweep CONFIG CHECKPOINT'
+            )
     if args.config and args.checkpoint and not args.resolutions:
         with clear_errors():
             cfg = load_config(args.config, args.cfg_options)

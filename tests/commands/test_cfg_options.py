@@ -172,3 +172,12 @@ def test_an_option_adds_no_file_or_module_to_a_config(key: str) -> None:
 def test_an_option_is_a_name_where_it_is_written_into_a_file(key: str) -> None:
     with pytest.raises(InputError, match='a name is of letters, digits, _ and -'):
         with_options({key: 1})
+
+
+@pytest.mark.parametrize(
+    ('key', 'meant'),
+    [('max_epochs', 'train_cfg'), ('dist_cfg', 'env_cfg'), ('batch_sampler', 'train_dataloader')],
+)
+def test_an_option_that_has_lost_its_section_names_it(key: str, meant: str) -> None:
+    with pytest.raises(InputError, match=rf'no run reads {key}; did you mean {meant}\.{key}\?'):
+        with_options({key: 1})

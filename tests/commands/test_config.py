@@ -21,6 +21,19 @@ def test_a_wrong_path_suggests_the_right_one() -> None:
         load_config('nowhere/a.py')
 
 
+def test_a_base_of_another_package_that_is_misspelt_names_the_nearest(tmp_path: Path) -> None:
+    file = tmp_path / 'mine.py'
+    file.write_text("_base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coc.py'")
+    with pytest.raises(InputError, match=r'did you mean retinanet_r50_fpn_1x_coco\.py'):
+        load_config(str(file))
+
+
+@pytest.mark.parametrize('name', ['shapes', 'RetinaNet'])
+def test_a_part_of_a_name_is_told_who_lists_it(name: str) -> None:
+    with pytest.raises(InputError, match=rf'is not there; `list {name}` shows those'):
+        load_config(name)
+
+
 @pytest.mark.parametrize(
     ('text', 'said'),
     [

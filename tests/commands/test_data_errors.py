@@ -183,17 +183,19 @@ def test_a_label_map_that_no_prediction_fits_is_named() -> None:
         run(dict(inputs=[torch.zeros(3, 5, 5)], data_samples=samples[:1]))
 
 
-def test_a_label_map_in_colour_is_named() -> None:
+@pytest.mark.parametrize('shape', [(1, 2, 2, 3), (2, 2, 3)])  # the second is mmseg's
+def test_a_label_map_in_colour_is_named(shape: tuple[int, ...]) -> None:
     def run_iter(data_batch: dict) -> None:
         raise RuntimeError('stack expects each tensor to be equal size, but got [1]')
 
     sample = BaseDataElement(metainfo=dict(seg_map_path='a.png'))
-    sample.gt_sem_seg = SimpleNamespace(data=torch.zeros(1, 2, 2, 3))
+    sample.gt_sem_seg = SimpleNamespace(data=torch.zeros(shape))
     model = nn.Module()
     model.decode_head = SimpleNamespace(num_classes=2, ignore_index=255)
     with (
         pytest.raises(
-            InputError, match=r'a\.png \(in colour; one number for each pixel is read\)$'
+            InputError,
+            match=r'^label maps are in colour .*a\.png \(in colour; one number for each pixel',
         ),
         explain_data_errors(SimpleNamespace(model=model)),
     ):

@@ -187,6 +187,25 @@ def test_a_mask_of_0_and_255_is_told(segmentation: dict[str, Any]) -> None:
     assert 'must be written' not in warnings_of('mmseg', reduced)
 
 
+@pytest.mark.parametrize(
+    ('labels', 'reduced', 'is_told'),
+    [
+        ([0, 1], True, True),  # 0 is a class, and 2 should be b
+        ([0, 1, 2], True, False),
+        ([1], True, False),  # nothing is left out
+        ([0, 1], False, False),
+    ],
+)
+def test_a_class_that_is_taken_for_none_is_told(
+    labels: list[int], reduced: bool, is_told: bool, segmentation: dict[str, Any]
+) -> None:
+    for number in (1, 2):
+        label_map(Path(segmentation['data_root'], f'{number}.png'), labels)
+    text = warnings_of('mmseg', {**segmentation, 'reduce_zero_label': reduced})
+    said = '2, which is then b, is in none of the first 2 label maps'
+    assert (said in text) == is_told
+
+
 def test_label_maps_that_are_not_their_images_are_told(segmentation: dict[str, Any]) -> None:
     root = Path(segmentation['data_root'])
     label_map(root / '2.png', [0, 1], (6, 8))

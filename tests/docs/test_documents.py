@@ -68,3 +68,17 @@ def test_the_model_index_is_written_from_the_configs(tmp_path: Path) -> None:
     assert [entry['Name'] for entry in models] == mmrest.config_names()
     quoted = {entry['Name'] for entry in models if 'Results' in entry}
     assert quoted == set(PAPER)
+
+
+def test_checkpoints_of_shipped_configs_have_the_names_that_a_run_gives_them() -> None:
+    found = 0
+    for page in [ROOT / 'README.md', *(ROOT / 'docs').rglob('*.md'), *ROOT.rglob('docs/*/*.ipynb')]:
+        for name, kind, number in re.findall(
+            r'work_dirs/(\w+)/(epoch|iter)_(\d+)', page.read_text()
+        ):
+            if name not in mmrest.config_names():
+                continue  # a user's
+            cfg, found = mmrest.get_config(name).train_cfg, found + 1
+            expected = cfg.get('max_epochs') if kind == 'epoch' else cfg.get('max_iters')
+            assert int(number) == expected, f'{page}: {name}'
+    assert found > 3
