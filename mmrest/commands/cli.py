@@ -235,9 +235,9 @@ def run_training(runner: Runner) -> None:
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise
+            reason = 'takes no file so large' if error.errno == errno.EFBIG else 'is full'
             raise InputError(
-                f'the disk of {runner.work_dir} is full, or takes no file so large: {error}; '
-                f'{saved_last(runner.work_dir)}. '
+                f'the disk of {runner.work_dir} {reason}: {error}; {saved_last(runner.work_dir)}. '
                 'Make room and go on with --resume; default_hooks.checkpoint.max_keep_ckpts=3 '
                 'keeps fewer checkpoints'
             ) from error

@@ -39,17 +39,27 @@ def test_mixed_precision_is_for_every_accelerator(
         require_accelerator_for_amp(cfg)
 
 
-def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ('number', 'said'),
+    [
+        (errno.ENOSPC, 'is full'),
+        (errno.EDQUOT, 'is full'),
+        (errno.EFBIG, 'takes no file so large'),
+    ],
+)
+def test_a_full_disk_is_named(
+    number: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     put = AtomicBackend.put
 
     def fill(self: AtomicBackend, obj: bytes, filepath: str) -> None:
         if str(filepath).endswith('epoch_2.pth'):
-            raise OSError(errno.ENOSPC, 'No space left on device', str(filepath))
+            raise OSError(number, 'No space', str(filepath))
         put(self, obj, filepath)
 
     monkeypatch.setattr(AtomicBackend, 'put', fill)
     write_whole_files()
-    with pytest.raises(InputError, match=r'is full: .*saved last: .*epoch_1\.pth.*--resume'):
+    with pytest.raises(InputError, match=rf'{said}: .*saved last: .*epoch_1\.pth.*--resume'):
         run_training(trainer(Toy(), tmp_path))
 
 
