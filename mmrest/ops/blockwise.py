@@ -228,7 +228,7 @@ def append_places(k: Tensor, rows: int, columns: int, length: float = 1.0) -> Te
         (B, heads, M, head_dim + rows + columns).
     """
     in_rows, in_columns = (
-        torch.eye(length, dtype=k.dtype, device=k.device) for length in (rows, columns)
+        torch.eye(side, dtype=k.dtype, device=k.device) for side in (rows, columns)
     )
     # not repeat_interleave, which ONNX does not get right for sizes that vary
     of_rows = in_rows[:, None].expand(-1, columns, -1).flatten(0, 1)

@@ -82,3 +82,27 @@ def test_pooling_attention_keeps_less_than_half_of_the_literal_form(attention: s
     with use_implementation('reference'):
         literal = kept_bytes(model, images)
     assert ours < 0.45 * literal
+
+
+class CountsCalls(nn.LayerNorm):
+    """What a user may put in a norm's place."""
+
+    calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., channels) -> the same shape."""
+        self.calls += 1
+        return super().forward(x)
+
+
+@pytest.mark.parametrize('hooked', [False, True])
+def test_what_is_not_known_is_called_once(hooked: bool) -> None:
+    model = MViTV2(arch='tiny')
+    pool = model.stages[1].blocks[0].attn.k_pool
+    calls = []
+    if hooked:
+        pool.norm.register_forward_hook(lambda *_: calls.append(1))
+    else:
+        pool.norm = CountsCalls(*pool.norm.normalized_shape)
+    sum(level.sum() for level in model(torch.randn(1, 3, 64, 64))).backward()
+    assert len(calls) + getattr(pool.norm, 'calls', 0) == 1
