@@ -173,6 +173,13 @@ def _map_size(trial: Trial) -> list[str | Path]:
     return trial.train(config=SEGMENTOR)
 
 
+@fault('label maps in colour', r'error: [^\n]*in colour[^\n]*')
+def _map_colour(trial: Trial) -> list[str | Path]:
+    for file in _label_maps(trial):
+        Image.open(file).convert('RGB').save(file)
+    return trial.train(config=SEGMENTOR)
+
+
 @fault('label maps of another size in validation', r'error: [^\n]*another size[^\n]*')
 def _validated_map_size(trial: Trial) -> list[str | Path]:
     for file in sorted((trial.data / 'annotations/validation').glob('*.png')):
@@ -439,6 +446,11 @@ def _section(trial: Trial) -> list[str | Path]:
     return trial.train('train_cgf.max_epochs=1')
 
 
+@fault('an option that has lost its section', r'error: [^\n]*did you mean train_cfg[^\n]*')
+def _lost_section(trial: Trial) -> list[str | Path]:
+    return trial.train('max_epochs=3')
+
+
 @fault('anchors at other strides', r'the anchors of [^\n]*boxes lie in the wrong places[^\n]*', 0)
 def _strides(trial: Trial) -> list[str | Path]:
     return trial.train('model.neck.start_level=1')
@@ -452,3 +464,13 @@ def _function_option(trial: Trial) -> list[str | Path]:
 @fault('--cfg-options with code', r'error: [^\n]*')
 def _code_option(trial: Trial) -> list[str | Path]:
     return trial.train("model.backbone.arch=__import__('os').system('touch ran')")
+
+
+@fault('--cfg-options with a class that runs configs', r'error: [^\n]*one that runs configs[^\n]*')
+def _inferencer_option(trial: Trial) -> list[str | Path]:
+    return trial.train('model.backbone.type=mmdet.apis.DetInferencer')
+
+
+@fault('--cfg-options with a file that is unpickled', r'error: [^\n]*can run code[^\n]*')
+def _pickle_option(trial: Trial) -> list[str | Path]:
+    return trial.train('train_dataloader.dataset.proposal_file=proposals.pkl')
