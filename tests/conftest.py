@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
 from mmrest.datasets import write_shapes
@@ -24,6 +25,12 @@ ROOT = Path(__file__).parents[1]
 # run on all cores, the waiting threads of the processes that they start stall each other.
 torch.set_num_threads(1)
 os.environ.setdefault('OMP_NUM_THREADS', '1')
+
+
+def last_checkpoint(cfg: Config) -> str:
+    """Name of the file that a whole training ends with."""
+    by_epoch = cfg.train_cfg.get('max_epochs')
+    return f'epoch_{by_epoch}.pth' if by_epoch else f'iter_{cfg.train_cfg.max_iters}.pth'
 
 
 def pytest_collection_finish() -> None:

@@ -16,7 +16,7 @@ from mmengine.registry import MODELS, DefaultScope
 from mmrest import ResT, ResTV2, get_config
 from mmrest.checkpoints.published import find_published
 from tests import forked
-from tests.conftest import ROOT
+from tests.conftest import ROOT, last_checkpoint
 from tests.docs.test_commands_in_docs import commands
 
 LOADERS = 'train_dataloader', 'val_dataloader', 'test_dataloader'
@@ -113,7 +113,7 @@ def test_the_commands_for_a_trained_model_run(
         cfg = get_config(name)
         with DefaultScope.overwrite_default_scope(cfg.default_scope):
             model = revert_sync_batchnorm(MODELS.build(cfg.model))
-        checkpoints[name] = tmp_path / f'work_dirs/{name}/epoch_10.pth'
+        checkpoints[name] = tmp_path / f'work_dirs/{name}' / last_checkpoint(cfg)
         checkpoints[name].parent.mkdir(parents=True)
         torch.save({'state_dict': model.state_dict(), 'meta': {}}, checkpoints[name])
     detector = 'retinanet_rest_lite_shapes'

@@ -26,7 +26,7 @@ import mmrest
 from mmrest.backbones import PyramidBackbone
 from tests import forked
 from tests.backbones.families import ROWS, build_tiny, randomize
-from tests.conftest import ROOT
+from tests.conftest import ROOT, last_checkpoint
 from tests.two_processes import free_port
 
 DETECTOR, SEGMENTOR = 'retinanet_rest_lite_shapes', 'upernet_rest_lite_shapes'
@@ -42,7 +42,7 @@ def place(shapes_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         cfg = mmrest.get_config(name)
         with DefaultScope.overwrite_default_scope(cfg.default_scope):
             model = revert_sync_batchnorm(MODELS.build(cfg.model))
-        file = folder / f'work_dirs/{name}/epoch_10.pth'
+        file = folder / f'work_dirs/{name}' / last_checkpoint(cfg)
         file.parent.mkdir(parents=True)
         torch.save({'state_dict': model.state_dict(), 'meta': {}}, file)
     return folder
