@@ -77,6 +77,21 @@ class Pool(nn.Module):
         cells = self.conv(cells.unflatten(1, grid)).flatten(1, 2)
         return self.norm(cells if cls_token is None else torch.cat([cls_token, cells], dim=1))
 
+    def compute(
+        self,
+        x: Tensor,
+        grid: Grid,
+        kernels: Tensor,
+        norm_weight: Tensor | None,
+        norm_bias: Tensor | None,
+    ) -> Tensor:
+        """The same of tensors, in the place of the modules' own."""
+        cls_token, cells = split_class_token(x, grid)
+        cells = pool_heads(cells.unflatten(1, grid), kernels, self.conv.stride[0]).flatten(1, 2)
+        x = cells if cls_token is None else torch.cat([cls_token, cells], dim=1)
+        norm = self.norm
+        return F.layer_norm(x, norm.normalized_shape, norm_weight, norm_bias, norm.eps)
+
 
 class RelativePositions(nn.Module):
     """Relative positions, decomposed into rows and columns.
@@ -183,27 +198,37 @@ class PoolingAttention(nn.Module):
 
         On a processor the maps before the pooling are computed again in the backward pass.
         """
-        parts = linear_in_parts(self.qkv, x, 3)
-        for index, pool in enumerate((self.q_pool, self.k_pool, self.v_pool)):
+        pools = self.q_pool, self.k_pool, self.v_pool
+        if not self._recomputes(x):
+            for part, pool in zip(linear_in_parts(self.qkv, x, 3), pools, strict=True):
+                heads = part.unflatten(2, (self.num_heads, -1))
+                yield heads if pool is None else pool(heads, grid)
+            return
+        biases = [None] * 3 if self.qkv.bias is None else self.qkv.bias.chunk(3)
+        for pool, weight, bias in zip(pools, self.qkv.weight.chunk(3), biases, strict=True):
             if pool is None:
-                yield next(parts).unflatten(2, (self.num_heads, -1))
-            elif not self._recomputes(x, pool):
-                yield pool(next(parts).unflatten(2, (self.num_heads, -1)), grid)
+                yield linear(x, weight, bias).unflatten(2, (self.num_heads, -1))
             else:
-                compute = partial(self._project_part, index=index, pool=pool, grid=grid)
-                yield recompute(compute, x, [*self.qkv.parameters(), *pool.parameters()])
+                compute = partial(self._project_and_pool, pool, grid)
+                given = pool.conv.weight, pool.norm.weight, pool.norm.bias
+                yield recompute(compute, x, weight, bias, *given)
 
-    def _project_part(self, x: Tensor, index: int, pool: Pool, grid: Grid) -> Tensor:
-        weight = self.qkv.weight.chunk(3)[index]
-        bias = None if self.qkv.bias is None else self.qkv.bias.chunk(3)[index]
-        return pool(linear(x, weight, bias).unflatten(2, (self.num_heads, -1)), grid)
+    def _project_and_pool(
+        self, pool: Pool, grid: Grid, x: Tensor, weight: Tensor, bias: Tensor | None, *given: Tensor
+    ) -> Tensor:
+        return pool.compute(
+            linear(x, weight, bias).unflatten(2, (self.num_heads, -1)), grid, *given
+        )
 
-    def _recomputes(self, x: Tensor, pool: Pool) -> bool:
+    def _recomputes(self, x: Tensor) -> bool:
         if not can_fuse(self.qkv) or torch.compiler.is_compiling() or not uses_onednn(x):
             return False
+        pools = [pool for pool in (self.q_pool, self.k_pool, self.v_pool) if pool is not None]
+        parts = [part for pool in pools for part in pool.modules()]
         # what somebody put there may draw numbers, or count its calls
-        known = all(type(part) in (Pool, HeadConv, nn.LayerNorm) for part in pool.modules())
-        return known and are_untouched(*pool.modules())
+        return all(type(part) in (Pool, HeadConv, nn.LayerNorm) for part in parts) and (
+            all(type(pool) is Pool for pool in pools) and are_untouched(*parts)
+        )
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, q_grid: Grid, kv_grid: Grid) -> Tensor:
         """Of all queries to all keys.

@@ -6,7 +6,7 @@ imports torch's compiler.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,43 +16,36 @@ from torch.autograd.function import once_differentiable
 from mmrest.ops import dispatch
 
 
-def recompute(
-    function: Callable[[Tensor], Tensor], x: Tensor, parameters: Sequence[Tensor]
-) -> Tensor:
-    """``function(x)``, of which nothing but ``x`` is kept for gradients.
+def recompute(function: Callable[..., Tensor], *tensors: Tensor | None) -> Tensor:
+    """``function(*tensors)``, of which nothing but the tensors is kept for gradients.
 
     Args:
-        function: Computes the same whenever it is called.
-        x: On a processor, where :func:`.dispatch.uses_onednn`.
-        parameters: All others that the result depends on, leaves of the graph.
+        function: Computes the same whenever it is called, from nothing but the tensors.
+        tensors: On a processor, where :func:`.dispatch.uses_onednn`. Parameters are among them, so
+            that they have their gradients, hooks and checks as in any other operation.
     """
-    return _Recomputed.apply(function, x, *parameters)
+    return _Recomputed.apply(function, *tensors)
 
 
 class _Recomputed(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, function: Callable[[Tensor], Tensor], x: Tensor, *parameters: Tensor
-    ) -> Tensor:
+    def forward(ctx: Any, function: Callable[..., Tensor], *tensors: Tensor | None) -> Tensor:
         """Runs without gradients."""
-        ctx.function, ctx.parameters, ctx.implementation = (
-            function,
-            parameters,
-            dispatch.requested(),
-        )
-        ctx.save_for_backward(x)
-        return function(x)
+        ctx.function, ctx.implementation = function, dispatch.requested()
+        ctx.save_for_backward(*tensors)
+        return function(*tensors)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Perhaps in another thread."""
-        (x,) = ctx.saved_tensors
-        of_x, *of_parameters = ctx.needs_input_grad[1:]
-        x = x.detach().requires_grad_(of_x)
+        needed = ctx.needs_input_grad[1:]
+        again = [
+            None if tensor is None else tensor.detach().requires_grad_(is_needed)
+            for tensor, is_needed in zip(ctx.saved_tensors, needed, strict=True)
+        ]
         with torch.enable_grad(), dispatch.use_implementation(ctx.implementation):
-            out = ctx.function(x)
-        inputs = zip((x, *ctx.parameters), (of_x, *of_parameters), strict=True)
-        needed = [t if is_needed else None for t, is_needed in inputs]
-        grads = iter(torch.autograd.grad(out, [t for t in needed if t is not None], grad))
-        return None, *(None if t is None else next(grads) for t in needed)
+            out = ctx.function(*again)
+        wanted = [t for t, is_needed in zip(again, needed, strict=True) if is_needed]
+        grads = iter(torch.autograd.grad(out, wanted, grad))
+        return None, *(next(grads) if is_needed else None for is_needed in needed)
