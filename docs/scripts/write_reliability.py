@@ -175,9 +175,8 @@ def faults() -> str:
     for row in rows:
         said = re.sub(r'([|<>*\\])', r'\\\1', row['message'])
         lines.append(f'| {row["fault"]} | {row["exit status"]} | {said} |')
-    first = rows[0]
-    stamp = f'{first["date"]}, torch {first["torch"]}, commit {first["commit"]}'
-    return '\n'.join([*lines, '', f'{len(rows)} faults: {stamp}.'])
+    stamps = {f'{row["date"]}, torch {row["torch"]}, commit {row["commit"]}' for row in rows}
+    return '\n'.join([*lines, '', f'{len(rows)} faults: {"; ".join(sorted(stamps))}.'])
 
 
 def _reached(row: Row) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
@@ -73,9 +73,7 @@ class Pool(nn.Module):
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         """(B, [1 +] H W, heads, head_dim) -> (B, [1 +] h w, heads, head_dim)."""
-        cls_token, cells = split_class_token(x, grid)
-        cells = self.conv(cells.unflatten(1, grid)).flatten(1, 2)
-        return self.norm(cells if cls_token is None else torch.cat([cls_token, cells], dim=1))
+        return self._pool(x, grid, self.conv, self.norm)
 
     def compute(
         self,
@@ -85,12 +83,33 @@ class Pool(nn.Module):
         norm_weight: Tensor | None,
         norm_bias: Tensor | None,
     ) -> Tensor:
-        """The same of tensors, in the place of the modules' own."""
-        cls_token, cells = split_class_token(x, grid)
-        cells = pool_heads(cells.unflatten(1, grid), kernels, self.conv.stride[0]).flatten(1, 2)
-        x = cells if cls_token is None else torch.cat([cls_token, cells], dim=1)
+        """What ``forward`` computes, of tensors in the place of the parameters.
+
+        Args:
+            x: (B, [1 +] H W, heads, head_dim).
+            grid: (H, W).
+            kernels: Of the convolution, (head_dim, 1, 3, 3).
+            norm_weight: Of the LayerNorm, (head_dim,).
+            norm_bias: As ``norm_weight``.
+
+        Returns:
+            (B, [1 +] h w, heads, head_dim).
+        """
         norm = self.norm
-        return F.layer_norm(x, norm.normalized_shape, norm_weight, norm_bias, norm.eps)
+        return self._pool(
+            x,
+            grid,
+            lambda maps: pool_heads(maps, kernels, self.conv.stride[0]),
+            lambda t: F.layer_norm(t, norm.normalized_shape, norm_weight, norm_bias, norm.eps),
+        )
+
+    @staticmethod
+    def _pool(
+        x: Tensor, grid: Grid, conv: Callable[[Tensor], Tensor], norm: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        cls_token, cells = split_class_token(x, grid)
+        cells = conv(cells.unflatten(1, grid)).flatten(1, 2)
+        return norm(cells if cls_token is None else torch.cat([cls_token, cells], dim=1))
 
 
 class RelativePositions(nn.Module):
@@ -224,11 +243,10 @@ class PoolingAttention(nn.Module):
         if not can_fuse(self.qkv) or torch.compiler.is_compiling() or not uses_onednn(x):
             return False
         pools = [pool for pool in (self.q_pool, self.k_pool, self.v_pool) if pool is not None]
-        parts = [part for pool in pools for part in pool.modules()]
+        parts = [part for pool in pools for part in (pool, *pool.children())]
         # what somebody put there may draw numbers, or count its calls
-        return all(type(part) in (Pool, HeadConv, nn.LayerNorm) for part in parts) and (
-            all(type(pool) is Pool for pool in pools) and are_untouched(*parts)
-        )
+        known = [type(part) for part in parts] == [Pool, HeadConv, nn.LayerNorm] * len(pools)
+        return known and are_untouched(*parts)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, q_grid: Grid, kv_grid: Grid) -> Tensor:
         """Of all queries to all keys.

@@ -170,8 +170,10 @@ def _copier(kind: Callable[..., Any]) -> Callable[..., Any]:
     """Stands in for a container, which a file could have copied without end."""
 
     def copy(content: Any = ()) -> Any:
-        if kind in (set, frozenset) and any(isinstance(item, Tensor) for item in content):
-            raise pickle.UnpicklingError('Unsupported global: GLOBAL builtins.set of tensors')
+        # a tensor has as many items as it claims
+        is_plain = isinstance(content, dict | list | tuple | set | frozenset)
+        if not is_plain or any(isinstance(item, Tensor) for item in content):
+            raise pickle.UnpicklingError(f'Unsupported global: GLOBAL {kind.__name__} of tensors')
         of_pairs = kind is OrderedDict and not isinstance(content, dict)
         keys = [item[0] for item in content] if of_pairs else content
         # that may all have one hash, so that each is compared with each
@@ -224,6 +226,14 @@ def _slice(*bounds: Any) -> slice:
     return slice(*bounds)
 
 
+def _path(*parts: Any) -> pathlib.PurePosixPath:
+    """Stands in for ``PosixPath``, which joins and splits its parts."""
+    if not all(isinstance(part, str) for part in parts):
+        raise pickle.UnpicklingError('Unsupported global: GLOBAL pathlib.PosixPath of no texts')
+    _spend(_BYTES_OF_AN_ITEM**2 * sum(map(len, parts)))  # a text for each letter, at most
+    return pathlib.PurePosixPath(*parts)
+
+
 def _default_dict(factory: Any = None) -> dict[Any, Any]:
     """Stands in for ``defaultdict``: what it holds, without what it would make."""
     if factory not in (None, _set, *_FACTORIES.values()):
@@ -248,7 +258,7 @@ _ALLOWED = {
     'builtins.slice': _slice,
     # the arguments of a training script, as the authors' ImageNet files may hold them
     'argparse.Namespace': argparse.Namespace,
-    'pathlib.PosixPath': pathlib.PurePosixPath,
+    'pathlib.PosixPath': _path,
 }
 # Arrays and plain data, and what Python 3 writes for bytes where Python 2 may read them.
 _ALLOWED_IN_PICKLES = {

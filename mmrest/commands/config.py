@@ -50,9 +50,21 @@ _MAY_BE_NAMED = (
 )
 # of mmengine and of packages on it
 _MODULES_OF_CONFIGS = {'apis', 'config', 'hub', 'infer', 'registry', 'strategy'}
-# what mmengine unpickles; checkpoints are read safely, and what is written is not read
-_PICKLES = '.pkl', '.pickle', '.pk'
-_OF_WEIGHTS_OR_OUTPUT = 'checkpoint', 'load_from', 'pretrained', 'ckpt', 'out', 'prefix', 'save'
+# what mmengine runs or unpickles, YAML too; checkpoints are read safely, and what is written is not
+_RUN_BY_READING = 'py', 'pkl', 'pickle', 'pk', 'yaml', 'yml'
+_OF_WEIGHTS_OR_OUTPUT = (
+    *('checkpoint', 'load_from', 'pretrained', 'ckpt', 'out', 'prefix', 'save'),
+    'proposals_file',  # which mmdet's DumpProposals writes
+)
+# of mmdet and mmseg: a config, whatever its suffix, and what is unpickled, whatever its suffix
+_READ_AS_CODE = (
+    'teacher_config',
+    'split_file',
+    'hierarchy_file',
+    'rfstructure_file',
+    'decode_backend',
+)
+_FOLDERS = 'work_dir', 'data_root'
 # run or read where a config's file is
 _READ_WITH_THE_FILE = '_base_', 'custom_imports'
 _PACKAGES = 'mmrest', 'mmdet', 'mmseg', 'mmpretrain'
@@ -202,14 +214,24 @@ def _require_plain_key(key: str) -> None:
 
 
 def _require_no_code(key: str, value: Any) -> None:
-    """An option names no file that would be run, or unpickled, by whoever reads it."""
+    """An option is no expression, and names no file, that runs code in whoever reads it."""
     for name, text in _named_texts(key.rpartition('.')[2], value):
-        suffix = Path(text).suffix.lower()
         reads = not any(word in name for word in _OF_WEIGHTS_OR_OUTPUT)
-        if suffix == '.py' or name == 'split_file' or (suffix in _PICKLES and reads):
+        # as mmengine tells them apart, also where a name is nothing else
+        is_code = reads and text.lower().rpartition('.')[2] in _RUN_BY_READING
+        if is_code or name in _READ_AS_CODE or (name not in _FOLDERS and _is_call(text)):
             raise InputError(
                 f'--cfg-options {key}: {text} can run code; a config may name it, an option not'
             )
+
+
+def _is_call(text: str) -> bool:
+    """True for Python that calls something: some classes of mmdet and mmcv evaluate a text."""
+    try:
+        tree = ast.parse(text.strip(), mode='eval')
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return any(isinstance(node, ast.Call) for node in ast.walk(tree))
 
 
 def _named_texts(name: str, value: Any) -> Iterator[tuple[str, str]]:

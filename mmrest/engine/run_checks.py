@@ -90,7 +90,7 @@ class ResumedSettingsHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Called by the runner when the checkpoint is loaded."""
         loaded = _hyper_parameters(runner)
-        for name in self._of_config.keys() & loaded.keys():
+        for name in sorted(self._of_config.keys() & loaded.keys() - _scheduled(runner)):
             values, of_config = loaded[name], self._of_config[name]
             if values != of_config:
                 what = 'learning rates' if name == 'lr' else f'{name} of the optimizer'
@@ -127,6 +127,14 @@ def _state_of(name: str, checkpoint: Mapping, source: str) -> Mapping:
             f'{list_some(saved)}'
         )
     return {**checkpoint, 'optimizer': saved[name]}
+
+
+def _scheduled(runner: Runner) -> set[str]:
+    """What a schedule of momentum has changed, of which the first value is not kept."""
+    schedules = runner.param_schedulers or []
+    lists = schedules.values() if isinstance(schedules, dict) else [schedules]
+    names = {getattr(schedule, 'param_name', '') for one in lists for schedule in one}
+    return {'betas', 'momentum'} if 'momentum' in names else set()
 
 
 def _hyper_parameters(runner: Runner) -> dict[str, list[Any]]:

@@ -1,4 +1,4 @@
-"""Zeros around a map and cuts out of it, in ways that compilers and exporters can follow.
+"""Zeros around a map, cuts out of it and pooling, in ways that compilers and exporters can follow.
 
 A program that holds for all sizes must not depend on whether anything is filled or cut off.
 """

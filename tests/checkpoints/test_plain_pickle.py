@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import io
+import pathlib
 import pickle
 import struct
 from collections import Counter, OrderedDict, defaultdict
@@ -243,7 +244,7 @@ HONEST = {
     'a counter of tuples': Counter((i, i) for i in range(4000)),
     'one list in many places': [LIST] * 5000,
     'one number, expanded': torch.zeros(1).expand(10**6),
-    'views of one tensor': [torch.zeros(2**18).view(2, -1) for _ in range(1)] * 40,
+    'views of one tensor': [torch.zeros(2**18).view(2, -1)] * 40,
 }
 
 
@@ -277,13 +278,20 @@ def from_type(function: Any) -> _Calls:
         _Calls(_utils._rebuild_sparse_tensor, torch.sparse_coo, (LARGE.long(), LARGE, (9,), False)),
         _Calls(_utils._rebuild_nested_tensor, LARGE, *[torch.zeros(1)] * 3),
         from_type(OneCycleParamScheduler._annealing_linear),
+        _Calls(Counter, LARGE),
+        _Calls(set, LARGE),
+        _Calls(frozenset, LARGE),
+        _Calls(torch.Size, LARGE),
+        _Calls(OrderedDict, LARGE),
+        _Calls(pathlib.PosixPath, *['a/' * 2000] * 2000),
+        _Calls(pathlib.PosixPath, 1),
         from_type(_utils._rebuild_wrapper_subclass),
         frozenset({LARGE}),
         {LARGE},
         slice(LARGE),
         LARGE,
     ],
-    ids=range(9),
+    ids=range(16),
 )
 def test_what_a_tensor_claims_is_not_made(value: Any, tmp_path: Path) -> None:
     torch.save({'state_dict': {}, 'value': value}, tmp_path / 'a.pth')

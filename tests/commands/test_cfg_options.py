@@ -125,6 +125,13 @@ def test_an_option_may_name_classes(name: str, tmp_path: Path) -> None:
         {'train_dataloader.dataset': dict(ann_file='evil.pickle')},
         {'custom_hooks': [dict(type='Hook', extra_ann_file=['a.json', 'evil.pkl'])]},
         {'train_dataloader.dataset.split_file': 'split'},
+        {'train_dataloader.dataset.proposal_file': '../.pkl'},
+        {'train_dataloader.dataset.proposal_file': 'pkl'},
+        {'model.bbox_head.loss_cls.class_weight': 'evil.yaml'},
+        {'model.teacher_config': 'evil.json'},
+        {'train_dataloader.dataset.pipeline.0.decode_backend': 'pickle'},
+        {'model.warp_mode': "exec('import\tos')"},
+        {'model.test_cfg.nms.type': '[print(1)][0]'},
     ],
     ids=str,
 )
@@ -138,6 +145,10 @@ def test_an_option_names_checkpoints_and_what_is_written() -> None:
         'load_from': 'detectron2.pkl',
         'model.backbone.init_cfg': dict(type='Pretrained', checkpoint='detectron2.pkl'),
         'test_evaluator.outfile_prefix': 'results.pkl',
+        'test_evaluator.proposals_file': 'proposals.pkl',
+        'default_hooks.visualization.test_out_dir': 'x.py',
+        'work_dir': 'run(1)',
+        'optim_wrapper.paramwise_cfg.custom_keys': {'norm (all)': dict(decay_mult=0.0)},
     }
     assert with_options(options).load_from == 'detectron2.pkl'
 

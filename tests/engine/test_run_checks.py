@@ -212,6 +212,25 @@ def test_other_settings_of_the_optimizer_are_told(
     assert 'not those of the config (0.5)' in told[1]
 
 
+@pytest.mark.parametrize(('scheduled', 'expected'), [('lr', ['betas']), ('momentum', [])])
+def test_what_a_schedule_has_changed_is_no_other_setting(
+    scheduled: str, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])
+    warnings: list[str] = []
+    runner = SimpleNamespace(
+        optim_wrapper=SimpleNamespace(optimizer=optimizer),
+        param_schedulers=[SimpleNamespace(param_name=scheduled)],
+        logger=SimpleNamespace(warning=warnings.append),
+        train_loop=None,
+    )
+    hook = ResumedSettingsHook()
+    hook.before_run(runner)
+    optimizer.param_groups[0]['betas'] = (0.7, 0.999)
+    hook.before_train(runner)
+    assert [text.split()[0] for text in warnings] == expected
+
+
 def test_the_images_of_a_batch_are_named_however_it_is_made() -> None:
     samples = [SimpleNamespace(img_path='a.jpg'), SimpleNamespace(img_path='b.jpg')]
     assert files_of(dict(data_samples=samples)) == 'a.jpg, b.jpg'
