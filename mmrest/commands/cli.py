@@ -41,6 +41,8 @@ from mmrest.engine.unread_levels import require_all_levels_read
 from mmrest.errors import InputError, Interrupted
 from mmrest.ops.dispatch import requested
 
+# in it mmengine's hook names the last checkpoint of a work directory
+_RECORD = 'last_checkpoint'
 # settings that a test does not read
 _OF_TRAINING = 'train_', 'val_', 'optim_wrapper.', 'param_scheduler', 'auto_scale_lr.'
 
@@ -311,10 +313,29 @@ def require_files(cfg: Config, checkpoint: str | None = None, trains: bool = Fal
                     f'{error}\nOr train from random weights, with nothing frozen (and expect to '
                     'need a longer schedule): --from-scratch'
                 ) from error
-        elif '://' not in path and not os.path.isfile(os.path.expanduser(path)):
-            what = 'is a folder' if os.path.isdir(path) else 'does not exist'
+        elif '://' not in path and not _may_be_checkpoint(os.path.expanduser(path)):
+            exists = 'holds the name of one' if os.path.isfile(path) else 'does not exist'
+            what = 'is a folder' if os.path.isdir(path) else exists
             of = named if path == cfg.get('load_from') else ''
-            raise InputError(f'checkpoint {path}{of} {what} (looked in {os.path.abspath(path)})')
+            raise InputError(
+                f'checkpoint {path}{of} {what} (looked in {os.path.abspath(path)})'
+                f'{_last_checkpoint_at(path)}'
+            )
+
+
+def _may_be_checkpoint(path: str) -> bool:
+    return os.path.isfile(path) and os.path.basename(path) != _RECORD
+
+
+def _last_checkpoint_at(path: str) -> str:
+    """The last checkpoint of the work directory that was perhaps meant, as a message's end."""
+    folder = path if os.path.isdir(path) else os.path.dirname(path)
+    record = os.path.join(folder, _RECORD)
+    if not os.path.isfile(record):
+        return ''
+    with open(record) as file:
+        last = os.path.join(folder, os.path.basename(file.read().strip()))
+    return f'; the last one there is {last}' if os.path.isfile(last) else ''
 
 
 def use_amp(cfg: Config) -> None:

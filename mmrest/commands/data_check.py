@@ -24,11 +24,11 @@ from mmrest.commands.dataset_sample import (
 )
 from mmrest.commands.evaluator_files import compare_with_evaluator
 from mmrest.commands.json_parts import is_whole_json
+from mmrest.commands.missing_files import suffix_of_images, where_else
 from mmrest.commands.processes import is_first_process, warn
 from mmrest.commands.sample_contents import doubts_about
 from mmrest.config_nodes import datasets_of, iterate_dicts, scope_of, type_name
 from mmrest.datasets import write_shapes
-from mmrest.engine.file_plan import IMAGE_SUFFIXES
 from mmrest.errors import InputError, did_you_mean
 
 _SPLITS = 'train', 'val', 'test'
@@ -160,7 +160,8 @@ def _judge(node: Mapping[str, Any], sample: DatasetSample | None) -> tuple[str |
     if error := why_unreadable(node, sample):
         return error, []
     if sample.infos == []:
-        return f'it finds no image in {_image_folder(sample)}{_suffix(sample)}', []
+        suffix = suffix_of_images(sample.dataset, _image_folder(sample))
+        return f'it finds no image in {_image_folder(sample)}{suffix}', []
     if sample.images and sample.objects == [] and _drops_empty_images(node):
         return (
             f'{sample.dataset.ann_file} has no annotations, and images without any are left out '
@@ -243,13 +244,13 @@ class _Report:
                 self._expect(Path(root, path), f'{split} {role.removesuffix("_path")}')
 
     def _add_files(self, sample: DatasetSample, split: str, node: Mapping[str, Any]) -> None:
-        annotated = _loads_annotations(node)
-        ann_file = sample.dataset.ann_file
+        annotated, dataset = _loads_annotations(node), sample.dataset
+        ann_file = dataset.ann_file
         if isinstance(ann_file, str) and ann_file:
             self._expect(Path(ann_file), f'{split} annotations')
         prefixes = {
             key: Path(prefix)
-            for key, prefix in sample.dataset.data_prefix.items()
+            for key, prefix in dataset.data_prefix.items()
             if prefix and (annotated or key.startswith(('img', 'sub_data_root')))
         }
         for key, folder in prefixes.items():
@@ -263,23 +264,27 @@ class _Report:
         elif not sample.infos and not _holds_files(images := _image_folder(sample)):
             self.problems[images] = 'holds no files' if images.is_dir() else 'missing'
         for info in sample.infos or []:
-            paths = [
-                path
+            gone = [
+                (path, key.removesuffix('_path'))
                 for key, path in info.items()
                 if key.endswith('_path') and (annotated or key.startswith('img'))
+                if isinstance(path, str) and not os.path.isfile(path)
             ]
-            gone = [path for path in paths if isinstance(path, str) and not os.path.isfile(path)]
             if gone and not _is_left_out(info, sample, node):
-                self._miss(gone[0], split)
+                file, role = gone[0]
+                option = f'{role}_suffix'
+                # (of NYU's it is depth_map_suffix, and kept as the other)
+                suffix = getattr(dataset, 'img_suffix' if role == 'img' else 'seg_map_suffix', None)
+                self._miss(file, split, where_else(file, option, suffix))
                 return
 
-    def _miss(self, file: str, split: str) -> None:
+    def _miss(self, file: str, split: str, hint: str = '') -> None:
         """Tell of a file at the expected folder that it should be in."""
         path = Path(os.path.normpath(file))
         for folder in self.expected:
             base = Path(os.path.normpath(folder))
             if folder.suffix not in ('.json', '.txt') and path.is_relative_to(base):
-                inside = f'lacks {path.relative_to(base)}' if folder.is_dir() else 'missing'
+                inside = f'lacks {path.relative_to(base)}{hint}' if folder.is_dir() else 'missing'
                 self.problems.setdefault(folder, inside)
                 return
         self.expected.setdefault(path, f'{split} image')
@@ -376,14 +381,6 @@ def _image_folder(sample: DatasetSample) -> Path:
     prefixes = sample.dataset.data_prefix
     images = next((prefixes[key] for key in ('img', 'img_path') if prefixes.get(key)), None)
     return Path(images or sample.dataset.data_root or '.')
-
-
-def _suffix(sample: DatasetSample) -> str:
-    suffix = getattr(sample.dataset, 'img_suffix', '')
-    there = {Path(name).suffix for _, _, names in os.walk(_image_folder(sample)) for name in names}
-    others = [f"img_suffix='{other}'" for other in sorted(there) if other in IMAGE_SUFFIXES]
-    hint = f', where {" or ".join(others)} would find some' if suffix and others else ''
-    return f' (*{suffix}){hint}' if suffix else ''
 
 
 def _holds_files(folder: Path) -> bool:

@@ -9,7 +9,8 @@ from mmengine.config import Config, ConfigDict
 
 from mmrest.commands.config import require_model
 from mmrest.commands.output_files import make_folder
-from mmrest.config_nodes import datasets_of, scope_of, task_model, type_name
+from mmrest.commands.processes import warn
+from mmrest.config_nodes import datasets_of, iterate_dicts, scope_of, task_model, type_name
 from mmrest.errors import InputError
 
 _PICKLES = ('.pkl', '.pickle')
@@ -78,10 +79,32 @@ def use_tta(cfg: Config) -> None:
         if _predicts_masks(cfg):
             _merge_masks(cfg)
     for dataset in datasets:  # a ConcatDataset has several
+        if doubt := _reads_otherwise(dataset.pipeline, cfg.tta_pipeline):
+            warn(doubt)
         dataset.pipeline = copy.deepcopy(cfg.tta_pipeline)
     tta_model = cfg.tta_model.copy()
     tta_model.module = cfg.model
     cfg.model = tta_model
+
+
+def _reads_otherwise(pipeline: list[dict], tta_pipeline: list[dict]) -> str | None:
+    """That views have other pixels than a test's, as where a base's ``tta_pipeline`` is left."""
+    text = (
+        'make tta_pipeline of the same steps as the test pipeline, for --tta uses it in its place'
+    )
+    loading, of_views = (
+        {key: value for key, value in steps[0].items() if key != 'backend_args'}
+        for steps in (pipeline, tta_pipeline)
+    )
+    if loading != of_views:
+        return f'the test pipeline begins with {loading}, and tta_pipeline with {of_views}: {text}'
+    normalizes, views_do = (
+        any(type_name(step) == 'Normalize' for step in iterate_dicts(steps))
+        for steps in (pipeline, tta_pipeline)
+    )
+    if normalizes != views_do:
+        return f'only one of the test pipeline and tta_pipeline has a Normalize: {text}'
+    return None
 
 
 def _default_tta_model() -> ConfigDict:

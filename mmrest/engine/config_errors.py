@@ -161,6 +161,11 @@ def unknown_type(name: str, registry: Any) -> str:
     names = set(registry.module_dict)
     if registry.parent is not None:
         names |= set(registry.parent.module_dict)
+    if name == f'mmrest.{own}' and own in names:
+        return (
+            f'{name} is not found: {own} is registered, but mmrest/api.py neither imports it nor '
+            'names it in __all__'
+        )
     hint = did_you_mean(own, names, most=2)
     return (
         f'{name} is no {registry.name} that {registry.scope} knows{hint} (a module of your own '

@@ -24,6 +24,7 @@ from mmrest.checkpoints import (
 from mmrest.engine.anchor_strides import find_misplaced_anchors
 from mmrest.engine.checkpointing import use_safe_checkpoints
 from mmrest.engine.head_outputs import require_enough_outputs
+from mmrest.engine.image_channels import require_image_channels
 from mmrest.engine.interruption import StopHook, use_resumable_epochs
 from mmrest.engine.metric_names import coco_metric_names, metric_names
 from mmrest.engine.randomness import SeedIterationsHook
@@ -151,8 +152,8 @@ def _hyper_parameters(runner: Runner) -> dict[str, list[Any]]:
     return {name: sorted(values, key=repr) for name, values in found.items()}
 
 
-class HeadSizeHook(Hook):
-    """Checks that heads have an output for each class of the data set, and anchors their strides.
+class DataFitHook(Hook):
+    """Checks what a model takes and gives against the data: channels, classes, strides.
 
     Args:
         split: ``'train'`` or ``'test'``.
@@ -165,8 +166,10 @@ class HeadSizeHook(Hook):
         """Called by the runner when the model and the data set are built.
 
         Raises:
-            InputError: A head has fewer, or has more and the evaluator cannot take them.
+            InputError: A head has fewer, or has more and the evaluator cannot take them; the
+                preprocessor is for images of other channels than the backbone.
         """
+        require_image_channels(runner.model)
         loop = runner.test_loop if self.split == 'test' else runner.val_loop
         metrics = loop.evaluator.metrics if loop is not None else ()
         exactly = any(coco_metric_names(metric) for metric in metrics)
@@ -349,7 +352,7 @@ def watch_run(runner: Runner, purpose: str, skip_non_finite: bool = False) -> No
         skip_non_finite: Leave out steps whose loss is no number.
     """
     split = 'test' if purpose == 'test' else 'train'
-    hooks = [RecordRunHook(), CheckpointFitHook(purpose), HeadSizeHook(split), EmptyResultsHook()]
+    hooks = [RecordRunHook(), CheckpointFitHook(purpose), DataFitHook(split), EmptyResultsHook()]
     if split == 'train':
         hooks += [BestMetricHook(), FiniteLossHook(skip_non_finite)]
         hooks += [SeedIterationsHook(), StopHook()]

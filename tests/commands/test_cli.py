@@ -17,6 +17,7 @@ from mmrest.commands.cli import (
     add_config_arguments,
     options_given,
     require_accelerator_for_amp,
+    require_files,
     run_training,
     use_amp,
 )
@@ -115,3 +116,17 @@ def test_an_option_that_cannot_be_read_is_named(option: str, capsys: pytest.Capt
     with pytest.raises(SystemExit, match='2'):
         parsed('--cfg-options', option)
     assert f'--cfg-options {option}: lists are written [1,2]' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('given', ['.', 'last_checkpoint', 'epoch_2.pth', 'other/epoch_2.pth'])
+def test_a_work_directory_in_the_place_of_a_checkpoint_names_its_last(
+    given: str, tmp_path: Path
+) -> None:
+    (tmp_path / 'epoch_1.pth').write_bytes(b'whole')
+    # as mmengine's hook writes it; the folder may have been moved since
+    (tmp_path / 'last_checkpoint').write_text('/where/it/was/epoch_1.pth')
+    with pytest.raises(InputError) as error:
+        require_files(Config(), str(tmp_path / given))
+    last = f'; the last one there is {tmp_path}/epoch_1.pth'
+    assert str(error.value).endswith(last) == (not given.startswith('other'))
+    require_files(Config(), str(tmp_path / 'epoch_1.pth'))

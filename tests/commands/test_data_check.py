@@ -67,7 +67,19 @@ def test_each_kind_of_damage_is_found(coco: Path) -> None:
     (coco / 'val2017').rename(coco / 'moved')
     (coco / 'val2017').mkdir()
     (coco / 'moved').rename(coco / 'val2017/val2017')
-    with pytest.raises(InputError, match=r'val2017 .* PROBLEM: lacks 000000000001\.jpg'):
+    deeper = r'val2017 .* PROBLEM: lacks 000000000001\.jpg, which is in .*val2017/val2017\n'
+    with pytest.raises(InputError, match=deeper):
+        check(coco)
+
+
+def test_a_folder_that_is_named_twice_is_shown(coco: Path) -> None:
+    file = coco / 'annotations/instances_val2017.json'
+    content = json.loads(file.read_text())
+    for image in content['images']:
+        image['file_name'] = f'val2017/{image["file_name"]}'
+    file.write_text(json.dumps(content))
+    said = r'lacks val2017/0+1\.jpg, which is in .*: the annotations name it with val2017/ in front'
+    with pytest.raises(InputError, match=said):
         check(coco)
 
 

@@ -189,7 +189,13 @@ def test_every_class_of_mmseg(kind: str, by_list: bool, tmp_path: Path) -> None:
     assert len(build('mmseg', layout)) == 1
     check('mmseg', layout)
     seg_map.unlink()
-    with pytest.raises(InputError, match='PROBLEM: lacks city/bath_0001'):
+    with pytest.raises(InputError, match='PROBLEM: lacks city/bath_0001') as error:
+        check('mmseg', layout)
+    assert '_suffix' not in str(error.value)
+    write_image(tmp_path / 'maps/city/bath_00010.png')  # of another image
+    write_image(tmp_path / 'maps/city/bath_0001_own.PNG')
+    where = r"where \w+_map_suffix='_own\.PNG' would find bath_0001_own\.PNG"
+    with pytest.raises(InputError, match=where):
         check('mmseg', layout)
     # who reads no annotations needs none
     check('mmseg', {**layout, 'pipeline': layout['pipeline'][:1]})

@@ -37,6 +37,16 @@ MODELS.register_module('CallsWronglyOfTheTest', module=CallsWrongly)
 KINDS = ['ResT', 'ResTV2', 'ResFormer']
 
 
+def test_a_class_that_the_package_does_not_offer_is_told_from_an_unknown_one() -> None:
+    with (
+        pytest.raises(InputError, match=r'BrokenOfTheTest is registered, but mmrest/api\.py'),
+        explain_config_errors(),
+    ):
+        MODELS.build(dict(type='mmrest.BrokenOfTheTest'))
+    with pytest.raises(InputError, match='did you mean ResT'), explain_config_errors():
+        MODELS.build(dict(type='mmrest.ResTT'))
+
+
 @pytest.mark.parametrize('kind', KINDS)
 @pytest.mark.parametrize(
     ('argument', 'meant'),

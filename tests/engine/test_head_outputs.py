@@ -7,7 +7,7 @@ from torch import nn
 
 from mmrest.datasets import CLASSES
 from mmrest.engine.head_outputs import require_enough_outputs
-from mmrest.engine.run_checks import HeadSizeHook
+from mmrest.engine.run_checks import DataFitHook
 from mmrest.errors import InputError
 
 
@@ -46,7 +46,7 @@ def test_warnings_are_logged_when_a_run_begins() -> None:
         val_loop=None,
         logger=SimpleNamespace(warning=logged.append),
     )
-    HeadSizeHook('train').before_run(runner)
+    DataFitHook('train').before_run(runner)
     (warning,) = logged
     assert 'set num_classes=5 there' in warning
 
@@ -75,9 +75,9 @@ def test_the_classes_of_the_validation_are_those_of_the_training(
     )
     if said:
         with pytest.raises(InputError, match=said):
-            HeadSizeHook('train').before_run(runner)
+            DataFitHook('train').before_run(runner)
         return
-    HeadSizeHook('train').before_run(runner)
+    DataFitHook('train').before_run(runner)
     assert f'and the validation {", ".join(classes)}' in logged[-1]
 
 

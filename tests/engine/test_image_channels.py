@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from mmdet.models import DetDataPreprocessor
+from mmseg.models import SegDataPreProcessor
 from torch import nn
 
 from mmrest.backbones import PyramidBackbone, ResT
 from mmrest.engine.exporting import exported_part
-from mmrest.engine.image_channels import image_channels
+from mmrest.engine.image_channels import image_channels, require_image_channels
+from mmrest.errors import InputError
 from mmrest.tools.export import compare, export
 from tests import forked
 from tests.backbones.families import ROWS, build_tiny
@@ -63,3 +69,43 @@ def test_an_exported_part_takes_such_images(tmp_path: Path) -> None:
     path = str(tmp_path / 'part.pt2')
     export(part, path, (64, 96))
     compare(part, path)  # which refuses a file that differs
+
+
+DETECTION, SEGMENTATION = DetDataPreprocessor, SegDataPreProcessor
+THREE, ONE = dict(mean=[1.0] * 3, std=[1.0] * 3), dict(mean=[1.0], std=[1.0])
+
+
+@pytest.mark.parametrize(
+    ('channels', 'kind', 'options', 'fits'),
+    [
+        (3, DETECTION, dict(THREE, bgr_to_rgb=True), True),
+        (3, SEGMENTATION, dict(THREE, rgb_to_bgr=True), True),
+        (3, DETECTION, ONE, True),  # one mean is for all channels
+        (3, DETECTION, {}, True),
+        (4, DETECTION, {}, True),
+        (4, DETECTION, ONE, True),
+        (4, DETECTION, THREE, False),
+        (4, SEGMENTATION, THREE, False),
+        (4, DETECTION, dict(bgr_to_rgb=True), False),
+        (4, SEGMENTATION, dict(bgr_to_rgb=True), True),  # it swaps where there are three
+        (1, DETECTION, ONE, True),
+        (1, SEGMENTATION, dict(THREE, bgr_to_rgb=True), False),
+        (1, DETECTION, dict(ONE, rgb_to_bgr=True), False),
+    ],
+)
+def test_a_preprocessor_of_other_channels_is_named_where_images_would_fail(
+    channels: int, kind: type, options: dict[str, Any], fits: bool
+) -> None:
+    model = nn.Module()
+    model.backbone = build_tiny(ResT, in_channels=channels).eval()
+    model.data_preprocessor = kind(**options)
+    image = torch.zeros(channels, 32, 32)
+    try:  # what the libraries' own do with such images
+        model.backbone(model.data_preprocessor(dict(inputs=[image]))['inputs'])
+        runs = True
+    except (AssertionError, IndexError, RuntimeError, InputError):
+        runs = False
+    # mmseg's subtracts three means from a channel: three channels, which the backbone refuses
+    assert runs == fits
+    with nullcontext() if fits else pytest.raises(InputError, match=f'of {channels} channels'):
+        require_image_channels(model)
