@@ -236,12 +236,12 @@ def _path(*parts: Any) -> pathlib.PurePosixPath:
 
 def _default_dict(factory: Any = None) -> dict[Any, Any]:
     """Stands in for ``defaultdict``: what it holds, without what it would make."""
-    if factory not in (None, _set, *_FACTORIES.values()):
+    if factory not in (None, _set, _ordered_dict, *_FACTORIES.values()):
         raise pickle.UnpicklingError('Unsupported global: GLOBAL collections.defaultdict of code')
     return {}
 
 
-_set = _copier(set)
+_set, _ordered_dict = _copier(set), _copier(OrderedDict)
 # names in the place of classes, which nothing can call
 _FACTORIES = {f'builtins.{name}': name for name in ('dict', 'float', 'int', 'list', 'str')}
 _ALLOWED = {
@@ -277,7 +277,7 @@ _ALLOWED_IN_ARCHIVES = {
     'builtins.frozenset': _copier(frozenset),
     'builtins.set': _set,
     'collections.Counter': _copier(Counter),
-    'collections.OrderedDict': _copier(OrderedDict),
+    'collections.OrderedDict': _ordered_dict,
     'collections.defaultdict': _default_dict,
     'torch.Size': _copier(torch.Size),
     **_FACTORIES,

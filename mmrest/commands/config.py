@@ -19,7 +19,7 @@ from traceback import extract_tb
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.registry import TRANSFORMS
+from mmengine.registry import FUNCTIONS, TRANSFORMS
 from mmengine.runner import FlexibleRunner, Runner
 
 from mmrest.checkpoints import use_safe_reader
@@ -49,7 +49,7 @@ _MAY_BE_NAMED = (
     *('torch.nn', 'torch.optim', 'torch.utils.data', 'torch.distributed.optim'),
 )
 # of mmengine and of packages on it
-_MODULES_OF_CONFIGS = {'apis', 'config', 'hub', 'infer', 'registry', 'strategy'}
+_MODULES_OF_CONFIGS = {'apis', 'config', 'hub', 'infer', 'registry'}
 # what mmengine runs or unpickles, YAML too; checkpoints are read safely, and what is written is not
 _RUN_BY_READING = 'py', 'pkl', 'pickle', 'pk', 'yaml', 'yml'
 _OF_WEIGHTS_OR_OUTPUT = (
@@ -276,6 +276,8 @@ def _may_be_named(name: str, packages: Iterable[str]) -> bool:
         for part in parts[length:]:
             found = getattr(found, part, None)
         if found is not None:
+            if found in FUNCTIONS.module_dict.values():  # which put batches together
+                return True
             is_class = isinstance(found, type) and _is_in(found.__module__, packages)
             return is_class and not _reads_configs(found)
         break

@@ -121,8 +121,14 @@ def _what_is_wrong_with_an_image(error: Exception, runner: Runner) -> str | None
             'of the annotations'
         )
     if is_of_no_size(error):
-        thin = list_some(_thin_images(error, runner)) or 'an image'
-        return f'{thin} {NO_SIZE}. Take it out of the annotations, or resize to a larger scale'
+        images = _thin_images(error, runner)
+        if not any(map(_is_thin, images)):
+            found = list_some(images) or 'an image'
+            return f'the scale that the pipeline resizes {found} to leaves it no pixel: {error}'
+        return (
+            f'{list_some(images)} {NO_SIZE}. Take it out of the annotations, or resize to a larger '
+            'scale'
+        )
     if isinstance(error, FileNotFoundError) and (found := _GONE.findall(str(error))):
         return f'{found[-1]} is not there. Was the data set moved, or a disk unmounted?'
     return None

@@ -174,13 +174,20 @@ def _labels_of_no_class(
         )
     # as where 0 is a class, and the others have moved down
     all_but_the_last = set().union(*mapped) - {ignored} == {*range(num_classes - 1)}
-    if getattr(reader, 'reduce_zero_label', False) and all_but_the_last and 0 in set().union(*raw):
+    if not getattr(reader, 'reduce_zero_label', False) or _has_its_own_classes(reader):
+        return None
+    if all_but_the_last and 0 in set().union(*raw):
         return (
             f'reduce_zero_label=True takes 0 for no class and 1 for the first, and {num_classes}, '
             f'which is then {reader.metainfo["classes"][-1]}, is in none of the first {len(maps)} '
             'label maps. If 0 is a class of yours, write reduce_zero_label=False'
         )
     return None
+
+
+def _has_its_own_classes(reader: Any) -> bool:
+    """Whether the classes are those that are written with the data set's own class."""
+    return reader.metainfo.get('classes') == type(reader).METAINFO.get('classes')
 
 
 def _size(width_and_height: tuple[int, ...]) -> str:

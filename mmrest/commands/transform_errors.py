@@ -6,10 +6,13 @@ import itertools
 import time
 from collections.abc import Mapping
 from traceback import extract_tb, walk_tb
+from types import FrameType
 from typing import Any
 
 import numpy as np
 from mmcv.transforms import BaseTransform
+
+from mmrest.engine.config_errors import is_of_libraries
 
 # of transforms of one's own the traceback is wanted
 _LIBRARIES = 'mmcv', 'mmdet', 'mmseg', 'mmrest'
@@ -29,8 +32,9 @@ def explain_transform(error: Exception) -> str | None:
     if 'in DataLoader worker process' in str(error):
         again = _fail_again(error)
         return again and explain_transform(again)
-    calls = [f for f, _ in walk_tb(error.__traceback__) if _is_call_of_a_transform(f.f_code)]
-    if not calls:
+    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
+    calls = [frame for frame in frames if _is_call_of_a_transform(frame.f_code)]
+    if not calls or not all(map(_is_of_libraries, frames[frames.index(calls[0]) :])):
         return None
     kind, results = type(calls[-1].f_locals['self']), calls[-1].f_locals['results']
     if kind.__module__.partition('.')[0] not in _LIBRARIES:
@@ -43,6 +47,11 @@ def explain_transform(error: Exception) -> str | None:
         f'the {kind.__name__}{means} of the pipeline has failed at {_describe(results)}: '
         f'{type(error).__name__}: {text} ({last.filename}:{last.lineno})'
     )
+
+
+def _is_of_libraries(frame: FrameType) -> bool:
+    package = frame.f_globals.get('__name__', '').partition('.')[0]
+    return package in _LIBRARIES or is_of_libraries(frame.f_code.co_filename)
 
 
 def _is_call_of_a_transform(code: Any) -> bool:

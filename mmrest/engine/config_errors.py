@@ -79,6 +79,11 @@ def _explain_of_runner(error: Exception) -> str | None:
     return None
 
 
+def is_of_libraries(file: str) -> bool:
+    """Whether code is installed, of Python or of this package, and not of a user's own files."""
+    return _OF_LIBRARIES.search(file) is not None
+
+
 def _place(error: Exception) -> FrameSummary:
     """Where it was raised; if a class of one's own has called a library, there."""
     frames = extract_tb(error.__traceback__)
@@ -87,7 +92,7 @@ def _place(error: Exception) -> FrameSummary:
         i for i, f in enumerate(frames) if (f.filename, f.name) == (code.co_filename, code.co_name)
     ]
     built = frames[calls[-1] + 1 :]
-    own = [frame for frame in built if not _OF_LIBRARIES.search(frame.filename)]
+    own = [frame for frame in built if not is_of_libraries(frame.filename)]
     return own[-1] if own else frames[-1]
 
 

@@ -18,9 +18,8 @@ alone.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from contextlib import ContextDecorator
+from contextvars import ContextVar, Token
 
 import torch
 from torch import Tensor
@@ -44,22 +43,28 @@ _requested: ContextVar[str] = ContextVar(
 )
 
 
-@contextmanager
-def use_implementation(name: str) -> Iterator[None]:
+class use_implementation(ContextDecorator):
     """Within this context operators are computed by this implementation, in this thread alone.
+
+    It may be entered again, as one that torch recomputes in is for each backward pass.
 
     Args:
         name: See the module's table.
 
     Raises:
-        InputError: There is no such implementation.
+        InputError: There is no such implementation; when it is entered.
     """
-    _check(name)
-    token = _requested.set(name)
-    try:
-        yield
-    finally:
-        _requested.reset(token)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._tokens: list[Token[str]] = []
+
+    def __enter__(self) -> None:
+        _check(self.name)
+        self._tokens.append(_requested.set(self.name))
+
+    def __exit__(self, *_: object) -> None:
+        _requested.reset(self._tokens.pop())
 
 
 def requested() -> str:

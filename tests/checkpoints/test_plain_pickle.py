@@ -155,12 +155,13 @@ def test_bytes_that_can_be_changed_are_what_they_were(tmp_path: Path) -> None:
     assert read['none'] == bytearray()
 
 
+FACTORIES = (dict, float, int, list, set, str, OrderedDict)
 NOON = datetime.datetime(2026, 2, 3, 12, tzinfo=datetime.timezone.utc)
 SMALL = {
     'no bytes': b'',
     'names': frozenset({'a', 1}),
     'time': [NOON, NOON.date(), NOON.time(), datetime.timedelta(1, 2, 3)],
-    **{kind.__name__: defaultdict(kind, a=kind()) for kind in (dict, float, int, list, set, str)},
+    **{kind.__name__: defaultdict(kind, a=kind()) for kind in FACTORIES},
     'nothing': defaultdict(None, {1: 2}),
 }
 

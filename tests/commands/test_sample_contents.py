@@ -206,6 +206,18 @@ def test_a_class_that_is_taken_for_none_is_told(
     assert (said in text) == is_told
 
 
+def test_a_class_that_is_rare_in_known_data_is_not_taken_for_a_mistake(
+    segmentation: dict[str, Any],
+) -> None:
+    for number in (1, 2):
+        label_map(Path(segmentation['data_root'], f'{number}.png'), [0, 1, 2, 3, 4, 5])
+    known = dict(segmentation, type='PotsdamDataset', reduce_zero_label=True)
+    known.update(metainfo=None, img_suffix='.jpg', seg_map_suffix='.png')
+    assert 'is in none of' not in warnings_of('mmseg', known)
+    own = dict(known, type='BaseSegDataset', metainfo=dict(classes=tuple('abcdef')))
+    assert 'is in none of' in warnings_of('mmseg', own)
+
+
 def test_label_maps_that_are_not_their_images_are_told(segmentation: dict[str, Any]) -> None:
     root = Path(segmentation['data_root'])
     label_map(root / '2.png', [0, 1], (6, 8))

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from types import SimpleNamespace
+from types import FunctionType, SimpleNamespace
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-from mmcv.transforms import BaseTransform, Compose, LoadImageFromFile, Normalize, Resize
+from mmcv.transforms import (
+    BaseTransform,
+    Compose,
+    LoadImageFromFile,
+    Normalize,
+    RandomApply,
+    Resize,
+)
 from mmengine.dataset import DefaultSampler
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
@@ -26,6 +33,22 @@ class OfOnesOwn(BaseTransform):
     def transform(self, results: dict) -> dict:
         """Called for each image."""
         return {**results, 'more': results['gone']}
+
+
+class Callable:
+    """Derives from nothing, and has the same mistake."""
+
+    def __call__(self, results: dict) -> dict:
+        """Called for each image."""
+        return {**results, 'more': results['gone']}
+
+
+class CallsResize(BaseTransform):
+    """Gives a transform of mmcv what it does not know."""
+
+    def transform(self, results: dict) -> dict:
+        """Called for each image."""
+        return Resize(scale=[8, 6], keep_ratio=True)(results)
 
 
 class Transformed(Images):
@@ -70,12 +93,20 @@ def test_arguments_that_a_transform_does_not_know_are_told_with_its_place(
 
 
 @pytest.mark.parametrize('workers', [0, 2])
+@pytest.mark.parametrize(
+    ('transform', 'said'),
+    [
+        (OfOnesOwn(), 'gone'),
+        (RandomApply([Callable()], prob=1.0), 'gone'),  # mmcv's own transform calls it
+        (CallsResize(), 'Scale must be'),  # which cannot take what it is given
+    ],
+    ids=['derived', 'callable', 'calls'],
+)
 def test_a_mistake_in_a_transform_of_ones_own_keeps_its_traceback(
-    workers: int, folder: Path
+    transform: Any, said: str, workers: int, folder: Path
 ) -> None:
-    with pytest.raises(KeyError, match='gone') as caught:
-        read(Transformed(folder, OfOnesOwn()), workers)
-    assert not isinstance(caught.value, InputError)
+    with pytest.raises((KeyError, TypeError), match=said):
+        read(Transformed(folder, transform), workers)
 
 
 @pytest.mark.parametrize('seed', range(3))
@@ -107,8 +138,10 @@ def test_the_images_that_are_mixed_are_all_named(folder: Path) -> None:
             results['mix_results'] = [dict(img_path='other.png', img=np.ones((2, 3)))]
             raise ValueError('could not broadcast')
 
+    as_of_mmdet = dict(__name__='mmdet.datasets.transforms', np=np)
+    Mixes.transform = FunctionType(Mixes.transform.__code__, as_of_mmdet)
+    Mixes.__module__ = as_of_mmdet['__name__']
     dataset = Transformed(folder, Mixes(scale=(8, 6)))
-    Mixes.__module__ = 'mmdet.datasets.transforms'
     said = r'one of .*a\.png \(6x8, 4 channels\), other\.png \(2x3, 1 channel\): ValueError'
     with pytest.raises(InputError, match=said):
         read(dataset, 0)
