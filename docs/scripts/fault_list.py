@@ -200,6 +200,13 @@ def _map_absent(trial: Trial) -> list[str | Path]:
     return trial.train(config=SEGMENTOR)
 
 
+@fault('label maps of another suffix', r"PROBLEM[^\n]*where seg_map_suffix='_own\.png'[^\n]*")
+def _suffix_of_maps(trial: Trial) -> list[str | Path]:
+    for file in (trial.data / 'annotations/training').iterdir():
+        file.rename(file.with_name(f'{file.stem}_own.png'))
+    return trial.train(config=SEGMENTOR)
+
+
 @fault('a label map that is cut short', r'error: the label map [^\n]*cut short[^\n]*')
 def _map_cut(trial: Trial) -> list[str | Path]:
     for file in _label_maps(trial):
@@ -454,6 +461,11 @@ def _lost_section(trial: Trial) -> list[str | Path]:
 @fault('anchors at other strides', r'the anchors of [^\n]*boxes lie in the wrong places[^\n]*', 0)
 def _strides(trial: Trial) -> list[str | Path]:
     return trial.train('model.neck.start_level=1')
+
+
+@fault('a preprocessor of other channels', r'error: model.backbone takes images of 4 [^\n]*')
+def _channels(trial: Trial) -> list[str | Path]:
+    return trial.train('model.backbone.in_channels=4')
 
 
 @fault('--cfg-options with a function', r'error: [^\n]*is no class[^\n]*')

@@ -56,9 +56,11 @@ def read_all(dataset: Dataset, workers: int) -> None:
 
 
 class Resized(Images):
+    scale = (96, 64)
+
     def __getitem__(self, index: int) -> np.ndarray:
         results = LoadImageFromFile()(self.get_data_info(index))
-        return Resize(scale=(96, 64), keep_ratio=True)(results)['img']
+        return Resize(scale=self.scale, keep_ratio=True)(results)['img']
 
 
 @pytest.mark.parametrize('workers', [0, 1])
@@ -66,6 +68,14 @@ def test_an_image_that_resizing_leaves_nothing_of_is_named(folder: Path, workers
     cv2.imwrite(str(folder / 'b.jpg'), np.zeros((3, 2000, 3), np.uint8))
     with pytest.raises(InputError, match=r'b\.jpg is so thin that its shorter side has no pixel'):
         read_all(Resized(folder), workers)
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_a_scale_without_a_pixel_is_not_blamed_on_the_image(folder: Path, workers: int) -> None:
+    dataset = Resized(folder)
+    dataset.scale = (0, 0)
+    with pytest.raises(InputError, match=r'the scale that the pipeline resizes .* to leaves it no'):
+        read_all(dataset, workers)
 
 
 @pytest.mark.parametrize('workers', [0, 1])
