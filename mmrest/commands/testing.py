@@ -92,11 +92,8 @@ def _reads_otherwise(pipeline: list[dict], tta_pipeline: list[dict]) -> str | No
     text = (
         'make tta_pipeline of the same steps as the test pipeline, for --tta uses it in its place'
     )
-    loading, of_views = (
-        {key: value for key, value in steps[0].items() if key != 'backend_args'}
-        for steps in (pipeline, tta_pipeline)
-    )
-    if loading != of_views:
+    loading, of_views = map(_loading, (pipeline, tta_pipeline))
+    if loading and of_views and loading != of_views:
         return f'the test pipeline begins with {loading}, and tta_pipeline with {of_views}: {text}'
     normalizes, views_do = (
         any(type_name(step) == 'Normalize' for step in iterate_dicts(steps))
@@ -105,6 +102,15 @@ def _reads_otherwise(pipeline: list[dict], tta_pipeline: list[dict]) -> str | No
     if normalizes != views_do:
         return f'only one of the test pipeline and tta_pipeline has a Normalize: {text}'
     return None
+
+
+def _loading(pipeline: list[dict]) -> dict | None:
+    """The first step of a pipeline, without where it reads from; None if it loads no image."""
+    first = pipeline[0] if pipeline else {}
+    if not type_name(first).startswith('Load'):
+        return None
+    options = {key: value for key, value in first.items() if not key.endswith('_args')}
+    return {**options, 'type': type_name(first)}
 
 
 def _default_tta_model() -> ConfigDict:

@@ -51,6 +51,30 @@ def test_every_data_set_gives_the_views_with_what_merging_needs(wrapper: str, pa
         assert len(set(packed.meta_keys)) == len(packed.meta_keys)
 
 
+LOAD = dict(type='LoadImageFromFile')
+NORMALIZE = dict(type='Normalize', mean=[1.0], std=[1.0])
+
+
+@pytest.mark.parametrize(
+    ('first', 'more', 'said'),
+    [
+        (LOAD, [], ''),
+        (dict(type='mmdet.LoadImageFromFile', backend_args=dict(backend='local')), [], ''),
+        (dict(type='TestTimeAug', transforms=[[LOAD], [dict(type='PackDetInputs')]]), [], ''),
+        (dict(LOAD, color_type='unchanged'), [], 'begins with'),
+        (dict(type='LoadMultiChannelImageFromFiles'), [], 'begins with'),
+        (LOAD, [NORMALIZE], 'only one of'),
+    ],
+)
+def test_views_that_are_read_otherwise_than_a_test_are_told(
+    first: dict, more: list[dict], said: str, capsys: pytest.CaptureFixture
+) -> None:
+    views = dict(type='TestTimeAug', transforms=[more, [dict(type='PackDetInputs')]])
+    use_tta(config(coco(), tta_pipeline=[first, views]))
+    assert ('warning: ' in (text := capsys.readouterr().err)) == bool(said)
+    assert said in text
+
+
 @pytest.mark.parametrize(
     ('option', 'change'), [('--tta', use_tta), ('--out', lambda cfg: dump_results(cfg, 'o.pkl'))]
 )
