@@ -111,13 +111,23 @@ class PyramidBackbone(BaseModule, metaclass=ABCMeta):
         ):
             raise InputError(
                 f'{type(self).__name__} takes images of shape (B, {self.in_channels}, H, W) with '
-                f'H, W >= 1, got {shape}'
+                f'H, W >= 1, got {shape}{self._channels_meant(images)}'
             )
         if not torch.compiler.is_compiling() and not len(images):
             return self._maps_of_no_images(images)
         if self._valid_sizes is None:
             return self.compute_maps(images)
         return self._compute_maps_of_valid_parts(images, self._valid_sizes)
+
+    def _channels_meant(self, images: object) -> str:
+        if not isinstance(images, Tensor) or images.ndim != 4:
+            return ''
+        if (channels := images.shape[1]) == self.in_channels:
+            return ''
+        return (
+            f': give the backbone in_channels={channels}, or let the pipeline load '
+            f'{self.in_channels} channels (color_type of LoadImageFromFile; in tta_pipeline, too)'
+        )
 
     def _maps_of_no_images(self, images: Tensor) -> tuple[Tensor, ...]:
         """Empty maps, and gradients of zero for everything; not all of torch's layers know how."""

@@ -219,6 +219,7 @@ class _Report:
     def __init__(self) -> None:
         self.expected: dict[Path, str] = {}
         self.problems: dict[Path, str] = {}
+        self.explained: set[Path] = set()  # of the problems, those that say what to do
         self.roots: set[Path] = set()
         self.kinds: set[str] = set()
 
@@ -286,6 +287,7 @@ class _Report:
             if folder.suffix not in ('.json', '.txt') and path.is_relative_to(base):
                 inside = f'lacks {path.relative_to(base)}{hint}' if folder.is_dir() else 'missing'
                 self.problems.setdefault(folder, inside)
+                self.explained |= {folder} if hint else set()
                 return
         self.expected.setdefault(path, f'{split} image')
         self.problems[path] = 'missing'
@@ -333,6 +335,8 @@ class _Report:
             for name, text in _SOURCES.items()
             if any(kind.startswith(name) for kind in self.kinds)
         ]
+        if self.problems.keys() <= self.explained:
+            return '\n'.join(lines)
         lines += [
             'If it lies elsewhere, add --data-root FOLDER.',
             'To try everything without any download: '

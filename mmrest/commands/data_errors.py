@@ -188,7 +188,7 @@ def _label_maps_at_fault(batch: Any, model: nn.Module, predicted: bool) -> list[
         strange = values[(values >= head.num_classes) & (values != head.ignore_index)].tolist()
         if strange:
             found.append(f'{path} (labels {list_some(strange)} of {head.num_classes} classes)')
-    return found
+    return list(dict.fromkeys(found))  # a small set stands in a batch several times
 
 
 def _empty_images(runner: Runner) -> list[str]:

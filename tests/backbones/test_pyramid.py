@@ -322,8 +322,10 @@ def test_bad_arguments_are_named(
 )
 @families
 def test_bad_images_are_named(family: type[PyramidBackbone], shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r'takes images of shape \(B, 3, H, W\)'):
+    with pytest.raises(ValueError, match=r'takes images of shape \(B, 3, H, W\)') as error:
         build(family)(torch.zeros(shape))
+    other_channels = len(shape) == 4 and shape[1] != 3
+    assert ('give the backbone in_channels=4' in str(error.value)) == other_channels
     with pytest.raises(ValueError, match='got NoneType'):
         build(family)(None)
 

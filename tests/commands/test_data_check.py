@@ -68,7 +68,11 @@ def test_each_kind_of_damage_is_found(coco: Path) -> None:
     (coco / 'val2017').mkdir()
     (coco / 'moved').rename(coco / 'val2017/val2017')
     deeper = r'val2017 .* PROBLEM: lacks 000000000001\.jpg, which is in .*val2017/val2017\n'
-    with pytest.raises(InputError, match=deeper):
+    with pytest.raises(InputError, match=deeper) as error:
+        check(coco)
+    assert '--data-root' not in str(error.value)
+    shutil.rmtree(coco / 'train2017')  # for which nothing is known
+    with pytest.raises(InputError, match=r'add --data-root FOLDER'):
         check(coco)
 
 
