@@ -99,6 +99,7 @@ def load_pretrained(
             *(f'  {note}' for note in renamed.notes),
         ]
         raise CheckpointError('\n'.join(lines))
+    _warn_of_no_numbers(own, renamed.state, checkpoint)
     backbone.load_state_dict(renamed.state, strict=False)
     fresh = sorted(own.keys() - renamed.state.keys())
     logger = MMLogger.get_current_instance()
@@ -167,11 +168,15 @@ def require_fit(model: nn.Module, checkpoint: Any, source: str, partly: bool = F
     own = model.state_dict()
     if not any(_FUSED_KEY.search(key) for key in own):
         refuse_fused_state(state, source)
-    if partly and any(k in own and own[k].shape == v.shape for k, v in state.items()):
+    other_kinds = _other_kinds(own, state)
+    something_fits = any(k in own and own[k].shape == v.shape for k, v in state.items())
+    if partly and something_fits and not other_kinds:
+        _warn_of_no_numbers(own, state, source)
         return
     counters = {key for key in own if key.endswith('num_batches_tracked')}
     misfit = _compare(own, state, counters)
-    if not partly:
+    if not partly and not other_kinds:
+        _warn_of_no_numbers(own, state, source)
         try:  # a module may read older files than its keys tell
             load_state_dict(model, state, strict=True)
             return
@@ -250,5 +255,30 @@ def _compare(
             for key, value in state.items()
             if key in own and value.shape != own[key].shape
         ],
+        'no floating-point numbers': _other_kinds(own, state),
     }
     return [f'  {problem}: {list_some(keys)}' for problem, keys in problems.items() if keys]
+
+
+def _other_kinds(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
+    """What torch would convert without a word: integers, complex numbers, booleans for weights."""
+    return [
+        f'{key} of {value.dtype} instead of {own[key].dtype}'
+        for key, value in state.items()
+        if key in own and own[key].is_floating_point() and not value.is_floating_point()
+    ]
+
+
+def _warn_of_no_numbers(
+    own: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str
+) -> None:
+    found = [
+        key
+        for key, value in state.items()
+        # of the 8-bit types torch compares few
+        if key in own and value.is_floating_point() and value.float().isnan().any()
+    ]
+    if found:
+        MMLogger.get_current_instance().warning(
+            f'{source} holds NaN, as of a training that has diverged: {list_some(found)}'
+        )

@@ -19,8 +19,8 @@ _TIMES_THE_OPCODES = 8
 _AT_LEAST = 2**22
 # A dictionary looks at each of its keys of one hash: of so many, that takes seconds.
 _MOST_OF_KEYS = 30_000
-# Python's hash of a number is its rest to this modulus, so that up to here no two have the same.
-_HASH_MODULUS = 2**61 - 1
+# Numbers can be chosen so that a dictionary looks at many for each; of those from 0 on it cannot.
+_NUMBERS_APART = 2**14
 
 
 class _Atom:
@@ -53,8 +53,8 @@ def require_bounded(file: BinaryIO, pickles: int = 1) -> None:
 def has_its_own_hash(key: Any) -> bool:
     """True for a key of a dictionary that shares its hash with few others, whatever they are."""
     if isinstance(key, int):
-        return abs(key) < _HASH_MODULUS
-    return isinstance(key, str | float | None)  # that of text is another one in each process
+        return 0 <= key < _NUMBERS_APART
+    return isinstance(key, str | None)  # that of text is another one in each process
 
 
 class _Scan:
@@ -119,8 +119,9 @@ class _Scan:
             return container
         if name in ('DICT', 'FROZENSET'):
             self._use_as_keys(taken[::2] if name == 'DICT' else taken)
-        if isinstance(argument, int) and not has_its_own_hash(argument):
-            return [_ATOM] * (argument.bit_length() // 64 + 1)
+        if isinstance(argument, int | float) and not has_its_own_hash(argument):
+            bits = argument.bit_length() if isinstance(argument, int) else 64
+            return [_ATOM] * (bits // 64 + 1)
         may_be_filled = name in ('EMPTY_LIST', 'EMPTY_DICT', 'EMPTY_SET', 'LIST', 'DICT')
         return taken if taken or may_be_filled else _ATOM
 

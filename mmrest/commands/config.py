@@ -63,8 +63,10 @@ _READ_AS_CODE = (
     'hierarchy_file',
     'rfstructure_file',
     'decode_backend',
+    'sys_path',  # of mmengine's memcached backend, which imports from there
 )
-_FOLDERS = 'work_dir', 'data_root'
+# what classes of mmdet and mmcv evaluate as Python
+_EVALUATED = 'type', 'warp_mode', 'search_op'
 # run or read where a config's file is
 _READ_WITH_THE_FILE = '_base_', 'custom_imports'
 _PACKAGES = 'mmrest', 'mmdet', 'mmseg', 'mmpretrain'
@@ -218,27 +220,22 @@ def _require_no_code(key: str, value: Any) -> None:
     for name, text in _named_texts(key.rpartition('.')[2], value):
         reads = not any(word in name for word in _OF_WEIGHTS_OR_OUTPUT)
         # as mmengine tells them apart, also where a name is nothing else
-        is_code = reads and text.lower().rpartition('.')[2] in _RUN_BY_READING
-        if is_code or name in _READ_AS_CODE or (name not in _FOLDERS and _is_call(text)):
+        is_code = name and reads and text.lower().rpartition('.')[2] in _RUN_BY_READING
+        is_expression = name in _EVALUATED and not re.fullmatch(r'[\w.]+', text)
+        # which mmengine fills when it reads a config that a run has written
+        is_template = '{{' in text
+        if is_code or is_expression or is_template or name in _READ_AS_CODE:
             raise InputError(
                 f'--cfg-options {key}: {text} can run code; a config may name it, an option not'
             )
 
 
-def _is_call(text: str) -> bool:
-    """True for Python that calls something: some classes of mmdet and mmcv evaluate a text."""
-    try:
-        tree = ast.parse(text.strip(), mode='eval')
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
-    return any(isinstance(node, ast.Call) for node in ast.walk(tree))
-
-
 def _named_texts(name: str, value: Any) -> Iterator[tuple[str, str]]:
-    """Every text in an option, with the name of what it is a value of."""
+    """Every text in an option, with the name of what it is a value of; a name itself with none."""
     if isinstance(value, Mapping):
         for key, one in value.items():
             yield from _named_texts(str(key), one)
+            yield '', str(key)
     elif isinstance(value, list | tuple):
         for one in value:
             yield from _named_texts(name, one)

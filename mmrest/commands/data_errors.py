@@ -129,8 +129,10 @@ def _what_is_wrong_with_an_image(error: Exception, runner: Runner) -> str | None
             f'{list_some(images)} {NO_SIZE}. Take it out of the annotations, or resize to a larger '
             'scale'
         )
-    if isinstance(error, FileNotFoundError) and (found := _GONE.findall(str(error))):
-        return f'{found[-1]} is not there. Was the data set moved, or a disk unmounted?'
+    gone = _GONE.findall(str(error))[-1:] if isinstance(error, FileNotFoundError) else []
+    # a transform of one's own may miss another file
+    if gone and any(gone[0] in paths for paths in _files_of_images(runner)):
+        return f'{gone[0]} is not there. Was the data set moved, or a disk unmounted?'
     return None
 
 
@@ -207,18 +209,29 @@ def _damaged_label_map(runner: Runner) -> str | None:
 
 
 def _images_of(runner: Runner, key: str = 'img_path') -> Iterator[str]:
+    for info in _infos_of(runner):
+        yield from filter(None, [info.get(key)])
+
+
+def _files_of_images(runner: Runner) -> Iterator[list[Any]]:
+    """Of each image its own path, its label map's and whatever else a data set names."""
+    for info in _infos_of(runner):
+        yield [path for key, path in info.items() if key.endswith('_path')]
+
+
+def _infos_of(runner: Runner) -> Iterator[Mapping[str, Any]]:
     for loop in (runner._train_loop, runner._val_loop, runner._test_loop):
-        yield from _image_paths(getattr(getattr(loop, 'dataloader', None), 'dataset', None), key)
+        yield from _infos(getattr(getattr(loop, 'dataloader', None), 'dataset', None))
 
 
-def _image_paths(dataset: Any, key: str) -> Iterator[str]:
+def _infos(dataset: Any) -> Iterator[Mapping[str, Any]]:
     parts = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
     if parts != [None]:  # it joins or repeats others
         for part in parts:
-            yield from _image_paths(part, key)
+            yield from _infos(part)
     elif hasattr(dataset, 'get_data_info'):
         for index in range(len(dataset)):
-            yield from filter(None, [dataset.get_data_info(index).get(key)])
+            yield dataset.get_data_info(index)
 
 
 def _is_empty(path: str) -> bool:

@@ -10,7 +10,7 @@ import torch
 from mmengine.dist import all_reduce
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.optim import OptimWrapper, OptimWrapperDict
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import EpochBasedTrainLoop, Runner, find_latest_checkpoint
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -101,8 +101,10 @@ class ResumedSettingsHook(Hook):
                     'optimizer; load_from=CHECKPOINT without --resume begins with another'
                 )
         loop = runner.train_loop
+        # another data set may make other numbers of iterations of the epochs
+        unit = 'epoch' if isinstance(loop, EpochBasedTrainLoop) else 'iter'
         # a loop of somebody's own may count otherwise
-        if getattr(loop, 'iter', 0) >= getattr(loop, 'max_iters', math.inf):
+        if getattr(loop, unit, 0) >= getattr(loop, f'max_{unit}s', math.inf):
             runner.logger.warning(
                 f'nothing is left to train: the checkpoint has had {loop.iter} iterations '
                 f'({runner.epoch} epochs), and train_cfg asks for {loop.max_iters}'

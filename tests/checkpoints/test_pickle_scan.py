@@ -235,18 +235,19 @@ def test_keys_hold_at_most_ten_thousand_items(
 
 def test_texts_and_small_numbers_may_be_any_number_of_keys() -> None:
     scan(b'}(' + b'Va\nN' * 20_000 + b'u')
-    scan(b'\x8f(' + (b'K\x01' + number(2**61 - 2)) * 20_000 + b'\x90')
+    scan(b'\x8f(' + (b'K\x01' + number(2**14 - 1)) * 20_000 + b'\x90')
 
 
 @pytest.mark.parametrize(
     ('key', 'has'),
     [
-        (2**61 - 2, True),
-        (2 - 2**61, True),
+        (0, True),
+        (2**14 - 1, True),
+        (2**14, False),  # a file may choose such as come to one place, one after the other
+        (-1, False),
         (2**61 - 1, False),  # its hash is that of 0
-        (1 - 2**61, False),
         ('text', True),
-        (1.5, True),
+        (1.5, False),
         (None, True),
         (True, True),
         ((1,), False),

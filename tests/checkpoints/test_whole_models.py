@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
+from mmengine.logging import MMLogger
 from mmengine.model import BaseModel
 from mmengine.registry import DefaultScope
 from mmengine.runner import CheckpointLoader, Runner
@@ -306,3 +308,32 @@ def test_a_file_that_is_no_dictionary_is_left_to_whoever_asks(tmp_path: Path) ->
     torch.save([torch.ones(2)], tmp_path / 'list.pth')
     (held,) = load_from_mmrest(str(tmp_path / 'list.pth'))
     assert torch.equal(held, torch.ones(2))
+
+
+@pytest.mark.parametrize('purpose', ['test', 'start', 'resume'])
+@pytest.mark.parametrize('kind', [torch.int64, torch.bool, torch.complex64])
+def test_weights_that_are_no_floating_point_numbers_are_refused(
+    kind: torch.dtype, purpose: str
+) -> None:
+    """Torch would convert them without a word."""
+    state = Toy().state_dict()
+    require_fit(Toy(), {'state_dict': state}, 'a.pth')  # its counter is of integers
+    state['scale'] = state['scale'].to(kind)
+    with pytest.raises(CheckpointError, match=rf'scale of {kind} instead of torch\.float32'):
+        require_fit(Toy(), {'state_dict': state}, 'a.pth', partly=purpose == 'start')
+
+
+@pytest.mark.parametrize('partly', [False, True])
+@pytest.mark.parametrize('value', [math.nan, math.inf, 1.0])
+@pytest.mark.parametrize('kind', [torch.float32, torch.float16, torch.float8_e4m3fn])
+def test_weights_of_a_training_that_has_diverged_are_told(
+    kind: torch.dtype, value: float, partly: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = Toy().state_dict()
+    state['scale'] = torch.tensor([value]).to(kind)
+    said: list[str] = []
+    monkeypatch.setattr(MMLogger.get_current_instance(), 'warning', said.append)
+    require_fit(Toy(), {'state_dict': state}, 'a.pth', partly=partly)
+    told = bool(state['scale'].float().isnan())  # 8 bits may have it in the place of infinity
+    assert said == ['a.pth holds NaN, as of a training that has diverged: scale'] * told
+    assert told or not math.isnan(value)

@@ -134,6 +134,13 @@ def test_an_option_may_name_classes(name: str, tmp_path: Path) -> None:
         {'train_dataloader.dataset.pipeline.0.decode_backend': 'pickle'},
         {'model.warp_mode': "exec('import\tos')"},
         {'model.test_cfg.nms.type': '[print(1)][0]'},
+        {'model.iou_calculator': dict(warp_mode='[0\tfor\ta.b\tin\t[cv2.os]]')},
+        {'custom_hooks': [dict(type='Hook', search_op='x\tif\ty[0]\telse\tz')]},
+        {'experiment_name': '{{$N:a|\\\'%print(1)#"}}'},
+        {'experiment_name': '{{ fileDirname }}'},
+        {'train_dataloader.dataset.metainfo': {'{{_base_.model}}': 1}},
+        {'default_hooks.checkpoint.backend_args': dict(backend='memcached', sys_path='evil')},
+        {'default_hooks.checkpoint.backend_args.sys_path': 'evil'},
     ],
     ids=str,
 )
@@ -144,15 +151,21 @@ def test_an_option_names_no_file_that_is_run_or_unpickled(options: dict) -> None
 
 def test_an_option_names_checkpoints_and_what_is_written() -> None:
     options = {
-        'load_from': 'detectron2.pkl',
         'model.backbone.init_cfg': dict(type='Pretrained', checkpoint='detectron2.pkl'),
         'test_evaluator.outfile_prefix': 'results.pkl',
         'test_evaluator.proposals_file': 'proposals.pkl',
         'default_hooks.visualization.test_out_dir': 'x.py',
         'work_dir': 'run(1)',
+        'load_from': 'run(1)/detectron2.pkl',
+        'experiment_name': 'rest(1)',
+        'default_hooks.checkpoint.out_dir': 'out(1)',
+        'visualizer.vis_backends': [dict(type='W', init_kwargs=dict(project='my(run)'))],
+        'train_dataloader.dataset': dict(
+            ann_file='data(1)', metainfo=dict(classes=('car (red)', 'dog'))
+        ),
         'optim_wrapper.paramwise_cfg.custom_keys': {'norm (all)': dict(decay_mult=0.0)},
     }
-    assert with_options(options).load_from == 'detectron2.pkl'
+    assert with_options(options).load_from == 'run(1)/detectron2.pkl'
 
 
 def test_models_that_read_weights_while_they_are_built_read_them_safely(

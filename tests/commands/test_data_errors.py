@@ -105,6 +105,19 @@ def test_an_image_that_cannot_be_read_is_named(
     assert 'a.jpg' not in str(caught.value)
 
 
+@pytest.mark.parametrize('workers', [0, 1])
+def test_a_file_that_is_none_of_the_data_set_is_not_taken_for_one(
+    workers: int, folder: Path
+) -> None:
+    class ReadsMore(Images):
+        def __getitem__(self, index: int) -> bytes:
+            return Path('of/my/own.bin').read_bytes()
+
+    with pytest.raises(FileNotFoundError, match=r'own\.bin') as caught:
+        read_all(ReadsMore(folder), workers)
+    assert 'data set moved' not in str(caught.value)
+
+
 def test_other_errors_are_as_they_were() -> None:
     for error in (AssertionError('shapes differ'), cv2.error('resize'), FileNotFoundError('no')):
         with (
