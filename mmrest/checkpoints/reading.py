@@ -80,7 +80,8 @@ def read_checkpoint(
         if TOO_MUCH in text:
             raise CheckpointError(
                 f'{source} is refused: of its {os.path.getsize(path)} bytes many times as much '
-                'would be made, or looked at'
+                'would be made, or looked at (or it has too many keys that are neither text nor '
+                'small numbers)'
             ) from None
         if 'Attempting to deserialize object on' in text:
             raise CheckpointError(

@@ -61,10 +61,13 @@ _READ_AS_CODE = (
     'teacher_config',
     'split_file',
     'hierarchy_file',
+    'meta_file',
     'rfstructure_file',
     'decode_backend',
     'sys_path',  # of mmengine's memcached backend, which imports from there
 )
+# of words, of which a class may be called as a suffix; and what is a name itself
+_OF_WORDS = 'classes', ''
 # what classes of mmdet and mmcv evaluate as Python
 _EVALUATED = 'type', 'warp_mode', 'search_op'
 # run or read where a config's file is
@@ -220,11 +223,16 @@ def _require_no_code(key: str, value: Any) -> None:
     for name, text in _named_texts(key.rpartition('.')[2], value):
         reads = not any(word in name for word in _OF_WEIGHTS_OR_OUTPUT)
         # as mmengine tells them apart, also where a name is nothing else
-        is_code = name and reads and text.lower().rpartition('.')[2] in _RUN_BY_READING
+        is_code = (
+            name not in _OF_WORDS and reads and text.lower().rpartition('.')[2] in _RUN_BY_READING
+        )
         is_expression = name in _EVALUATED and not re.fullmatch(r'[\w.]+', text)
-        # which mmengine fills when it reads a config that a run has written
-        is_template = '{{' in text
-        if is_code or is_expression or is_template or name in _READ_AS_CODE:
+        if '{{' in text:
+            raise InputError(
+                f'--cfg-options {key}: {text}: mmengine fills what is in {{{{...}}}} whenever it '
+                'reads the config that a run writes, which can run code; leave the braces out'
+            )
+        if is_code or is_expression or name in _READ_AS_CODE:
             raise InputError(
                 f'--cfg-options {key}: {text} can run code; a config may name it, an option not'
             )

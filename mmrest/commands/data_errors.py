@@ -190,7 +190,8 @@ def _label_maps_at_fault(batch: Any, model: nn.Module, predicted: bool) -> list[
         strange = values[(values >= head.num_classes) & (values != head.ignore_index)].tolist()
         if strange:
             found.append(f'{path} (labels {list_some(strange)} of {head.num_classes} classes)')
-    return list(dict.fromkeys(found))  # a small set stands in a batch several times
+    # a small set stands in a batch several times, perhaps cropped in several ways
+    return list({one.partition(' (')[0]: one for one in reversed(found)}.values())[::-1]
 
 
 def _empty_images(runner: Runner) -> list[str]:

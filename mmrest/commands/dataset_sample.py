@@ -13,6 +13,7 @@ import io
 import json
 import logging
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS
 
 from mmrest.commands.json_parts import is_list, read_first
+from mmrest.engine.config_errors import explain_config_errors
 
 MOST_IMAGES = 50
 MOST_OBJECTS = 5000
@@ -62,14 +64,20 @@ def sample_dataset(node: Mapping[str, Any]) -> DatasetSample | None:
 
     Returns:
         None if the data set is no ``BaseDataset``, or reads through another backend than the disk.
+
+    Raises:
+        InputError: Its class has no such argument.
     """
     if not is_base_dataset(node) or not _is_on_disk(node):
         return None
-    with _quietly():
+    with explain_config_errors(), _quietly():
         try:
             dataset = DATASETS.build({**node, 'pipeline': [], 'lazy_init': True})
-        except Exception:  # whatever is wrong with it, building it for real says so
-            return DatasetSample(None)
+        except Exception as error:
+            unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+            if unknown and unknown[1] in node:  # a file would be missed that it names
+                raise
+            return DatasetSample(None)  # whatever else is wrong, building it for real says so
     sample = DatasetSample(dataset)
     ann_file = getattr(dataset, 'ann_file', None)
     if ann_file and not (isinstance(ann_file, str) and os.path.exists(ann_file)):

@@ -136,9 +136,7 @@ def test_an_option_may_name_classes(name: str, tmp_path: Path) -> None:
         {'model.test_cfg.nms.type': '[print(1)][0]'},
         {'model.iou_calculator': dict(warp_mode='[0\tfor\ta.b\tin\t[cv2.os]]')},
         {'custom_hooks': [dict(type='Hook', search_op='x\tif\ty[0]\telse\tz')]},
-        {'experiment_name': '{{$N:a|\\\'%print(1)#"}}'},
-        {'experiment_name': '{{ fileDirname }}'},
-        {'train_dataloader.dataset.metainfo': {'{{_base_.model}}': 1}},
+        {'train_dataloader.dataset.meta_file': 'metas.bin'},
         {'default_hooks.checkpoint.backend_args': dict(backend='memcached', sys_path='evil')},
         {'default_hooks.checkpoint.backend_args.sys_path': 'evil'},
     ],
@@ -146,6 +144,21 @@ def test_an_option_may_name_classes(name: str, tmp_path: Path) -> None:
 )
 def test_an_option_names_no_file_that_is_run_or_unpickled(options: dict) -> None:
     with pytest.raises(InputError, match='can run code; a config may name it, an option not'):
+        with_options(options)
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        {'experiment_name': '{{$N:a|\\\'%print(1)#"}}'},
+        {'experiment_name': '{{ fileDirname }}'},
+        {'train_dataloader.dataset.metainfo': {'{{_base_.model}}': 1}},
+        {'visualizer.vis_backends': [dict(init_kwargs=dict(group='{{x}}'))]},
+    ],
+    ids=str,
+)
+def test_an_option_holds_nothing_that_a_config_would_fill(options: dict) -> None:
+    with pytest.raises(InputError, match=r'mmengine fills what is in {{\.\.\.}} whenever it'):
         with_options(options)
 
 
@@ -161,7 +174,7 @@ def test_an_option_names_checkpoints_and_what_is_written() -> None:
         'default_hooks.checkpoint.out_dir': 'out(1)',
         'visualizer.vis_backends': [dict(type='W', init_kwargs=dict(project='my(run)'))],
         'train_dataloader.dataset': dict(
-            ann_file='data(1)', metainfo=dict(classes=('car (red)', 'dog'))
+            ann_file='data(1)', metainfo=dict(classes=('car (red)', 'py'))
         ),
         'optim_wrapper.paramwise_cfg.custom_keys': {'norm (all)': dict(decay_mult=0.0)},
     }

@@ -102,6 +102,14 @@ def test_only_the_asked_splits_are_checked(coco: Path) -> None:
         prepare_data(cfg, ['train'])
 
 
+@pytest.mark.parametrize('argument', ['annfile', 'data_prefx', 'dataroot'])
+def test_a_misspelt_path_is_told_and_not_the_file_of_the_base(argument: str, coco: Path) -> None:
+    cfg = load_config(RETINANET, {f'train_dataloader.dataset.{argument}': 'x'}, str(coco))
+    shutil.rmtree(coco / 'annotations')
+    with pytest.raises(InputError, match=f"CocoDataset an argument '{argument}'.*did you mean"):
+        prepare_data(cfg, ['train'])
+
+
 def test_remote_data_is_left_to_its_backend() -> None:
     dataset = dict(type='CocoDataset', data_root='s3://bucket/coco/', ann_file='a.json')
     prepare_data(Config(dict(train_dataloader=dict(dataset=dataset))), ['train'])
