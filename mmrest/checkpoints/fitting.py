@@ -99,7 +99,7 @@ def load_pretrained(
             *(f'  {note}' for note in renamed.notes),
         ]
         raise CheckpointError('\n'.join(lines))
-    _warn_of_no_numbers(own, renamed.state, checkpoint)
+    _warn_of_nan(own, renamed.state, checkpoint)
     backbone.load_state_dict(renamed.state, strict=False)
     fresh = sorted(own.keys() - renamed.state.keys())
     logger = MMLogger.get_current_instance()
@@ -171,12 +171,12 @@ def require_fit(model: nn.Module, checkpoint: Any, source: str, partly: bool = F
     other_kinds = _other_kinds(own, state)
     something_fits = any(k in own and own[k].shape == v.shape for k, v in state.items())
     if partly and something_fits and not other_kinds:
-        _warn_of_no_numbers(own, state, source)
+        _warn_of_nan(own, state, source)
         return
     counters = {key for key in own if key.endswith('num_batches_tracked')}
     misfit = _compare(own, state, counters)
     if not partly and not other_kinds:
-        _warn_of_no_numbers(own, state, source)
+        _warn_of_nan(own, state, source)
         try:  # a module may read older files than its keys tell
             load_state_dict(model, state, strict=True)
             return
@@ -269,9 +269,7 @@ def _other_kinds(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list
     ]
 
 
-def _warn_of_no_numbers(
-    own: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str
-) -> None:
+def _warn_of_nan(own: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str) -> None:
     found = [
         key
         for key, value in state.items()

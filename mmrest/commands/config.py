@@ -281,7 +281,8 @@ def _may_be_named(name: str, packages: Iterable[str]) -> bool:
         for part in parts[length:]:
             found = getattr(found, part, None)
         if found is not None:
-            if found in FUNCTIONS.module_dict.values():  # which put batches together
+            # which put batches together
+            if any(found is function for function in FUNCTIONS.module_dict.values()):
                 return True
             is_class = isinstance(found, type) and _is_in(found.__module__, packages)
             return is_class and not _reads_configs(found)

@@ -40,17 +40,15 @@ def require_image_channels(model: nn.Module) -> None:
             number of channels.
     """
     model = unwrap_model(model)
-    backbone, preprocessor = (
-        getattr(model, 'backbone', None),
-        getattr(model, 'data_preprocessor', None),
-    )
+    backbone = getattr(model, 'backbone', None)
+    preprocessor = getattr(model, 'data_preprocessor', None)
     kind = type(preprocessor).__name__
     if not isinstance(backbone, PyramidBackbone) or kind not in _KNOWN:
         return
     takes = backbone.in_channels
     means = preprocessor.mean.numel() if preprocessor._enable_normalize else 1
     # mmseg's swaps nothing where there are not three
-    swaps = kind == _KNOWN[0] and preprocessor._channel_conversion
+    swaps = kind == 'DetDataPreprocessor' and preprocessor._channel_conversion
     if means in (1, takes) and not (swaps and takes != 3):
         return
     found = [f'{means} means'] * (means not in (1, takes))

@@ -15,7 +15,7 @@ from mmengine.evaluator import Evaluator
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import MMLogger
 from mmengine.optim import OptimWrapper, OptimWrapperDict
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from mmrest.checkpoints import CheckpointError, read_checkpoint
 from mmrest.engine.metric_names import metric_names
@@ -193,6 +193,20 @@ def test_what_a_resumed_training_does_not_do_is_told(
     assert len(told) == len(said)
     for pattern, text in zip(said, told, strict=True):
         assert re.search(pattern, text)
+
+
+def test_fewer_images_than_before_leave_epochs_to_train(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The iterations of two epochs of many are as many as all epochs of few would have."""
+    train(make_runner(tmp_path, True))
+    runner = make_runner(tmp_path, True, resume_from=str(tmp_path / 'epoch_2.pth'))
+    monkeypatch.setattr(EpochBasedTrainLoop, 'max_iters', 1)
+    warnings: list[str] = []
+    monkeypatch.setattr(runner.logger, 'warning', lambda text, *_, **__: warnings.append(text))
+    train(runner, hooks=[ResumedSettingsHook()])
+    assert runner.epoch == 3
+    assert not [text for text in warnings if 'nothing is left' in text]
 
 
 def test_other_settings_of_the_optimizer_are_told(
