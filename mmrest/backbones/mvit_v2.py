@@ -69,7 +69,7 @@ class PatchEmbed(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Grid]:
         """(B, in_channels, H, W) -> (B, [1 +] rows columns, channels) and (rows, columns)."""
-        maps = self.proj(images)
+        maps = self.proj(images.contiguous(memory_format=torch.channels_last))
         grid = tuple(maps.shape[2:])
         x = as_tokens(maps).flatten(1, 2)
         if self.cls_token is not None:

@@ -265,14 +265,16 @@ class PoolingAttention(nn.Module):
         if self.positions is None:
             return attention(*by_heads).transpose(1, 2)
         cls_token, cells = split_class_token(q, q_grid)
-        first = 0 if cls_token is None else cls_token.shape[1]
         logits = self.positions(cells.unflatten(1, q_grid), kv_grid)
         if isinstance(logits, Tensor):
-            bias = F.pad(logits, (first, 0, first, 0))
-            return attention(*by_heads, bias).transpose(1, 2)
-        # (B, h, w, heads, n) to (B, heads, [1 +] h w, n)
-        parts = (F.pad(t.flatten(1, 2), (0, 0, 0, 0, first, 0)).transpose(1, 2) for t in logits)
-        return attention_with_positions(*by_heads, *parts).transpose(1, 2)
+            if cls_token is not None:
+                logits = F.pad(logits, (cls_token.shape[1], 0) * 2)
+            return attention(*by_heads, logits).transpose(1, 2)
+        parts = [t.flatten(1, 2) for t in logits]  # (B, h w, heads, n)
+        if cls_token is not None:
+            parts = [F.pad(t, (0, 0, 0, 0, cls_token.shape[1], 0)) for t in parts]
+        attended = attention_with_positions(*by_heads, *(t.transpose(1, 2) for t in parts))
+        return attended.transpose(1, 2)
 
     def _attend_in_windows(
         self, q: Tensor, k: Tensor, v: Tensor, q_grid: Grid, kv_grid: Grid

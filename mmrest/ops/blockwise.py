@@ -99,8 +99,7 @@ def _backward(
         maps = _AttentionMaps(q, k, mix_weight, positions)
         mixed = mix_weight is not None
         dq, *dpositions = (empty_tokens(q, part.shape[3]) for part in (q, *positions))
-        # (B, heads, head_dim, M)
-        dk_t, dv_t = (maps.statistics.new_zeros(t.mT.shape) for t in (k, v))
+        dk, dv = (maps.statistics.new_empty(t.shape) for t in (k, v))
         k_t, v = as_columns(maps.k), v.contiguous()
         softmax_backward = torch.ops.aten._softmax_backward_data.out
         mix_grad = maps.statistics.new_zeros(mix_weight.shape if mixed else 0)
@@ -110,6 +109,7 @@ def _backward(
             mix_back = (maps.mix * scale[..., None]).mT
         for which_maps, rows in maps.blocks():
             block, images = (*which_maps, rows), which_maps[0]
+            is_first = rows.start == 0
             logits, probs = maps.softmax(which_maps, rows)
             dmap = multiply(grad[block], v[which_maps], maps.take(1, logits.shape))
             if mixed:
@@ -117,7 +117,7 @@ def _backward(
             softmax_backward(dmap, probs, -1, dmap.dtype, grad_input=dmap)
             if mixed:
                 probs.sub_(1 / maps.keys)
-            add_products(dv_t[which_maps], maps.narrow(probs), grad[block])
+            add_products(dv[which_maps], maps.narrow(probs), grad[block], is_first)
             if mixed:
                 pairs = (dmap.flatten(2) @ logits.flatten(2).mT) * scale[images, :, None]
                 mix_grad.add_(pairs.sum(0), alpha=maps.scale)
@@ -126,14 +126,13 @@ def _backward(
             dlogits = multiply(dmap, k_t[which_maps]).split(maps.channels, dim=3)
             for target, part in zip((dq, *dpositions), dlogits, strict=True):
                 target[block] = part
-            add_products(dk_t[which_maps], dmap, q[block])
+            add_products(dk[which_maps], dmap, q[block], is_first)
         if mixed:
-            dv_t.mul_((scale / maps.range)[..., None, None])
+            dv.mul_((scale / maps.range)[..., None, None])
             mix_grad = mix_grad.to(mix_weight.dtype)
         else:
-            dk_t.mul_(maps.scale)
-    dk, dv = (t.mT.contiguous().to(q.dtype) for t in (dk_t, dv_t))
-    return dq, dk, dv, mix_grad, *dpositions
+            dk.mul_(maps.scale)
+    return dq, dk.to(q.dtype), dv.to(q.dtype), mix_grad, *dpositions
 
 
 class _AttentionMaps:
@@ -169,9 +168,8 @@ class _AttentionMaps:
         self.images_together = min(self.batch, max(1, limit // taken))
         self.elements = taken * self.images_together
         self.memory: dict[int, Tensor] = {}
-        self.k = (k if mixed else k * self.scale).contiguous()
-        if positions:
-            self.k = append_places(self.k, *self.channels[1:])
+        k = k if mixed else k * self.scale
+        self.k = append_places(k, *self.channels[1:]) if positions else k.contiguous()
 
     def blocks(self) -> Iterator[tuple[tuple[slice, slice], slice]]:
         """Of each block its images and heads, and its rows."""

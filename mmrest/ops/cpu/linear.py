@@ -26,7 +26,7 @@ def _backward(
     grad = grad.contiguous()
     dx, dweight = grad.new_empty(0), grad.new_empty(0)
     if for_x:
-        dx = matmul.multiply_by_onednn(grad, weight.t())
+        dx = matmul.multiply_matrices(grad, weight)
     if for_weight:
         dweight = torch.zeros_like(weight)
         matmul.add_weight_gradient(dweight, grad, x)

@@ -3,8 +3,8 @@
 torch multiplies float32 matrices by MKL, and computes convolutions by oneDNN. Which is faster
 depends on the processor. MKL does not use AVX-512 on AMD's, which is half the speed of those whose
 units are as wide (Zen 5 on); oneDNN does. On others both reach the units' speed: oneDNN is faster
-with many rows, MKL in attention as a whole, in its blocks unless oneDNN alone has AVX-512, and
-where both matrices are transposed.
+with many rows, MKL in attention as a whole, in blocks and chunks unless oneDNN alone has AVX-512,
+and where both matrices are transposed.
 
 ``docs/scripts/ablation.py --constants`` tries other sizes than those below.
 """
@@ -38,7 +38,7 @@ def is_mkl_fast(processor: Mapping[str, str]) -> bool:
 
 
 def is_mkl_faster_in_blocks(processor: Mapping[str, str]) -> bool:
-    """Whether MKL is the faster for the small products of attention in blocks.
+    """Whether MKL is the faster for the products of attention in blocks and of gradients.
 
     It is on Intel's, and on AMD's where oneDNN has no AVX-512 either.
     """
@@ -76,6 +76,28 @@ def multiply_by_onednn(
     # what torch.compile makes of a linear layer
     activation = ('gelu', [], 'none') if gelu else ('none', [], '')
     return torch.ops.mkldnn._linear_pointwise(a, b, bias, *activation)
+
+
+def multiply_matrices(a: Tensor, b: Tensor, memory: Tensor | None = None) -> Tensor:
+    """``a @ b`` of (n, c) and (c, m), by the faster library in blocks; without gradients.
+
+    Args:
+        a: Of any strides; oneDNN is fastest where it is contiguous.
+        b: Of any strides.
+        memory: (n, m), of any strides, which shall hold the result.
+    """
+    if _blocks_by_onednn(a):
+        product = multiply_by_onednn(a, b.t())
+        return product if memory is None else memory.copy_(product)
+    return torch.mm(a, b, out=a.new_empty(len(a), b.shape[1]) if memory is None else memory)
+
+
+def add_matrices(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """``total += a @ b``, as :func:`multiply_matrices`."""
+    if _blocks_by_onednn(a):
+        total.add_(multiply_by_onednn(a, b.t()))
+    else:
+        total.addmm_(a, b)
 
 
 def add_weight_gradient(total: Tensor, grad: Tensor, x: Tensor) -> None:
@@ -135,7 +157,7 @@ def multiply(rows: Tensor, matrices: Tensor, memory: Tensor | None = None) -> Te
 
 
 def as_columns(matrices: Tensor) -> Tensor:
-    """(B, heads, m, c) -> (B, heads, c, m), laid out as :func:`multiply` is fastest with it."""
+    """(..., m, c) -> (..., c, m), laid out as products in blocks are fastest with it."""
     if _blocks_by_onednn(matrices):
         return matrices.mT.contiguous()
     return matrices.contiguous().mT
@@ -156,25 +178,28 @@ def mix_heads(weights: Tensor, maps: Tensor, memory: Tensor) -> Tensor:
     return memory
 
 
-def add_products(total: Tensor, maps: Tensor, rows: Tensor) -> None:
-    """``total += rows^T @ map`` for every head of every image; without gradients.
+def add_products(total: Tensor, maps: Tensor, rows: Tensor, is_first: bool) -> None:
+    """``total += map^T @ rows`` for every head of every image; without gradients.
 
     Args:
-        total: (B, heads, c, m).
+        total: (B, heads, m, c).
         maps: (B, heads, n, m), contiguous.
         rows: (B, heads, n, c).
+        is_first: Whatever ``total`` holds is not part of the sum.
     """
     by_onednn = _blocks_by_onednn(maps)
     for targets, image_maps, image_rows in zip(total, maps, rows, strict=True):
-        if not by_onednn:
-            if targets.dtype == image_maps.dtype:
-                targets.baddbmm_(image_rows.mT, image_maps)
-            else:
-                targets += image_rows.mT @ image_maps
+        if not by_onednn and targets.dtype == image_maps.dtype:
+            targets.baddbmm_(image_maps.mT, image_rows, beta=0 if is_first else 1)
             continue
-        columns = image_rows.mT.contiguous()
-        for target, left, right in zip(targets, columns, image_maps, strict=True):
-            target += multiply_by_onednn(left, right.t())
+        if by_onednn:
+            columns = image_rows.mT.contiguous()
+            pairs = zip(columns, image_maps, strict=True)
+            products = [multiply_by_onednn(left, right.t()).t() for left, right in pairs]
+        else:
+            products = image_maps.mT @ image_rows
+        for target, product in zip(targets, products, strict=True):
+            target.copy_(product) if is_first else target.add_(product)
 
 
 def _join_heads(x: Tensor) -> Tensor | None:

@@ -14,7 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from mmrest.ops.cpu.matmul import even_step, multiply_by_onednn
+from mmrest.ops.cpu.matmul import (
+    add_matrices,
+    as_columns,
+    even_step,
+    multiply_by_onednn,
+    multiply_matrices,
+)
 from mmrest.ops.registration import register_operator
 
 # A chunk's hidden layer stays in the cache, unless that leaves too few tokens to make up for going
@@ -81,25 +87,25 @@ def _backward(
     dx = torch.empty_like(x) if for_x else x.new_empty(0)
     totals = [x.new_empty(0) for _ in range(4)]
     if for_weights:
-        # fc2's is transposed, too
-        shapes = (fc1_weight.shape, hidden_channels, fc2_weight.mT.shape, grad.shape[1])
+        shapes = (fc1_weight.shape, hidden_channels, fc2_weight.shape, grad.shape[1])
         totals = [x.new_zeros(shape) for shape in shapes]
-    fc1_t, fc2_t = fc1_weight.t().contiguous(), fc2_weight.t().contiguous()
+        totals[2] = as_columns(totals[2])  # fc2's is transposed, too
+    fc1_t, fc2_t = as_columns(fc1_weight), as_columns(fc2_weight)
     targets = dx if for_x else x
     for rows, grad_rows, target in _chunks(hidden_channels, x, grad, targets):
-        hidden = multiply_by_onednn(fc1_weight, rows)
+        hidden = multiply_matrices(fc1_weight, rows.t())
         if fc1_bias is not None:
             hidden.add_(fc1_bias[:, None])
-        dhidden = multiply_by_onednn(fc2_t, grad_rows)
+        dhidden = multiply_matrices(fc2_t, grad_rows.t())
         if for_weights:
-            totals[2].add_(multiply_by_onednn(F.gelu(hidden), grad_rows.t()))
+            add_matrices(totals[2], F.gelu(hidden), grad_rows)
             totals[3].add_(grad_rows.sum(0))
         torch.ops.aten.gelu_backward.grad_input(dhidden, hidden, grad_input=dhidden)
         if for_weights:
-            totals[0].add_(multiply_by_onednn(dhidden, rows.t()))
+            add_matrices(totals[0], dhidden, rows)
             totals[1].add_(dhidden.sum(1))
         if for_x:
-            target.copy_(multiply_by_onednn(fc1_t, dhidden.t()).t())
+            multiply_matrices(fc1_t, dhidden, target.t())
     totals[2] = totals[2].t().contiguous()
     return dx, *totals
 

@@ -157,9 +157,12 @@ def test_products_of_heads_are_those_of_torch(
     assert_close(product, torch.einsum('bhnc,bhmc->bhnm', rows, matrices))
     part = matmul.multiply(rows[:, heads // 2 :], matrices[:, heads // 2 :])
     assert_close(part, product[:, heads // 2 :])
-    total = torch.ones(batch, heads, 8, 5, dtype=dtype)
-    matmul.add_products(total, product, rows)
-    assert_close(total, 1 + torch.einsum('bhnm,bhnc->bhcm', product, rows))
+    total = torch.full((batch, heads, 5, 8), torch.nan, dtype=dtype)
+    once = torch.einsum('bhnm,bhnc->bhmc', product, rows)
+    matmul.add_products(total, product, rows, is_first=True)
+    assert_close(total, once)
+    matmul.add_products(total, product, rows, is_first=False)
+    assert_close(total, 2 * once)
 
 
 def test_mixed_maps_are_sums_of_all_heads() -> None:
