@@ -38,7 +38,7 @@ from mmrest.backbones.spatial_reduction import PatchConv
 from mmrest.backbones.stripes import CrossShapedAttention
 from mmrest.checkpoints import Fresh, KeyMap
 from mmrest.errors import InputError
-from mmrest.ops import attention
+from mmrest.ops import attention, channels_first
 
 STRIDE = 8
 
@@ -491,5 +491,5 @@ class GPViT(GPViTTrunk):
             x = self.run_blocks(x, start, block + 1)
             start = block + 1
             normed = self.branch_norms[str(block)](x) if self.out_norm == 'branch' else x
-            maps[block] = as_map(normed).contiguous()
+            maps[block] = channels_first(normed)
         return self.make_levels(maps, images)

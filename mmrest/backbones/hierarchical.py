@@ -13,6 +13,7 @@ from mmrest.backbones.arch import HierarchicalArch
 from mmrest.backbones.layers import as_map, initialize, run_layers, stochastic_depth_rates
 from mmrest.backbones.pyramid import PyramidBackbone
 from mmrest.errors import InputError
+from mmrest.ops import channels_first
 
 
 class Stage(nn.Module):
@@ -149,7 +150,7 @@ class HierarchicalBackbone(PyramidBackbone):
         for i, x in enumerate(self.stage_maps(images)):
             if i in self.out_indices:
                 out = self.branch_norms[str(i)](x) if self.out_norm == 'branch' else x
-                outputs.append(as_map(out).contiguous())
+                outputs.append(channels_first(out))
         return tuple(outputs)
 
     def stage_modules(self, stage: int) -> Iterable[nn.Module]:

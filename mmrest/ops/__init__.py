@@ -9,7 +9,7 @@ file                   what it holds
 ``blockwise.py``       exact attention without its map, on any device
 ``relative.py``        what tables of relative positions add to the logits
 ``windows.py``         windows of a map
-``maps.py``            padding, cropping and averaging of maps
+``maps.py``            padding, cropping, pooling and transposing of maps
 ``tracing.py``         whether torch exports a model
 ``deformable.py``      attention to a few places of maps
 ``convolution.py``     convolutions of token maps, for a compiler
@@ -24,7 +24,7 @@ from mmrest.ops.convolution import conv_tokens
 from mmrest.ops.deformable import deformable_attention
 from mmrest.ops.dispatch import use_implementation
 from mmrest.ops.functional import attention, attention_with_positions, emsa, linear, mlp, pool_heads
-from mmrest.ops.maps import adaptive_average, crop, fill_up, max_pool, pad_map
+from mmrest.ops.maps import adaptive_average, channels_first, crop, fill_up, max_pool, pad_map
 from mmrest.ops.relative import joint_logits, position_logits
 from mmrest.ops.windows import (
     attend_in_windows,
@@ -43,6 +43,7 @@ __all__ = [
     'attention',
     'attention_way',
     'attention_with_positions',
+    'channels_first',
     'conv_tokens',
     'crop',
     'cut_windows',

@@ -111,7 +111,7 @@ def _backward(
             block, images = (*which_maps, rows), which_maps[0]
             is_first = rows.start == 0
             logits, probs = maps.softmax(which_maps, rows)
-            dmap = multiply(grad[block], v[which_maps], maps.take(1, logits.shape))
+            dmap = multiply(grad[block], v[which_maps], maps.take(2, logits.shape))
             if mixed:
                 dmap.addcmul_(probs, pull[which_maps])
             softmax_backward(dmap, probs, -1, dmap.dtype, grad_input=dmap)
@@ -187,7 +187,7 @@ class _AttentionMaps:
     def softmax(self, which_maps: tuple[slice, slice], rows: slice) -> tuple[Tensor, Tensor]:
         """The logits before the mix of heads, and the rows' softmax after it.
 
-        Without a mix both are the same memory, which holds the softmax.
+        Without a mix both are the same memory, which holds the softmax; ``take(2)`` is free.
         """
         q = self._queries((*which_maps, rows))
         shape = *q.shape[:3], self.keys
@@ -195,7 +195,7 @@ class _AttentionMaps:
         if self.mix is None:
             return logits, torch.softmax(logits, dim=-1, out=logits)
         mixed = mix_heads(self.mix.expand(len(q), -1, -1), logits, self.take(1, shape))
-        return logits, torch.softmax(mixed, dim=-1, out=self.take(2, shape))
+        return logits, torch.softmax(mixed, dim=-1, out=mixed)
 
     def _queries(self, block: tuple[slice, ...]) -> Tensor:
         """Those of a block, with what they add to rows and columns as further channels."""
