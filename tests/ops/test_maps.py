@@ -4,7 +4,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmrest.ops import adaptive_average, crop, fill_up, maps, max_pool, pad_map
+from mmrest.ops import (
+    adaptive_average,
+    channels_first,
+    crop,
+    fill_up,
+    maps,
+    max_pool,
+    pad_map,
+    use_implementation,
+)
 
 
 def test_a_crop_is_the_top_left() -> None:
@@ -40,6 +49,29 @@ def test_an_exported_average_is_torchs(
     x = torch.randn(2, 3, *size, dtype=torch.float64)
     monkeypatch.setattr(maps, 'is_exporting', lambda: True)
     torch.testing.assert_close(adaptive_average(x, areas), F.adaptive_avg_pool2d(x, areas))
+
+
+@pytest.mark.parametrize('name', ['auto', 'reference'])
+@pytest.mark.parametrize('shape', [(1, 1, 1, 1), (2, 3, 4, 5), (1, 70, 2, 65), (0, 2, 2, 3)])
+@pytest.mark.parametrize('dtype', [torch.float64, torch.bfloat16], ids=str)
+def test_channels_come_first_and_gradients_go_back(
+    dtype: torch.dtype, shape: tuple[int, ...], name: str
+) -> None:
+    tokens = torch.randn(shape, dtype=dtype, requires_grad=True)
+    with use_implementation(name):
+        for x in (tokens, tokens.transpose(1, 2)):
+            first = channels_first(x)
+            assert first.is_contiguous()
+            assert torch.equal(first, x.permute(0, 3, 1, 2))
+            direction = torch.randn_like(first)
+            (back,) = torch.autograd.grad(first, x, direction)
+            assert torch.equal(back, direction.permute(0, 2, 3, 1))
+
+
+def test_the_transposed_copy_is_an_operator_of_torch() -> None:
+    matrices = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)
+    torch.library.opcheck(torch.ops.mmrest.transpose.default, (matrices,))
+    assert torch.autograd.gradgradcheck(torch.ops.mmrest.transpose, (matrices,))
 
 
 @pytest.mark.parametrize('size', [(1, 1), (1, 4), (5, 3), (8, 9)], ids=str)

@@ -165,6 +165,23 @@ def test_products_of_heads_are_those_of_torch(
     assert_close(total, 2 * once)
 
 
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize('layout', ['in order', 'transposed'])
+def test_products_of_matrices_are_those_of_torch(layout: str, dtype: torch.dtype) -> None:
+    def matrix(rows: int, columns: int) -> Tensor:
+        if layout == 'transposed':
+            return torch.randn(columns, rows, dtype=dtype).t()
+        return torch.randn(rows, columns, dtype=dtype)
+
+    a, b, memory = matrix(9, 5), matrix(5, 7), matrix(9, 7)
+    expected = torch.einsum('nc,cm->nm', a, b)
+    assert_close(matmul.multiply_matrices(a, b), expected)
+    matmul.multiply_matrices(a, b, memory)
+    assert_close(memory, expected)
+    matmul.add_matrices(memory, a, b)
+    assert_close(memory, 2 * expected)
+
+
 def test_mixed_maps_are_sums_of_all_heads() -> None:
     weights, maps = torch.randn(2, 3, 3), torch.randn(2, 3, 5, 7)
     mixed = matmul.mix_heads(weights, maps, torch.empty_like(maps))
