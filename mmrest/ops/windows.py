@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from mmrest.ops import dispatch
 from mmrest.ops.functional import attention
 from mmrest.ops.maps import crop, pad_map
+from mmrest.ops.registration import register_operator
+from mmrest.ops.tracing import is_exporting
 
 Grid = tuple[int, int]
 # None is the whole side of the map: a program that holds for all sizes cannot know from numbers
@@ -138,6 +142,8 @@ def cut_windows(maps: Tensor, size: Window) -> Tensor:
         (B windows, height, width, ...), the windows of an image row by row.
     """
     height, width = (step or side for side, step in zip(maps.shape[1:3], size, strict=True))
+    if not _in_steps_of_torch(maps):
+        return torch.ops.mmrest.cut_windows(maps, height, width)
     rows, columns = _count_windows(maps.shape[1:3], size)
     bottom, right = rows * height - maps.shape[1], columns * width - maps.shape[2]
     padded = pad_map(maps.flatten(3), bottom, right).unflatten(3, maps.shape[3:])
@@ -156,6 +162,8 @@ def join_windows(windows: Tensor, grid: Grid, size: Window | None = None) -> Ten
     Returns:
         (B, H, W, ...).
     """
+    if not _in_steps_of_torch(windows):
+        return torch.ops.mmrest.join_windows(windows, *grid)
     rows, columns = _count_windows(grid, size or windows.shape[1:3])
     maps = windows.unflatten(0, (-1, rows, columns)).transpose(2, 3).flatten(1, 2).flatten(2, 3)
     return crop(maps, grid, dims=(1, 2))
@@ -167,3 +175,63 @@ def _count_windows(grid: Grid, size: Window) -> Grid:
         1 if step is None else (side + step - 1) // step
         for side, step in zip(grid, size, strict=True)
     )
+
+
+def _in_steps_of_torch(x: Tensor) -> bool:
+    """True for a program of torch's own operators, which copies whole maps two times."""
+    return torch.compiler.is_compiling() or is_exporting() or dispatch.is_reference(x)
+
+
+def _cut(maps: Tensor, height: int, width: int) -> Tensor:
+    rows, columns = _count_windows(maps.shape[1:3], (height, width))
+    windows = maps.new_empty(len(maps), rows, columns, height, width, *maps.shape[3:])
+    for in_windows, in_map in _parts(windows, maps):
+        in_windows.copy_(in_map)
+    windows[:, -1, :, maps.shape[1] - (rows - 1) * height :].zero_()
+    windows[:, :, -1, :, maps.shape[2] - (columns - 1) * width :].zero_()
+    return windows.flatten(0, 2)
+
+
+def _join(windows: Tensor, height: int, width: int) -> Tensor:
+    rows, columns = _count_windows((height, width), windows.shape[1:3])
+    windows = windows.unflatten(0, (-1, rows, columns))
+    maps = windows.new_empty(len(windows), height, width, *windows.shape[5:])
+    for in_windows, in_map in _parts(windows, maps):
+        in_map.copy_(in_windows)
+    return maps
+
+
+def _parts(windows: Tensor, maps: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """The same cells in windows (B, rows, columns, height, width, ...) and in maps (B, H, W, ...).
+
+    Those of whole windows, and of the smaller ones at the right and the bottom.
+    """
+    height, width = windows.shape[3:5]
+    for rows, high in spans(maps.shape[1], height):
+        for columns, wide in spans(maps.shape[2], width):
+            in_map = maps[:, rows, columns].unflatten(2, (-1, wide)).unflatten(1, (-1, high))
+            row, column = rows.start // height, columns.start // width
+            in_windows = windows[:, row : row + in_map.shape[1], column : column + in_map.shape[3]]
+            yield in_windows[:, :, :, :high, :wide], in_map.transpose(2, 3)
+
+
+def _save_size(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    ctx.size = inputs[0].shape[1:3]
+
+
+register_operator(
+    'cut_windows',
+    _cut,
+    '(Tensor maps, int height, int width) -> Tensor',
+    lambda maps, height, width: _cut(maps, height, width),
+    lambda ctx, grad: (torch.ops.mmrest.join_windows(grad, *ctx.size), None, None),
+    _save_size,
+)
+register_operator(
+    'join_windows',
+    _join,
+    '(Tensor windows, int height, int width) -> Tensor',
+    lambda windows, height, width: _join(windows, height, width),
+    lambda ctx, grad: (torch.ops.mmrest.cut_windows(grad, *ctx.size), None, None),
+    _save_size,
+)
