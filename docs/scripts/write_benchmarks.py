@@ -24,6 +24,7 @@ FOLDER = ROOT / 'docs/benchmarks'
 DOCUMENT = ROOT / 'docs/benchmarks.md'
 FLOORS = 'docs/scripts/attention_floors.py'
 ABLATION = 'docs/scripts/ablation.py'
+TIME = 'docs/scripts/where_time_goes.py'
 FEATURED = (
     'model', 'impl', 'mode', 'ms', 'ms range', 'time / first', '% of peak', 'peak MB',
     'peak / first', 'work MB',
@@ -171,6 +172,15 @@ STUDIES = (
         },
     ),
     Study(
+        "What MViTv2's training spends its time on",
+        'A training step of MViTv2-tiny at 800x1344 in a profile, by kinds of operators. Both '
+        'forms need products, convolutions, norms, softmax and GELU: what the literal form spends '
+        'on them is a floor for the fast one, which computes some of the products once more to '
+        'keep half the memory.',
+        {'time_mvitv2_tiny': 'MViTV2:arch=tiny --impl auto reference --mode train --steps 5'},
+        tool=TIME,
+    ),
+    Study(
         "The pyramid families against mmdet's and mmseg's classes",
         'One image of 800x1344; P2T, CSWin and GPViT, which neither has, against the literal form '
         "(and above against their authors' code). "
@@ -293,7 +303,7 @@ def write() -> str:
                 continue
             with open(file, newline='') as opened:
                 rows = list(csv.DictReader(opened))
-            if study.tool in (FLOORS, ABLATION):
+            if study.tool in (FLOORS, ABLATION, TIME):
                 before = 'peak GFLOP/s' if study.tool == FLOORS else 'date'
                 table = _all_columns(rows, before)
             else:
