@@ -9,13 +9,12 @@ in the package only if the table shows what it is worth: more than the noise, 5 
 from __future__ import annotations
 
 import argparse
-import csv
 import importlib
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
-from mmrest.benchmark.machine import describe_machine
+from mmrest.benchmark.machine import describe_machine, write_measurements
 from mmrest.benchmark.measuring import Case, Result, measure_in_turn
 from mmrest.benchmark.models import parse_model
 from mmrest.commands.cli import parse_shape
@@ -194,11 +193,8 @@ def main() -> None:
                     table.append(describe(model, off, result, results[0]))
                     print(f'| {" | ".join(table[-1])} |', flush=True)
         if args.csv:
-            environment = {**describe_machine('cpu', args.threads), 'steps': str(args.steps)}
-            with open(args.csv, 'w', newline='') as file:
-                writer = csv.writer(file)
-                writer.writerow([*COLUMNS, *environment])
-                writer.writerows([*row, *environment.values()] for row in table)
+            facts = {**describe_machine('cpu', args.threads), 'steps': str(args.steps)}
+            write_measurements(args.csv, COLUMNS, table, facts)
 
 
 if __name__ == '__main__':

@@ -8,7 +8,6 @@ includes the logits that the backward pass computes anew.
 """
 
 import argparse
-import csv
 from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
@@ -18,7 +17,13 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmrest.benchmark.machine import describe_machine, measure_bandwidth, measure_peak, time_call
+from mmrest.benchmark.machine import (
+    describe_machine,
+    measure_bandwidth,
+    measure_peak,
+    time_call,
+    write_measurements,
+)
 from mmrest.benchmark.models import build_backbone, parse_model
 from mmrest.commands.cli import parse_shape
 from mmrest.commands.output_files import require_new_file
@@ -197,10 +202,7 @@ def write_csv(path: str, table: list[dict[str, str]], args: argparse.Namespace) 
     given = {name: str(getattr(args, name)) for name in ('model', 'shape', 'dtype')}
     given['batch'] = str(args.batch_size)
     facts = {**given, **describe_machine(args.device, args.threads)}
-    with open(path, 'w', newline='') as file:
-        writer = csv.DictWriter(file, [*table[0], *facts])
-        writer.writeheader()
-        writer.writerows({**row, **facts} for row in table)
+    write_measurements(path, list(table[0]), [list(row.values()) for row in table], facts)
 
 
 if __name__ == '__main__':

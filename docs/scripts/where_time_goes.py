@@ -6,14 +6,13 @@ what the literal form spends on them is a floor for its successors, unless they 
 """
 
 import argparse
-import csv
 from collections import Counter
 from statistics import median
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from mmrest.benchmark.machine import describe_machine
+from mmrest.benchmark.machine import describe_machine, write_measurements
 from mmrest.benchmark.measuring import Case, take_step
 from mmrest.benchmark.models import build_step, parse_model
 from mmrest.commands.cli import parse_shape
@@ -96,10 +95,7 @@ def main() -> None:
                     print(f'| {" | ".join(table[-1])} |', flush=True)
         if args.csv:
             facts = {**describe_machine('cpu', args.threads), 'steps': str(args.steps)}
-            with open(args.csv, 'w', newline='') as file:
-                writer = csv.writer(file)
-                writer.writerow([*COLUMNS, *facts])
-                writer.writerows([*row, *facts.values()] for row in table)
+            write_measurements(args.csv, COLUMNS, table, facts)
 
 
 if __name__ == '__main__':

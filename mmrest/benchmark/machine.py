@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import platform
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 
@@ -99,6 +100,23 @@ def describe_machine(device: str, threads: int) -> dict[str, str]:
         'torch': torch.__version__,
         'python': platform.python_version(),
     }
+
+
+def write_measurements(
+    path: str, columns: Sequence[str], rows: Iterable[Sequence[str]], facts: Mapping[str, str]
+) -> None:
+    """A CSV file of a table.
+
+    Args:
+        path: Of the file.
+        columns: Names of the table's.
+        rows: Of the table.
+        facts: About where and when it was measured: a further column each.
+    """
+    with open(path, 'w', newline='') as file:
+        writer = csv.writer(file)
+        writer.writerow([*columns, *facts])
+        writer.writerows([*row, *facts.values()] for row in rows)
 
 
 def find_commit() -> str:

@@ -223,7 +223,7 @@ register_operator(
     'cut_windows',
     _cut,
     '(Tensor maps, int height, int width) -> Tensor',
-    lambda maps, height, width: _cut(maps, height, width),
+    _cut,
     lambda ctx, grad: (torch.ops.mmrest.join_windows(grad, *ctx.size), None, None),
     _save_size,
 )
@@ -231,7 +231,7 @@ register_operator(
     'join_windows',
     _join,
     '(Tensor windows, int height, int width) -> Tensor',
-    lambda windows, height, width: _join(windows, height, width),
+    _join,
     lambda ctx, grad: (torch.ops.mmrest.cut_windows(grad, *ctx.size), None, None),
     _save_size,
 )

@@ -15,14 +15,13 @@ backbones alone.
 """
 
 import argparse
-import csv
 from contextlib import ExitStack, suppress
 from statistics import median
 
 import torch
 
 from mmrest.benchmark.complexity import count_image, count_parameters
-from mmrest.benchmark.machine import describe_machine, measure_peak
+from mmrest.benchmark.machine import describe_machine, measure_peak, write_measurements
 from mmrest.benchmark.measuring import Case, Result, measure_in_turn
 from mmrest.benchmark.models import build_backbone, build_outline, parse_model, read_config
 from mmrest.commands.cli import add_config_options, parse_shape
@@ -196,10 +195,7 @@ def write_csv(path: str, rows: list[list[str]], args: argparse.Namespace, peak: 
         'peak GFLOP/s': f'{peak / 1e9:.0f}',
         'steps': str(args.steps),
     }
-    with open(path, 'w', newline='') as file:
-        writer = csv.writer(file)
-        writer.writerow([*COLUMNS, *environment])
-        writer.writerows([*row, *environment.values()] for row in rows)
+    write_measurements(path, COLUMNS, rows, environment)
 
 
 def draw(path: str, rows: list[list[str]]) -> None:

@@ -92,7 +92,7 @@ def multiply_matrices(a: Tensor, b: Tensor, memory: Tensor | None = None) -> Ten
     return torch.mm(a, b, out=a.new_empty(len(a), b.shape[1]) if memory is None else memory)
 
 
-def add_matrices(total: Tensor, a: Tensor, b: Tensor) -> None:
+def add_matrix_product(total: Tensor, a: Tensor, b: Tensor) -> None:
     """``total += a @ b``, as :func:`multiply_matrices`."""
     if _blocks_by_onednn(a):
         total.add_(multiply_by_onednn(a, b.t()))

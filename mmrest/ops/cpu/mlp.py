@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from mmrest.ops.cpu.matmul import (
-    add_matrices,
+    add_matrix_product,
     as_columns,
     even_step,
     multiply_by_onednn,
@@ -98,11 +98,11 @@ def _backward(
             hidden.add_(fc1_bias[:, None])
         dhidden = multiply_matrices(fc2_t, grad_rows.t())
         if for_weights:
-            add_matrices(totals[2], F.gelu(hidden), grad_rows)
+            add_matrix_product(totals[2], F.gelu(hidden), grad_rows)
             totals[3].add_(grad_rows.sum(0))
         torch.ops.aten.gelu_backward.grad_input(dhidden, hidden, grad_input=dhidden)
         if for_weights:
-            add_matrices(totals[0], dhidden, rows)
+            add_matrix_product(totals[0], dhidden, rows)
             totals[1].add_(dhidden.sum(1))
         if for_x:
             multiply_matrices(fc1_t, dhidden, target.t())

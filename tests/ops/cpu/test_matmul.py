@@ -178,7 +178,7 @@ def test_products_of_matrices_are_those_of_torch(layout: str, dtype: torch.dtype
     assert_close(matmul.multiply_matrices(a, b), expected)
     matmul.multiply_matrices(a, b, memory)
     assert_close(memory, expected)
-    matmul.add_matrices(memory, a, b)
+    matmul.add_matrix_product(memory, a, b)
     assert_close(memory, 2 * expected)
 
 
