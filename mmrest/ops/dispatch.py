@@ -118,6 +118,11 @@ def is_reference(*tensors: Tensor) -> bool:
     return _needs_reference(requested(), *tensors)
 
 
+def needs_torchs_operators(x: Tensor) -> bool:
+    """True for the reference, and for programs that are compiled or exported."""
+    return is_exporting() or torch.compiler.is_compiling() or is_reference(x)
+
+
 def uses_onednn(x: Tensor) -> bool:
     """True if linear layers and MLPs of ``x`` are computed by oneDNN's matmuls."""
     if is_exporting() or requested() == 'reference':

@@ -71,8 +71,7 @@ def channels_first(x: Tensor) -> Tensor:
 
     On a processor torch copies a transposed matrix three times as fast as the same map.
     """
-    is_programmed = torch.compiler.is_compiling() or is_exporting()
-    if x.device.type != 'cpu' or is_programmed or dispatch.is_reference(x):
+    if x.device.type != 'cpu' or dispatch.needs_torchs_operators(x):
         return x.permute(0, 3, 1, 2).contiguous()
     return torch.ops.mmrest.transpose(x.flatten(1, 2)).unflatten(2, x.shape[1:3])
 
@@ -90,7 +89,7 @@ def max_pool(x: Tensor, stride: int) -> Tensor:
 
     torch keeps the map and 64-bit numbers of the cells for gradients; here it is half as many bits.
     """
-    if dispatch.is_reference(x) or is_exporting() or torch.compiler.is_compiling():
+    if dispatch.needs_torchs_operators(x):
         return F.max_pool2d(x.permute(0, 3, 1, 2), 3, stride, 1).permute(0, 2, 3, 1)
     return torch.ops.mmrest.max_pool(x, stride)[0]
 

@@ -12,7 +12,6 @@ from mmrest.ops import dispatch
 from mmrest.ops.functional import attention
 from mmrest.ops.maps import crop, pad_map
 from mmrest.ops.registration import register_operator
-from mmrest.ops.tracing import is_exporting
 
 Grid = tuple[int, int]
 # None is the whole side of the map: a program that holds for all sizes cannot know from numbers
@@ -142,7 +141,7 @@ def cut_windows(maps: Tensor, size: Window) -> Tensor:
         (B windows, height, width, ...), the windows of an image row by row.
     """
     height, width = (step or side for side, step in zip(maps.shape[1:3], size, strict=True))
-    if not _in_steps_of_torch(maps):
+    if not dispatch.needs_torchs_operators(maps):
         return torch.ops.mmrest.cut_windows(maps, height, width)
     rows, columns = _count_windows(maps.shape[1:3], size)
     bottom, right = rows * height - maps.shape[1], columns * width - maps.shape[2]
@@ -162,7 +161,7 @@ def join_windows(windows: Tensor, grid: Grid, size: Window | None = None) -> Ten
     Returns:
         (B, H, W, ...).
     """
-    if not _in_steps_of_torch(windows):
+    if not dispatch.needs_torchs_operators(windows):
         return torch.ops.mmrest.join_windows(windows, *grid)
     rows, columns = _count_windows(grid, size or windows.shape[1:3])
     maps = windows.unflatten(0, (-1, rows, columns)).transpose(2, 3).flatten(1, 2).flatten(2, 3)
@@ -175,11 +174,6 @@ def _count_windows(grid: Grid, size: Window) -> Grid:
         1 if step is None else (side + step - 1) // step
         for side, step in zip(grid, size, strict=True)
     )
-
-
-def _in_steps_of_torch(x: Tensor) -> bool:
-    """True for a program of torch's own operators, which copies whole maps two times."""
-    return torch.compiler.is_compiling() or is_exporting() or dispatch.is_reference(x)
 
 
 def _cut(maps: Tensor, height: int, width: int) -> Tensor:
