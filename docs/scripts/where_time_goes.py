@@ -1,8 +1,8 @@
 """What the steps of a model spend their time on, by kinds of torch's operators.
 
 ``python docs/scripts/where_time_goes.py MViTV2:arch=tiny`` profiles the literal form and the fast
-one. Products, convolutions, norms, softmax and GELU are what both forms of a model have to compute;
-what the literal form spends on them is a floor for its successors, unless they compute it faster.
+one. What a form spends on products, convolutions, norms, softmax and GELU is no floor for another:
+the same operators are faster in the cache, and some are computed twice to keep less memory.
 """
 
 import argparse

@@ -173,10 +173,9 @@ STUDIES = (
     ),
     Study(
         "What MViTv2's training spends its time on",
-        'A training step of MViTv2-tiny at 800x1344 in a profile, by kinds of operators. Both '
-        'forms need products, convolutions, norms, softmax and GELU: what the literal form spends '
-        'on them is a floor for the fast one, which computes some of the products once more to '
-        'keep half the memory.',
+        'A training step of MViTv2-tiny at 800x1344 in a profile, by kinds of operators. The fast '
+        'form computes some of the products once more, to keep less memory. These are no floors: '
+        'where things are in the cache, the same operators take less time.',
         {'time_mvitv2_tiny': 'MViTV2:arch=tiny --impl auto reference --mode train --steps 5'},
         tool=TIME,
     ),

@@ -69,7 +69,7 @@ def _averages(side: int, count: int, like: Tensor) -> Tensor:
 def channels_first(x: Tensor) -> Tensor:
     """(B, H, W, C) -> (B, C, H, W), contiguous.
 
-    On a processor torch copies a transposed matrix three times as fast as the same map.
+    On a processor torch copies a large transposed matrix faster than the same map.
     """
     if x.device.type != 'cpu' or dispatch.needs_torchs_operators(x):
         return x.permute(0, 3, 1, 2).contiguous()

@@ -40,7 +40,8 @@ def is_mkl_fast(processor: Mapping[str, str]) -> bool:
 def is_mkl_faster_in_blocks(processor: Mapping[str, str]) -> bool:
     """Whether MKL is the faster for the products of attention in blocks and of gradients.
 
-    It is on Intel's, and on AMD's where oneDNN has no AVX-512 either.
+    It is on Intel's, and on AMD's where oneDNN has no AVX-512 either; of the latter only attention
+    was measured.
     """
     vendor = processor.get('vendor_id')
     has_avx512 = 'avx512f' in processor.get('flags', '').split()
@@ -85,6 +86,9 @@ def multiply_matrices(a: Tensor, b: Tensor, memory: Tensor | None = None) -> Ten
         a: Of any strides; oneDNN is fastest where it is contiguous.
         b: Of any strides.
         memory: (n, m), of any strides, which shall hold the result.
+
+    Returns:
+        (n, m), ``memory`` if it is given.
     """
     if _blocks_by_onednn(a):
         product = multiply_by_onednn(a, b.t())
