@@ -33,6 +33,12 @@ def last_checkpoint(cfg: Config) -> str:
     return f'epoch_{by_epoch}.pth' if by_epoch else f'iter_{cfg.train_cfg.max_iters}.pth'
 
 
+def pytest_configure() -> None:
+    # what a shell starts in the background ignores interrupts, and so would all that tests start
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_collection_finish() -> None:
     # mmengine collects garbage for every data set: half a second in what was loaded until here
     gc.freeze()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import pickle
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from mmrest import P2T, CSWin, MViTV2, ResFormer, TwinsPCPVT, TwinsSVT
@@ -65,6 +66,19 @@ MVITV2_DETECTION = dict(tiny='tiny', small='small', base='base', large='large_cl
 
 
 Weights = tuple[dict[str, Tensor], dict[str, Tensor]]
+
+
+@pytest.fixture(autouse=True)
+def _largest_models_in_turn(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """Workers that have a huge model in float64 at once need more than 24 GB."""
+    if 'huge' not in request.node.name:
+        yield
+        return
+    of_all_workers = tmp_path_factory.getbasetemp().parent
+    with FileLock(of_all_workers / 'huge_models.lock'):
+        yield
 
 
 def authors_weights(name: str) -> Weights:
