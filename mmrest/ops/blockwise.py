@@ -78,13 +78,17 @@ def _forward(
         maps = _AttentionMaps(q, k, mix_weight, positions)
         out = empty_tokens(q, v.shape[3])
         mixed = mix_weight is not None
-        v_t = as_columns(v - v.mean(2, keepdim=True) if mixed and not maps.centred else v)
         scale = maps.statistics.new_zeros(q.shape[:2])
-        for which_maps, rows in maps.blocks():
-            probs = maps.softmax(which_maps, rows)[1]
-            if mixed:
-                scale[which_maps] += maps.sum_of_squares(probs)
-            out[(*which_maps, rows)] = multiply(maps.narrow(probs), v_t[which_maps])
+        for group in maps.groups():
+            keys, values = maps.keys_of(group), v[group]
+            if mixed and not maps.centred:
+                values = values - values.mean(2, keepdim=True)
+            values_t = as_columns(values)
+            for rows in maps.steps():
+                probs = maps.softmax((*group, rows), keys)[1]
+                if mixed:
+                    scale[group] += maps.sum_of_squares(probs)
+                out[(*group, rows)] = multiply(maps.narrow(probs), values_t)
         if mixed:
             scale.div_(maps.queries * maps.keys).add_(eps).rsqrt_()
             out.mul_((scale / maps.range)[..., None, None])
@@ -107,33 +111,34 @@ def _backward(
         mixed = mix_weight is not None
         dq, *dpositions = (empty_tokens(q, part.shape[3]) for part in (q, *positions))
         dk, dv = (maps.statistics.new_empty(t.shape) for t in (k, v))
-        k_t, v = as_columns(maps.k), v.contiguous()
         softmax_backward = torch.ops.aten._softmax_backward_data.out
         mix_grad = maps.statistics.new_zeros(mix_weight.shape if mixed else 0)
         if mixed:
             pull = torch.linalg.vecdot(*(t.flatten(2).to(scale.dtype) for t in (grad, out)))
             pull = (pull * scale / -(maps.queries * maps.keys))[..., None, None]
             mix_back = (maps.mix * scale[..., None]).mT
-        for which_maps, rows in maps.blocks():
-            block, images = (*which_maps, rows), which_maps[0]
-            is_first = rows.start == 0
-            logits, probs = maps.softmax(which_maps, rows)
-            dmap = multiply(grad[block], v[which_maps], maps.take(2, logits.shape))
-            if mixed:
-                dmap.addcmul_(probs, pull[which_maps])
-            softmax_backward(dmap, probs, -1, dmap.dtype, grad_input=dmap)
-            if mixed:
-                probs.sub_(1 / maps.keys)
-            add_products(dv[which_maps], maps.narrow(probs), grad[block], is_first)
-            if mixed:
-                pairs = (dmap.flatten(2) @ logits.flatten(2).mT) * scale[images, :, None]
-                mix_grad.add_(pairs.sum(0), alpha=maps.scale)
-                dmap = mix_heads(mix_back[images], dmap, probs)  # probs has served
-            dmap = dmap.to(k.dtype)
-            dlogits = multiply(dmap, k_t[which_maps]).split(maps.channels, dim=3)
-            for target, part in zip((dq, *dpositions), dlogits, strict=True):
-                target[block] = part
-            add_products(dk[which_maps], dmap, q[block], is_first)
+        for group in maps.groups():
+            keys, values, images = maps.keys_of(group), v[group].contiguous(), group[0]
+            keys_t = as_columns(keys)
+            for rows in maps.steps():
+                block, is_first = (*group, rows), rows.start == 0
+                logits, probs = maps.softmax(block, keys)
+                dmap = multiply(grad[block], values, maps.take(2, logits.shape))
+                if mixed:
+                    dmap.addcmul_(probs, pull[group])
+                softmax_backward(dmap, probs, -1, dmap.dtype, grad_input=dmap)
+                if mixed:
+                    probs.sub_(1 / maps.keys)
+                add_products(dv[group], maps.narrow(probs), grad[block], is_first)
+                if mixed:
+                    pairs = (dmap.flatten(2) @ logits.flatten(2).mT) * scale[images, :, None]
+                    mix_grad.add_(pairs.sum(0), alpha=maps.scale)
+                    dmap = mix_heads(mix_back[images], dmap, probs)  # probs has served
+                dmap = dmap.to(k.dtype)
+                dlogits = multiply(dmap, keys_t).split(maps.channels, dim=3)
+                for target, part in zip((dq, *dpositions), dlogits, strict=True):
+                    target[block] = part
+                add_products(dk[group], dmap, q[block], is_first)
         if mixed:
             dv.mul_((scale / maps.range)[..., None, None])
             mix_grad = mix_grad.to(mix_weight.dtype)
@@ -177,15 +182,22 @@ class _AttentionMaps:
         self.images_together = min(self.batch, max(1, limit // taken))
         self.elements = taken * self.images_together
         self.memory: dict[int, Tensor] = {}
-        k = k if mixed else k * self.scale
-        self.k = append_places(k, *self.channels[1:]) if positions else k.contiguous()
+        self.k = k
 
-    def blocks(self) -> Iterator[tuple[tuple[slice, slice], slice]]:
-        """Of each block its images and heads, and its rows."""
+    def groups(self) -> Iterator[tuple[slice, slice]]:
+        """Images and heads of the blocks that are computed together."""
         for images in _slices(self.batch, self.images_together):
             for heads in _slices(self.heads, self.heads_together):
-                for rows in _slices(self.queries, self.rows_together):
-                    yield (images, heads), rows
+                yield images, heads
+
+    def steps(self) -> list[slice]:
+        """Rows of a group's blocks, one after the other."""
+        return _slices(self.queries, self.rows_together)
+
+    def keys_of(self, group: tuple[slice, slice]) -> Tensor:
+        """A group's keys, scaled if they are not mixed, with their places as further channels."""
+        k = self.k[group] if self.mix is not None else self.k[group] * self.scale
+        return append_places(k, *self.channels[1:]) if self.positions else k.contiguous()
 
     def take(self, index: int, shape: Sequence[int]) -> Tensor:
         """Memory for a block's maps; what it held is lost."""
@@ -193,14 +205,14 @@ class _AttentionMaps:
             self.memory[index] = self.statistics.new_empty(self.elements)
         return self.memory[index][: math.prod(shape)].view(shape)
 
-    def softmax(self, which_maps: tuple[slice, slice], rows: slice) -> tuple[Tensor, Tensor]:
-        """The logits before the mix of heads, and the rows' softmax after it.
+    def softmax(self, block: tuple[slice, ...], keys: Tensor) -> tuple[Tensor, Tensor]:
+        """A block's logits before the mix of heads, and the rows' softmax after it.
 
         Without a mix both are the same memory, which holds the softmax; ``take(2)`` is free.
         """
-        q = self._queries((*which_maps, rows))
+        q = self._queries(block)
         shape = *q.shape[:3], self.keys
-        logits = multiply(q, self.k[which_maps], self.take(0, shape))
+        logits = multiply(q, keys, self.take(0, shape))
         if self.mix is None:
             return logits, torch.softmax(logits, dim=-1, out=logits)
         mixed = mix_heads(self.mix.expand(len(q), -1, -1), logits, self.take(1, shape))
