@@ -81,11 +81,6 @@ def with_the_other_library_in_blocks() -> None:
     set_attribute('mmrest.ops.cpu.matmul._MKL_IN_BLOCKS', not matmul._MKL_IN_BLOCKS)
 
 
-def with_centred_maps() -> None:
-    """ResT's maps less their mean in the forward pass, as they are where there are few keys."""
-    set_attribute('mmrest.ops.blockwise._MANY_KEYS', float('inf'))
-
-
 def without_strips() -> None:
     """The hidden map of an MLP with a convolution (PVT v2, P2T) as a whole."""
     set_attribute('mmrest.backbones.layers._STRIP_ELEMENTS', float('inf'))
@@ -112,7 +107,6 @@ TRICKS: dict[str, tuple[Callable[[], None], str]] = {
     'small hidden layers stored': (without_stored_hidden_layers, 'train'),
     'the faster library in blocks': (with_the_other_library_in_blocks, 'infer train'),
     "weights' gradients as convolutions": (without_convolution_gradients, 'train'),
-    'maps that are not centred': (with_centred_maps, 'infer train'),
     'MLP with a convolution in strips': (without_strips, 'infer'),
     'fusing': (without_fusing, 'infer'),
 }

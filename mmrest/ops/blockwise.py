@@ -9,12 +9,8 @@ exactly 1 / M for M keys, and with N queries, D = P - 1 / M and r = (sum(D^2) / 
 
     InstanceNorm(P) V = r D V
 
-needs two sums over the map. Where there are many keys, the forward pass does not compute D:
-
-    sum(D^2) = sum(P^2) - N / M,   D V = P (V - mean(V)).
-
-(Few keys make 1 / M^2 much larger than the variance, and float32 is exact only if 1 / M is
-subtracted before squaring.) With Y = r D V and dY its gradient,
+needs two sums over the map. (Subtracting 1 / M before squaring, not after, keeps float32 exact
+where few keys make 1 / M^2 much larger than the variance.) With Y = r D V and dY its gradient,
 
     dD = r (dY V^T + a D),   a = -r sum(dY Y) / (N M),   dV = r D^T dY,
 
@@ -47,9 +43,6 @@ _BLOCK_ELEMENTS = 2**21
 _BLOCK_ELEMENTS_ON_DEVICE = 2**25
 # With fewer, products wait for memory: where there are many keys a block may leave the cache.
 _FEWEST_QUERIES = 64
-# From here on what float32 loses of the variance is below a millionth of eps = 1e-5, and it is
-# faster to go through the map once less (docs/scripts/ablation.py measures without).
-_MANY_KEYS = 128
 
 
 def attend_blockwise(
@@ -80,14 +73,11 @@ def _forward(
         mixed = mix_weight is not None
         scale = maps.statistics.new_zeros(q.shape[:2])
         for group in maps.groups():
-            keys, values = maps.keys_of(group), v[group]
-            if mixed and not maps.centred:
-                values = values - values.mean(2, keepdim=True)
-            values_t = as_columns(values)
+            keys, values_t = maps.keys_of(group), as_columns(v[group])
             for rows in maps.steps():
                 probs = maps.softmax((*group, rows), keys)[1]
                 if mixed:
-                    scale[group] += maps.sum_of_squares(probs)
+                    scale[group] += maps.centre(probs)
                 out[(*group, rows)] = multiply(maps.narrow(probs), values_t)
         if mixed:
             scale.div_(maps.queries * maps.keys).add_(eps).rsqrt_()
@@ -167,8 +157,6 @@ class _AttentionMaps:
         self.statistics = q.new_empty(0, dtype=torch.promote_types(q.dtype, torch.float32))
         # half precision has too small a range for D, whose elements are mostly below 1 / M
         mixed, half = mix_weight is not None, self.statistics.dtype != q.dtype
-        # whether the forward pass computes D; in half precision P could not be told from 1 / M
-        self.centred = mixed and (half or self.keys < _MANY_KEYS)
         self.range = 2.0 ** round(math.log2(self.keys) / 2) if mixed and half else 1.0
         # the logits are scaled where that is least work
         self.mix = mix_weight.to(self.statistics.dtype) * self.scale if mixed else None
@@ -218,12 +206,10 @@ class _AttentionMaps:
         mixed = mix_heads(self.mix.expand(len(q), -1, -1), logits, self.take(1, shape))
         return logits, torch.softmax(mixed, dim=-1, out=mixed)
 
-    def sum_of_squares(self, probs: Tensor) -> Tensor:
-        """Of D, for every image and head; what is ``centred`` becomes D."""
-        if self.centred:
-            probs.sub_(1 / self.keys)
-        squares = torch.linalg.vector_norm(probs, dim=3).square()
-        return (squares if self.centred else squares - 1 / self.keys).sum(2)
+    def centre(self, probs: Tensor) -> Tensor:
+        """Turns P into D, in its memory; the sum of squares of D for every image and head."""
+        probs.sub_(1 / self.keys)
+        return torch.linalg.vector_norm(probs, dim=3).square().sum(2)
 
     def _queries(self, block: tuple[slice, ...]) -> Tensor:
         """Those of a block, with what they add to rows and columns as further channels."""
