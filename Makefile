@@ -52,11 +52,12 @@ test: install
 	$(PYTEST) -m 'not slow and not accept'
 
 test-all: install
-	$(PYTEST) -m 'not accept'
+	$(PYTEST) -m 'not accept and not alone'
+	$(RUN) -m pytest -m alone
 
 coverage: install $(VENV)/.coverage
 	$(RUN) -m coverage erase
-	$(RUN) -m coverage run -m pytest -n $(WORKERS) --dist worksteal -m 'not accept'
+	$(RUN) -m coverage run -m pytest -n $(WORKERS) --dist worksteal -m 'not accept and not alone'
 	$(RUN) -m coverage combine --quiet
 	$(RUN) -m coverage report
 

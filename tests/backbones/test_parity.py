@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import pickle
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from filelock import FileLock
 from torch import Tensor
 
 from mmrest import P2T, CSWin, MViTV2, ResFormer, TwinsPCPVT, TwinsSVT
@@ -36,10 +35,17 @@ def tiers(variants: Iterable[str], *others: Iterable[str]) -> list:
     """A family's first variant on small images in every run, all in ``make test-all``."""
     first, *_ = variants
     return [
-        pytest.param(*case, pixels, marks=[pytest.mark.slow] if pixels == ALL else [])
+        pytest.param(*case, pixels, marks=_marks(case[0], pixels))
         for case in itertools.product(variants, *others)
         for pixels in ((SMALL, ALL) if case[0] == first else (ALL,))
     ]
+
+
+def _marks(variant: str, pixels: float) -> list[pytest.MarkDecorator]:
+    if pixels != ALL:
+        return []
+    # 16 GB: the model in float64, the file's arrays and the bytes that they are read from
+    return [pytest.mark.slow, *([pytest.mark.alone] if 'huge' in variant else [])]
 
 
 CASES = [
@@ -66,19 +72,6 @@ MVITV2_DETECTION = dict(tiny='tiny', small='small', base='base', large='large_cl
 
 
 Weights = tuple[dict[str, Tensor], dict[str, Tensor]]
-
-
-@pytest.fixture(autouse=True)
-def _largest_models_in_turn(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[None]:
-    """Workers that have a huge model in float64 at once need more than 24 GB."""
-    if 'huge' not in request.node.name:
-        yield
-        return
-    of_all_workers = tmp_path_factory.getbasetemp().parent
-    with FileLock(of_all_workers / 'huge_models.lock'):
-        yield
 
 
 def authors_weights(name: str) -> Weights:
