@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 
 import torch
@@ -18,6 +18,7 @@ from mmrest.ops import (
     joint_logits,
     linear,
     pool_heads,
+    pool_projection,
     position_logits,
 )
 from mmrest.ops.dispatch import uses_onednn
@@ -73,21 +74,27 @@ class Pool(nn.Module):
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         """(B, [1 +] H W, heads, head_dim) -> (B, [1 +] h w, heads, head_dim)."""
-        return self._pool(x, grid, self.conv, self.norm)
+        cls_token, cells = split_class_token(x, grid)
+        cells = self.conv(cells.unflatten(1, grid)).flatten(1, 2)
+        return self.norm(cells if cls_token is None else torch.cat([cls_token, cells], dim=1))
 
-    def compute(
+    def project(
         self,
-        x: Tensor,
         grid: Grid,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
         kernels: Tensor,
         norm_weight: Tensor | None,
         norm_bias: Tensor | None,
     ) -> Tensor:
-        """What ``forward`` computes, of tensors in the place of the parameters.
+        """``forward`` of a linear layer's output, of tensors in the place of the parameters.
 
         Args:
-            x: (B, [1 +] H W, heads, head_dim).
             grid: (H, W).
+            x: (B, [1 +] H W, in_channels).
+            weight: Of the linear layer, (heads head_dim, in_channels).
+            bias: Of the linear layer, (heads head_dim,).
             kernels: Of the convolution, (head_dim, 1, 3, 3).
             norm_weight: Of the LayerNorm, (head_dim,).
             norm_bias: As ``norm_weight``.
@@ -95,21 +102,14 @@ class Pool(nn.Module):
         Returns:
             (B, [1 +] h w, heads, head_dim).
         """
-        norm = self.norm
-        return self._pool(
-            x,
-            grid,
-            lambda maps: pool_heads(maps, kernels, self.conv.stride[0]),
-            lambda t: F.layer_norm(t, norm.normalized_shape, norm_weight, norm_bias, norm.eps),
-        )
-
-    @staticmethod
-    def _pool(
-        x: Tensor, grid: Grid, conv: Callable[[Tensor], Tensor], norm: Callable[[Tensor], Tensor]
-    ) -> Tensor:
         cls_token, cells = split_class_token(x, grid)
-        cells = conv(cells.unflatten(1, grid)).flatten(1, 2)
-        return norm(cells if cls_token is None else torch.cat([cls_token, cells], dim=1))
+        maps = pool_projection(cells.unflatten(1, grid), weight, bias, kernels, self.conv.stride[0])
+        heads = maps.flatten(1, 2)
+        if cls_token is not None:
+            cls_heads = linear(cls_token, weight, bias).unflatten(2, heads.shape[2:])
+            heads = torch.cat([cls_heads, heads], dim=1)
+        norm = self.norm
+        return F.layer_norm(heads, norm.normalized_shape, norm_weight, norm_bias, norm.eps)
 
 
 class RelativePositions(nn.Module):
@@ -228,16 +228,8 @@ class PoolingAttention(nn.Module):
             if pool is None:
                 yield linear(x, weight, bias).unflatten(2, (self.num_heads, -1))
             else:
-                compute = partial(self._project_and_pool, pool, grid)
                 given = pool.conv.weight, pool.norm.weight, pool.norm.bias
-                yield recompute(compute, x, weight, bias, *given)
-
-    def _project_and_pool(
-        self, pool: Pool, grid: Grid, x: Tensor, weight: Tensor, bias: Tensor | None, *given: Tensor
-    ) -> Tensor:
-        return pool.compute(
-            linear(x, weight, bias).unflatten(2, (self.num_heads, -1)), grid, *given
-        )
+                yield recompute(partial(pool.project, grid), x, weight, bias, *given)
 
     def _recomputes(self, x: Tensor) -> bool:
         if not can_fuse(self.qkv) or torch.compiler.is_compiling() or not uses_onednn(x):

@@ -23,7 +23,15 @@ This package knows torch, Triton if it is there, and the errors of mmrest.
 from mmrest.ops.convolution import conv_tokens
 from mmrest.ops.deformable import deformable_attention
 from mmrest.ops.dispatch import use_implementation
-from mmrest.ops.functional import attention, attention_with_positions, emsa, linear, mlp, pool_heads
+from mmrest.ops.functional import (
+    attention,
+    attention_with_positions,
+    emsa,
+    linear,
+    mlp,
+    pool_heads,
+    pool_projection,
+)
 from mmrest.ops.maps import adaptive_average, channels_first, crop, fill_up, max_pool, pad_map
 from mmrest.ops.relative import joint_logits, position_logits
 from mmrest.ops.windows import (
@@ -58,6 +66,7 @@ __all__ = [
     'mlp',
     'pad_map',
     'pool_heads',
+    'pool_projection',
     'position_logits',
     'use_implementation',
     'window_attention',
