@@ -52,6 +52,8 @@ def without_blockwise_attention() -> None:
 
     set_attribute('mmrest.ops.functional.attend_blockwise', literal)
     set_attribute('mmrest.ops.dispatch._blockwise_beats_sdpa', lambda q, k: False)
+    dispatch = importlib.import_module('mmrest.ops.dispatch')
+    set_attribute('mmrest.ops.dispatch.choose_attention_with_positions', dispatch.choose_attention)
 
 
 def without_onednn() -> None:
@@ -95,20 +97,42 @@ def without_convolution_gradients() -> None:
     set_attribute('mmrest.ops.cpu.matmul.add_weight_gradient', add)
 
 
+def without_joined_projections() -> None:
+    """MViTv2's linear layer and the pooling behind it one after the other, whatever the stride."""
+    ops = importlib.import_module('mmrest.ops')
+
+    def in_turn(x, weight, bias, kernels, stride):
+        heads = ops.linear(x, weight, bias).unflatten(3, (-1, len(kernels)))
+        return ops.pool_heads(heads, kernels, stride)
+
+    set_attribute('mmrest.backbones.pooling_attention.pool_projection', in_turn)
+
+
+def without_recomputed_poolings() -> None:
+    """What MViTv2 pools is stored for the backward pass."""
+
+    def compute(function, *tensors):
+        return function(*tensors)
+
+    set_attribute('mmrest.backbones.pooling_attention.recompute', compute)
+
+
 def without_fusing() -> None:
     """Inference with the model as it is trained; see :func:`main`."""
 
 
-# What is switched off, and in which modes it acts.
-TRICKS: dict[str, tuple[Callable[[], None], str]] = {
-    'attention in blocks': (without_blockwise_attention, 'infer train'),
-    "oneDNN's matmuls": (without_onednn, 'infer train'),
-    'MLP as one operator': (without_mlp_operator, 'infer train'),
-    'small hidden layers stored': (without_stored_hidden_layers, 'train'),
-    'the faster library in blocks': (with_the_other_library_in_blocks, 'infer train'),
-    "weights' gradients as convolutions": (without_convolution_gradients, 'train'),
-    'MLP with a convolution in strips': (without_strips, 'infer'),
-    'fusing': (without_fusing, 'infer'),
+# What is switched off, in which modes it acts, and in which family's models if not in all.
+TRICKS: dict[str, tuple[Callable[[], None], str, str]] = {
+    'attention in blocks': (without_blockwise_attention, 'infer train', ''),
+    "oneDNN's matmuls": (without_onednn, 'infer train', ''),
+    'MLP as one operator': (without_mlp_operator, 'infer train', ''),
+    'small hidden layers stored': (without_stored_hidden_layers, 'train', ''),
+    'the faster library in blocks': (with_the_other_library_in_blocks, 'infer train', ''),
+    "weights' gradients as convolutions": (without_convolution_gradients, 'train', ''),
+    'MLP with a convolution in strips': (without_strips, 'infer', ''),
+    'fusing': (without_fusing, 'infer', ''),
+    'projection and pooling as one': (without_joined_projections, 'infer train', 'MViTV2'),
+    'poolings computed again': (without_recomputed_poolings, 'train', 'MViTV2'),
 }
 
 
@@ -121,10 +145,14 @@ def prepare(trick: str) -> None:
         TRICKS[trick][0]()
 
 
-def variants_of(mode: str, constants: bool) -> list[str]:
+def variants_of(model: str, mode: str, constants: bool) -> list[str]:
     """What is measured beside the package as it is."""
     if not constants:
-        return [name for name, (_, modes) in TRICKS.items() if mode in modes.split()]
+        return [
+            name
+            for name, (_, modes, family) in TRICKS.items()
+            if mode in modes.split() and model.startswith(family)
+        ]
     tried = []
     for place in CONSTANTS:
         module, _, name = place.rpartition('.')
@@ -171,7 +199,7 @@ def main() -> None:
         print(f'| {" | ".join(COLUMNS)} |\n|{"---|" * len(COLUMNS)}')
         for model in args.models:
             for mode in args.mode:
-                offs = ['', *variants_of(mode, args.constants)]
+                offs = ['', *variants_of(model, mode, args.constants)]
                 common = dict(shape=shapes[mode], mode=mode, threads=args.threads)
                 cases = [
                     Case(

@@ -142,7 +142,10 @@ STUDIES = (
         '640x800. "times" is the median over pairs of steps; what is within 5 % and 40 MB is not '
         'known to be worth anything. `--constants` tries the sizes of blocks and chunks '
         'instead.',
-        {'ablation': '--models ResT:arch=small ResTV2:arch=tiny --steps 5'},
+        {
+            'ablation': '--models ResT:arch=small ResTV2:arch=tiny --steps 5',
+            'ablation_mvitv2_tiny': '--models MViTV2:arch=tiny --steps 5',
+        },
         tool=ABLATION,
     ),
     Study(
