@@ -123,10 +123,15 @@ def in_every_run() -> set[Path]:
 
 def in_tiers() -> list:
     """Every config; most are in ``make test-all`` alone."""
-    first, slow = in_every_run(), [pytest.mark.slow]
-    return [
-        pytest.param(path, id=path.stem, marks=[] if path in first else slow) for path in CONFIGS
-    ]
+    first = in_every_run()
+
+    def marks(path: Path) -> list[pytest.MarkDecorator]:
+        if path in first:
+            return []
+        # 15 GB: weights, gradients and the optimizer's states
+        return [pytest.mark.slow, *([pytest.mark.alone] if 'huge' in path.stem else [])]
+
+    return [pytest.param(path, id=path.stem, marks=marks(path)) for path in CONFIGS]
 
 
 def test_every_family_and_every_head_takes_a_step_in_every_run() -> None:
