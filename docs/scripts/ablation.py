@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -31,7 +32,8 @@ CONSTANTS = (
     'mmrest.ops.cpu.matmul._LARGE_WEIGHT',
     'mmrest.ops.cpu.mlp._CHUNK_ELEMENTS',
     'mmrest.ops.cpu.mlp._FEWEST_TOKENS',
-    'mmrest.backbones.layers._STRIP_ELEMENTS',
+    'mmrest.ops.strips._STRIP_ELEMENTS',
+    'mmrest.ops.strips._LARGE_MAP',
 )
 
 
@@ -84,8 +86,8 @@ def with_the_other_library_in_blocks() -> None:
 
 
 def without_strips() -> None:
-    """The hidden map of an MLP with a convolution (PVT v2, P2T) as a whole."""
-    set_attribute('mmrest.backbones.layers._STRIP_ELEMENTS', float('inf'))
+    """What convolutions see, in an MLP (PVT v2, P2T) or of a projection (MViTv2), as a whole."""
+    set_attribute('mmrest.ops.strips._STRIP_ELEMENTS', sys.maxsize)
 
 
 def without_convolution_gradients() -> None:
@@ -111,7 +113,7 @@ def without_joined_projections() -> None:
 def without_recomputed_poolings() -> None:
     """What MViTv2 pools is stored for the backward pass."""
 
-    def compute(function, *tensors):
+    def compute(function, *tensors, strips):
         return function(*tensors)
 
     set_attribute('mmrest.backbones.pooling_attention.recompute', compute)
@@ -121,15 +123,15 @@ def without_fusing() -> None:
     """Inference with the model as it is trained; see :func:`main`."""
 
 
-# What is switched off, in which modes it acts, and in which family's models if not in all.
-TRICKS: dict[str, tuple[Callable[[], None], str, str]] = {
+# What is switched off, in which modes it acts, and in which families' models if not in all.
+TRICKS: dict[str, tuple[Callable[[], None], str, str | tuple[str, ...]]] = {
     'attention in blocks': (without_blockwise_attention, 'infer train', ''),
     "oneDNN's matmuls": (without_onednn, 'infer train', ''),
     'MLP as one operator': (without_mlp_operator, 'infer train', ''),
     'small hidden layers stored': (without_stored_hidden_layers, 'train', ''),
     'the faster library in blocks': (with_the_other_library_in_blocks, 'infer train', ''),
     "weights' gradients as convolutions": (without_convolution_gradients, 'train', ''),
-    'MLP with a convolution in strips': (without_strips, 'infer', ''),
+    'maps in strips': (without_strips, 'infer train', ('MViTV2', 'P2T', 'PVTV2')),
     'fusing': (without_fusing, 'infer', ''),
     'projection and pooling as one': (without_joined_projections, 'infer train', 'MViTV2'),
     'poolings computed again': (without_recomputed_poolings, 'train', 'MViTV2'),

@@ -22,14 +22,13 @@ from torch.utils.checkpoint import checkpoint
 from mmrest.ops import conv_tokens, linear, mlp, use_implementation
 from mmrest.ops.dispatch import is_reference, requested, uses_onednn
 from mmrest.ops.relative import resize
+from mmrest.ops.strips import compute_in_strips, cut_in_strips
 from mmrest.ops.tracing import is_exporting
 
 # Where a module keeps its hooks; torch keeps those of all modules under these names with _global.
 _HOOKS = '_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks'
 # Whose computation an operator may take over; subclasses may compute something else.
 _FUSIBLE = nn.Linear, nn.Conv2d, nn.BatchNorm2d, nn.SyncBatchNorm, nn.ReLU
-# Of a hidden map that is computed at once in inference; docs/scripts/ablation.py measures without.
-_STRIP_ELEMENTS = 2**20
 
 
 def can_fuse(*modules: nn.Module) -> bool:
@@ -152,7 +151,10 @@ class ConvMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, channels) -> (B, H, W, channels)."""
-        return self._in_strips(x) if self._may_cut(x) else self._compute(x, slice(None))
+        if not self._may_cut(x):
+            return self._compute(x, slice(None))
+        row_elements = x.shape[2] * self.fc1.out_features
+        return compute_in_strips(self._compute, x, cut_in_strips(*x.shape[:2], row_elements))
 
     def _compute(self, x: Tensor, rows: slice) -> Tensor:
         hidden = self.act2(self.conv(self.act1(apply_linear(self.fc1, x))))
@@ -161,27 +163,14 @@ class ConvMLP(nn.Module):
     def _may_cut(self, x: Tensor) -> bool:
         """True in inference on a processor, if nobody would see that the map comes in strips."""
         return (
-            # first, since the count below would be a constant of the program
+            # first, since the strips would be constants of the program
             not torch.compiler.is_compiling()
             and not torch.is_grad_enabled()
             and x.device.type == 'cpu'
             and can_fuse(self.fc1, self.fc2)
-            and x.shape[:3].numel() * self.fc1.out_features > _STRIP_ELEMENTS
             and are_untouched(self.act1, self.conv, self.act2)
             and not is_reference(x)
         )
-
-    def _in_strips(self, x: Tensor) -> Tensor:
-        """The same strip by strip of rows, so that the hidden map is never in memory as a whole."""
-        height, row_elements = x.shape[1], x.shape[0] * x.shape[2] * self.fc1.out_features
-        step = max(1, _STRIP_ELEMENTS // row_elements)
-        strips = []
-        for first in range(0, height, step):
-            last = min(first + step, height)
-            # the convolution sees a row more on each side, whose own outputs are not used
-            top, bottom = max(first - 1, 0), min(last + 1, height)
-            strips.append(self._compute(x[:, top:bottom], slice(first - top, last - top)))
-        return torch.cat(strips, dim=1)
 
 
 @MODELS.register_module()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +14,7 @@ from mmrest.ops import (
     attention_with_positions,
     cut_windows,
     join_windows,
+    joins_pooling,
     joint_logits,
     linear,
     pool_heads,
@@ -23,6 +23,7 @@ from mmrest.ops import (
 )
 from mmrest.ops.dispatch import uses_onednn
 from mmrest.ops.recomputing import recompute
+from mmrest.ops.strips import cut_if_large
 
 Grid = tuple[int, int]
 
@@ -80,8 +81,8 @@ class Pool(nn.Module):
 
     def project(
         self,
-        grid: Grid,
         x: Tensor,
+        grid: Grid,
         weight: Tensor,
         bias: Tensor | None,
         kernels: Tensor,
@@ -91,8 +92,8 @@ class Pool(nn.Module):
         """``forward`` of a linear layer's output, of tensors in the place of the parameters.
 
         Args:
-            grid: (H, W).
             x: (B, [1 +] H W, in_channels).
+            grid: (H, W).
             weight: Of the linear layer, (heads head_dim, in_channels).
             bias: Of the linear layer, (heads head_dim,).
             kernels: Of the convolution, (head_dim, 1, 3, 3).
@@ -103,11 +104,32 @@ class Pool(nn.Module):
             (B, [1 +] h w, heads, head_dim).
         """
         cls_token, cells = split_class_token(x, grid)
-        maps = pool_projection(cells.unflatten(1, grid), weight, bias, kernels, self.conv.stride[0])
-        heads = maps.flatten(1, 2)
-        if cls_token is not None:
-            cls_heads = linear(cls_token, weight, bias).unflatten(2, heads.shape[2:])
-            heads = torch.cat([cls_heads, heads], dim=1)
+        given = weight, bias, kernels, norm_weight, norm_bias
+        maps, stride = cells.unflatten(1, grid), self.conv.stride[0]
+        strips = None if joins_pooling(kernels, stride) else cut_if_large(maps, len(weight), stride)
+        heads = recompute(self._project, maps, *given, strips=strips)
+        heads = heads.flatten(1, 2)
+        if cls_token is None:
+            return heads
+        cls_heads = linear(cls_token, weight, bias).unflatten(2, heads.shape[2:])
+        return torch.cat([self._normalize(cls_heads, norm_weight, norm_bias), heads], dim=1)
+
+    def _project(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        kernels: Tensor,
+        norm_weight: Tensor | None,
+        norm_bias: Tensor | None,
+    ) -> Tensor:
+        """(B, H, W, in_channels) -> (B, h, w, heads, head_dim)."""
+        maps = pool_projection(x, weight, bias, kernels, self.conv.stride[0])
+        return self._normalize(maps, norm_weight, norm_bias)
+
+    def _normalize(
+        self, heads: Tensor, norm_weight: Tensor | None, norm_bias: Tensor | None
+    ) -> Tensor:
         norm = self.norm
         return F.layer_norm(heads, norm.normalized_shape, norm_weight, norm_bias, norm.eps)
 
@@ -229,7 +251,7 @@ class PoolingAttention(nn.Module):
                 yield linear(x, weight, bias).unflatten(2, (self.num_heads, -1))
             else:
                 given = pool.conv.weight, pool.norm.weight, pool.norm.bias
-                yield recompute(partial(pool.project, grid), x, weight, bias, *given)
+                yield pool.project(x, grid, weight, bias, *given)
 
     def _recomputes(self, x: Tensor) -> bool:
         if not can_fuse(self.qkv) or torch.compiler.is_compiling() or not uses_onednn(x):

@@ -75,10 +75,11 @@ def _forward(
         for group in maps.groups():
             keys, values_t = maps.keys_of(group), as_columns(v[group])
             for rows in maps.steps():
-                probs = maps.softmax((*group, rows), keys)[1]
+                block = *group, rows
+                probs = maps.softmax(maps.queries_of(block), keys)[1]
                 if mixed:
                     scale[group] += maps.centre(probs)
-                out[(*group, rows)] = multiply(maps.narrow(probs), values_t)
+                out[block] = multiply(maps.narrow(probs), values_t)
         if mixed:
             scale.div_(maps.queries * maps.keys).add_(eps).rsqrt_()
             out.mul_((scale / maps.range)[..., None, None])
@@ -112,14 +113,15 @@ def _backward(
             keys_t = as_columns(keys)
             for rows in maps.steps():
                 block, is_first = (*group, rows), rows.start == 0
-                logits, probs = maps.softmax(block, keys)
-                dmap = multiply(grad[block], values, maps.take(2, logits.shape))
+                queries, grads = maps.queries_of(block), grad[block].contiguous()
+                logits, probs = maps.softmax(queries, keys)
+                dmap = multiply(grads, values, maps.take('gradients', logits.shape))
                 if mixed:
                     dmap.addcmul_(probs, pull[group])
                 softmax_backward(dmap, probs, -1, dmap.dtype, grad_input=dmap)
                 if mixed:
                     probs.sub_(1 / maps.keys)
-                add_products(dv[group], maps.narrow(probs), grad[block], is_first)
+                add_products(dv[group], maps.narrow(probs), grads, is_first)
                 if mixed:
                     pairs = (dmap.flatten(2) @ logits.flatten(2).mT) * scale[images, :, None]
                     mix_grad.add_(pairs.sum(0), alpha=maps.scale)
@@ -128,7 +130,7 @@ def _backward(
                 dlogits = multiply(dmap, keys_t).split(maps.channels, dim=3)
                 for target, part in zip((dq, *dpositions), dlogits, strict=True):
                     target[block] = part
-                add_products(dk[group], dmap, q[block], is_first)
+                add_products(dk[group], dmap, queries[..., : q.shape[3]], is_first)
         if mixed:
             dv.mul_((scale / maps.range)[..., None, None])
             mix_grad = mix_grad.to(mix_weight.dtype)
@@ -148,6 +150,7 @@ class _AttentionMaps:
         self, q: Tensor, k: Tensor, mix_weight: Tensor | None, positions: Sequence[Tensor] = ()
     ) -> None:
         self.q = q
+        self.k = k
         self.positions = positions
         self.channels = [part.shape[3] for part in (q, *positions)]
         self.batch, self.heads, self.queries, head_dim = q.shape
@@ -160,17 +163,28 @@ class _AttentionMaps:
         self.range = 2.0 ** round(math.log2(self.keys) / 2) if mixed and half else 1.0
         # the logits are scaled where that is least work
         self.mix = mix_weight.to(self.statistics.dtype) * self.scale if mixed else None
-        limit = _BLOCK_ELEMENTS if q.device.type == 'cpu' else _BLOCK_ELEMENTS_ON_DEVICE
-        # heads that are mixed must be in a block together; others get more queries each
-        about = max(_FEWEST_QUERIES, limit // ((self.heads if mixed else 1) * self.keys))
+        self.memory: dict[str, Tensor] = {}
+        self._share_out(_BLOCK_ELEMENTS if q.device.type == 'cpu' else _BLOCK_ELEMENTS_ON_DEVICE)
+
+    def _share_out(self, limit: int) -> None:
+        """How many images, heads and rows make a block of about ``limit`` elements.
+
+        Heads that are mixed must be in a block together. Of others a block has as many maps as
+        there are threads, or a multiple: a product of many matrices is shared out by matrices.
+        """
+        threads = torch.get_num_threads() if self.q.device.type == 'cpu' else 1
+        at_once = self.heads if self.mix is not None else min(threads, self.batch * self.heads)
+        about = max(_FEWEST_QUERIES, limit // (at_once * self.keys))
         self.rows_together = min(self.queries, even_step(self.queries, about))
         taken = self.rows_together * self.keys
-        self.heads_together = self.heads if mixed else min(self.heads, max(1, limit // taken))
-        taken *= self.heads_together
-        self.images_together = min(self.batch, max(1, limit // taken))
-        self.elements = taken * self.images_together
-        self.memory: dict[int, Tensor] = {}
-        self.k = k
+        self.heads_together = self.heads
+        if self.mix is None:
+            self.heads_together = min(self.heads, max(1, limit // taken))
+        images = min(self.batch, max(1, limit // (taken * self.heads_together)))
+        whole = threads // math.gcd(threads, self.heads_together)
+        self.images_together = images // whole * whole or images
+        if images < whole and self.mix is None:
+            self.heads_together = self.heads_together // threads * threads or self.heads_together
 
     def groups(self) -> Iterator[tuple[slice, slice]]:
         """Images and heads of the blocks that are computed together."""
@@ -184,38 +198,50 @@ class _AttentionMaps:
 
     def keys_of(self, group: tuple[slice, slice]) -> Tensor:
         """A group's keys, scaled if they are not mixed, with their places as further channels."""
-        k = self.k[group] if self.mix is not None else self.k[group] * self.scale
-        return append_places(k, *self.channels[1:]) if self.positions else k.contiguous()
+        k = self.k[group]
+        if not self.positions:
+            return k.contiguous() if self.mix is not None else k * self.scale
+        has_places = 'keys' in self.memory
+        keys = self.take('keys', (*k.shape[:3], sum(self.channels)), k.dtype)
+        if not has_places:
+            keys[..., k.shape[3] :] = places_of_keys(k, *self.channels[1:])
+        torch.mul(k, self.scale, out=keys[..., : k.shape[3]])
+        return keys
 
-    def take(self, index: int, shape: Sequence[int]) -> Tensor:
-        """Memory for a block's maps; what it held is lost."""
-        if index not in self.memory:
-            self.memory[index] = self.statistics.new_empty(self.elements)
-        return self.memory[index][: math.prod(shape)].view(shape)
+    def queries_of(self, block: tuple[slice, ...]) -> Tensor:
+        """Those of a block, with what they add to rows and columns as further channels."""
+        if not self.positions:
+            return self.q[block].contiguous()
+        shape = *self.q[block].shape[:3], sum(self.channels)
+        queries = self.take('queries', shape, self.q.dtype)
+        parts = queries.split(self.channels, dim=3)
+        for target, part in zip(parts, (self.q, *self.positions), strict=True):
+            target.copy_(part[block])
+        return queries
 
-    def softmax(self, block: tuple[slice, ...], keys: Tensor) -> tuple[Tensor, Tensor]:
+    def take(self, name: str, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
+        """The memory of this name, as long as the first that was taken; what it held is kept."""
+        if name not in self.memory:
+            self.memory[name] = self.statistics.new_empty(math.prod(shape), dtype=dtype)
+        return self.memory[name][: math.prod(shape)].view(shape)
+
+    def softmax(self, queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
         """A block's logits before the mix of heads, and the rows' softmax after it.
 
-        Without a mix both are the same memory, which holds the softmax; ``take(2)`` is free.
+        Without a mix both are the same memory, which holds the softmax.
         """
-        q = self._queries(block)
-        shape = *q.shape[:3], self.keys
-        logits = multiply(q, keys, self.take(0, shape))
+        shape = *queries.shape[:3], self.keys
+        logits = multiply(queries, keys, self.take('logits', shape))
         if self.mix is None:
             return logits, torch.softmax(logits, dim=-1, out=logits)
-        mixed = mix_heads(self.mix.expand(len(q), -1, -1), logits, self.take(1, shape))
+        mix = self.mix.expand(len(queries), -1, -1)
+        mixed = mix_heads(mix, logits, self.take('mixed', shape))
         return logits, torch.softmax(mixed, dim=-1, out=mixed)
 
     def centre(self, probs: Tensor) -> Tensor:
         """Turns P into D, in its memory; the sum of squares of D for every image and head."""
         probs.sub_(1 / self.keys)
         return torch.linalg.vector_norm(probs, dim=3).square().sum(2)
-
-    def _queries(self, block: tuple[slice, ...]) -> Tensor:
-        """Those of a block, with what they add to rows and columns as further channels."""
-        if not self.positions:
-            return self.q[block]
-        return torch.cat([part[block] for part in (self.q, *self.positions)], dim=3)
 
     def narrow(self, probs: Tensor) -> Tensor:
         """A block's map in the dtype of the tensors, times ``range``."""
@@ -239,14 +265,19 @@ def append_places(k: Tensor, rows: int, columns: int, length: float = 1.0) -> Te
     Returns:
         (B, heads, M, head_dim + rows + columns).
     """
+    places = places_of_keys(k, rows, columns) * length
+    return torch.cat([k, places.expand(*k.shape[:2], -1, -1)], dim=3)
+
+
+def places_of_keys(k: Tensor, rows: int, columns: int) -> Tensor:
+    """See :func:`append_places`: (M, rows + columns)."""
     in_rows, in_columns = (
         torch.eye(side, dtype=k.dtype, device=k.device) for side in (rows, columns)
     )
     # not repeat_interleave, which ONNX does not get right for sizes that vary
     of_rows = in_rows[:, None].expand(-1, columns, -1).flatten(0, 1)
-    places = torch.cat([of_rows, in_columns.repeat(rows, 1)], dim=1) * length
-    places = F.pad(places, (0, 0, k.shape[2] - rows * columns, 0))
-    return torch.cat([k, places.expand(*k.shape[:2], -1, -1)], dim=3)
+    places = torch.cat([of_rows, in_columns.repeat(rows, 1)], dim=1)
+    return F.pad(places, (0, 0, k.shape[2] - rows * columns, 0))
 
 
 def attend_blockwise_with_positions(

@@ -152,6 +152,11 @@ def pool_heads(x: Tensor, weight: Tensor, stride: int) -> Tensor:
     return maps.unflatten(3, (heads, head_dim))
 
 
+def joins_pooling(kernels: Tensor, stride: int) -> bool:
+    """True if :func:`pool_projection` is one convolution: a stride has more cells than a kernel."""
+    return stride**2 > kernels[0, 0].numel()
+
+
 def pool_projection(
     x: Tensor, weight: Tensor, bias: Tensor | None, kernels: Tensor, stride: int
 ) -> Tensor:
@@ -171,7 +176,7 @@ def pool_projection(
         (B, ceil(H / stride), ceil(W / stride), heads, head_dim).
     """
     heads, head_dim = len(weight) // len(kernels), len(kernels)
-    if stride**2 <= kernels[0, 0].numel() or dispatch.is_reference(x):
+    if not joins_pooling(kernels, stride) or dispatch.is_reference(x):
         return pool_heads(linear(x, weight, bias).unflatten(3, (heads, head_dim)), kernels, stride)
     of_all, padding = kernels.repeat(heads, 1, 1, 1), kernels.shape[2] // 2
     maps = conv_tokens(x, of_all * weight[:, :, None, None], None, stride, padding, groups=1)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from mmrest import ResT, ResTV2
-from mmrest.backbones import PyramidBackbone, layers
+from mmrest.backbones import PyramidBackbone
 from mmrest.backbones.layers import (
     MLP,
     Block,
@@ -21,7 +21,7 @@ from mmrest.backbones.layers import (
     run_layers,
     stochastic_depth_rates,
 )
-from mmrest.ops import use_implementation
+from mmrest.ops import strips, use_implementation
 from tests.backbones.families import build, families, randomize
 
 
@@ -276,7 +276,7 @@ def test_a_convolutional_mlp_in_strips_is_that_of_the_whole_map(
     hidden = mlp.act1(x @ mlp.fc1.weight.T + mlp.fc1.bias).permute(0, 3, 1, 2)
     hidden = mlp.act2(nn.functional.conv2d(hidden, mlp.conv.weight, mlp.conv.bias, 1, 1, 1, 12))
     expected = hidden.permute(0, 2, 3, 1) @ mlp.fc2.weight.T + mlp.fc2.bias
-    monkeypatch.setattr(layers, '_STRIP_ELEMENTS', rows * 2 * size[1] * 12)
+    monkeypatch.setattr(strips, '_STRIP_ELEMENTS', rows * size[1] * 12)
     with torch.no_grad():
         torch.testing.assert_close(mlp(x), expected)
         seen: list[torch.Size] = []

@@ -74,6 +74,30 @@ def block_elements(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
     return request.param
 
 
+@pytest.mark.parametrize('threads', [1, 2, 3, 16])
+@pytest.mark.parametrize('mixed', [False, True])
+@pytest.mark.parametrize(
+    'shape', [(1, 1, 40), (1, 4, 40), (7, 1, 9), (24, 3, 16), (5, 2, 2)], ids=str
+)
+@pytest.mark.usefixtures('block_elements')
+def test_blocks_cover_all_maps_once_and_are_shared_out_among_threads(
+    shape: tuple[int, int, int], mixed: bool, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, 'get_num_threads', lambda: threads)
+    q, k = torch.zeros(*shape, 4), torch.zeros(*shape[:2], 6, 4)
+    maps = blockwise._AttentionMaps(q, k, torch.eye(shape[1]) if mixed else None)
+    counts = torch.zeros(shape)
+    groups = list(maps.groups())
+    for images, heads in groups:
+        assert not mixed or heads == slice(0, shape[1])
+        for rows in maps.steps():
+            counts[images, heads, rows] += 1
+    assert torch.equal(counts, torch.ones(shape))
+    together = counts[groups[0]][..., 0].numel()
+    if together > threads and not mixed:
+        assert together % threads == 0
+
+
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize(('queries', 'keys'), SIZES)
 @implementations

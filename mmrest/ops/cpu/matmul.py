@@ -144,17 +144,13 @@ def multiply(rows: Tensor, matrices: Tensor, memory: Tensor | None = None) -> Te
         return multiply_by_onednn(rows[0, 0], matrices[0, 0])[None, None]
     if memory is None:
         memory = rows.new_empty(*rows.shape[:3], matrices.shape[2])
-    if not by_onednn and memory.dtype == rows.dtype:
-        whole = [_join_heads(t) for t in (rows, matrices, memory)]
-        if all(t is not None for t in whole):
-            torch.bmm(whole[0], whole[1].mT, out=whole[2])
-            return memory
+    if not by_onednn and memory.dtype == rows.dtype and memory.is_contiguous():
+        torch.bmm(rows.flatten(0, 1), matrices.flatten(0, 1).mT, out=memory.flatten(0, 1))
+        return memory
     for target, left, right in zip(memory, rows, matrices, strict=True):
         if by_onednn:
             for head, matrix in enumerate(right):
                 target[head] = multiply_by_onednn(left[head], matrix)
-        elif target.dtype == left.dtype:
-            torch.bmm(left, right.mT, out=target)
         else:
             target.copy_(left @ right.mT)
     return memory
@@ -192,10 +188,11 @@ def add_products(total: Tensor, maps: Tensor, rows: Tensor, is_first: bool) -> N
         is_first: Whatever ``total`` holds is not part of the sum.
     """
     by_onednn = _blocks_by_onednn(maps)
+    if not by_onednn and total.dtype == maps.dtype and total.is_contiguous():
+        beta = 0 if is_first else 1
+        total.flatten(0, 1).baddbmm_(maps.flatten(0, 1).mT, rows.flatten(0, 1), beta=beta)
+        return
     for targets, image_maps, image_rows in zip(total, maps, rows, strict=True):
-        if not by_onednn and targets.dtype == image_maps.dtype:
-            targets.baddbmm_(image_maps.mT, image_rows, beta=0 if is_first else 1)
-            continue
         if by_onednn:
             columns = image_rows.mT.contiguous()
             pairs = zip(columns, image_maps, strict=True)
@@ -204,13 +201,6 @@ def add_products(total: Tensor, maps: Tensor, rows: Tensor, is_first: bool) -> N
             products = image_maps.mT @ image_rows
         for target, product in zip(targets, products, strict=True):
             target.copy_(product) if is_first else target.add_(product)
-
-
-def _join_heads(x: Tensor) -> Tensor | None:
-    """(B, heads, n, c) as (B heads, n, c); None if it would have to be copied."""
-    if len(x) > 1 and x.stride(0) != x.shape[1] * x.stride(1):
-        return None
-    return x.flatten(0, 1)
 
 
 def _blocks_by_onednn(x: Tensor) -> bool:
