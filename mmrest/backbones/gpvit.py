@@ -28,6 +28,7 @@ from mmrest.backbones.layers import (
     as_tokens,
     fit_positions,
     initialize_linear,
+    normalize_and_mlp,
     resize_positions,
     run_layers,
     stochastic_depth_rates,
@@ -166,7 +167,7 @@ class Mixer(nn.Module):
         """(B, G, channels) -> (B, G, channels)."""
         turned = self.patch_mlp(self.norm1(groups).transpose(1, 2).contiguous())
         groups = groups + turned.transpose(1, 2)
-        return groups + self.channel_mlp(self.norm2(groups))
+        return groups + normalize_and_mlp(self.norm2, self.channel_mlp, groups)
 
 
 class Ungrouping(nn.Module):
@@ -202,7 +203,7 @@ class Ungrouping(nn.Module):
         k, v = apply_linear(self.k, groups), apply_linear(self.v, groups)
         attended = apply_linear(self.attn_proj, attend(q, k, v, self.num_heads))
         x = apply_linear(self.proj, torch.cat([x, self.drop_path(attended)], dim=2))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        return x + self.drop_path(normalize_and_mlp(self.norm2, self.mlp, x))
 
 
 class GroupPropagationBlock(nn.Module):

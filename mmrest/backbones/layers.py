@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 from torch.utils.checkpoint import checkpoint
 
-from mmrest.ops import conv_tokens, linear, mlp, use_implementation
+from mmrest.ops import conv_tokens, linear, mlp, normalized_mlp, use_implementation
 from mmrest.ops.dispatch import is_reference, requested, uses_onednn
 from mmrest.ops.relative import resize
 from mmrest.ops.strips import compute_in_strips, cut_in_strips
@@ -129,6 +129,22 @@ class MLP(nn.Module):
         if can_fuse(fc1, fc2):
             return mlp(x, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
         return fc2(F.gelu(fc1(x)))
+
+
+def normalize_and_mlp(norm: nn.Module, layers: nn.Module, x: Tensor) -> Tensor:
+    """``layers(norm(x))``; a LayerNorm and an :class:`MLP` of tokens may be one operator.
+
+    Args:
+        norm: Over the channels.
+        layers: An MLP of some kind.
+        x: (..., channels).
+    """
+    known = type(norm) is nn.LayerNorm and type(layers) is MLP and are_untouched(norm, layers)
+    if known and can_fuse(layers.fc1, layers.fc2) and norm.normalized_shape == x.shape[-1:]:
+        given = norm.weight, norm.bias, norm.eps
+        fc1, fc2 = layers.fc1, layers.fc2
+        return normalized_mlp(x, *given, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
+    return layers(norm(x))
 
 
 class ConvMLP(nn.Module):
@@ -245,7 +261,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor, *context: Any) -> Tensor:
         """(B, ..., channels) -> (B, ..., channels); ``context``, if any, goes to ``attn`` too."""
         x = x + self.drop_path(call_in_context(self.attn, self.norm1(x), *context))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        return x + self.drop_path(normalize_and_mlp(self.norm2, self.mlp, x))
 
 
 def layer_norm_block(

@@ -27,6 +27,7 @@ from mmrest.backbones.layers import (
     call_in_context,
     fit_positions,
     initialize_linear,
+    normalize_and_mlp,
     resize_positions,
     run_layers,
 )
@@ -123,9 +124,10 @@ class MultiscaleBlock(Block):
         shortcut = x if self.proj is None or self.widens_in_mlp else apply_linear(self.proj, y)
         branch = call_in_context(self.attn, y, grid)
         x = self._pool(shortcut, grid) + self.drop_path(branch)
+        if not self.widens_in_mlp:
+            return x + self.drop_path(normalize_and_mlp(self.norm2, self.mlp, x))
         y = self.norm2(x)
-        shortcut = apply_linear(self.proj, y) if self.widens_in_mlp else x
-        return shortcut + self.drop_path(self.mlp(y))
+        return apply_linear(self.proj, y) + self.drop_path(self.mlp(y))
 
     def _pool(self, x: Tensor, grid: Grid) -> Tensor:
         """(B, [1 +] H W, channels) -> (B, [1 +] h w, channels)."""

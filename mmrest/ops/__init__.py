@@ -30,6 +30,7 @@ from mmrest.ops.functional import (
     joins_pooling,
     linear,
     mlp,
+    normalized_mlp,
     pool_heads,
     pool_projection,
 )
@@ -66,6 +67,7 @@ __all__ = [
     'linear',
     'max_pool',
     'mlp',
+    'normalized_mlp',
     'pad_map',
     'pool_heads',
     'pool_projection',

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -224,13 +226,42 @@ def mlp(
     Returns:
         (..., out_channels).
     """
-    fits = x.shape[-1] == fc1_weight.shape[-1] and len(fc1_weight) == fc2_weight.shape[-1]
-    if not fits or not dispatch.uses_onednn(x):
+    if not dispatch.uses_onednn(x):
         return reference.mlp(x, fc1_weight, fc1_bias, fc2_weight, fc2_bias)
-    # a compiled graph would hold for the smaller or for the larger maps alone
-    if torch.compiler.is_compiling() or not is_one_chunk(x[..., 0].numel(), len(fc1_weight)):
+    if _in_chunks(x, fc1_weight, fc2_weight):
         return mlp_in_chunks(x, fc1_weight, fc1_bias, fc2_weight, fc2_bias)
     return linear(F.gelu(linear(x, fc1_weight, fc1_bias)), fc2_weight, fc2_bias)
+
+
+def normalized_mlp(
+    x: Tensor, norm_weight: Tensor | None, norm_bias: Tensor | None, eps: float, *weights: Any
+) -> Tensor:
+    """``mlp(layer_norm(x), *weights)``; for gradients it keeps no more than ``x``.
+
+    Args:
+        x: (..., in_channels).
+        norm_weight: Of the LayerNorm over the channels, (in_channels,).
+        norm_bias: As ``norm_weight``.
+        eps: Added to the variance.
+        weights: See :func:`mlp`.
+
+    Returns:
+        (..., out_channels).
+    """
+    in_chunks = not torch.compiler.is_compiling() and _in_chunks(x, weights[0], weights[2])
+    if in_chunks:  # a compiler has better things to do with a LayerNorm
+        return mlp_in_chunks(x, *weights, norm_weight, norm_bias, eps)
+    return mlp(F.layer_norm(x, x.shape[-1:], norm_weight, norm_bias, eps), *weights)
+
+
+def _in_chunks(x: Tensor, fc1_weight: Tensor, fc2_weight: Tensor) -> bool:
+    """True if the hidden layer of an MLP is computed in chunks."""
+    fits = x.shape[-1] == fc1_weight.shape[-1] and len(fc1_weight) == fc2_weight.shape[-1]
+    if not fits or not dispatch.uses_onednn(x):
+        return False  # torch says what is wrong with shapes
+    # a compiled graph would hold for the smaller or for the larger maps alone
+    compiling = torch.compiler.is_compiling()
+    return compiling or not is_one_chunk(x[..., 0].numel(), len(fc1_weight))
 
 
 def _check_shapes(q: Tensor, k: Tensor, v: Tensor) -> None:

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from mmrest import ResT, ResTV2
 from mmrest.backbones import PyramidBackbone
@@ -18,10 +19,12 @@ from mmrest.backbones.layers import (
     apply_linear,
     can_fuse,
     linear_in_parts,
+    normalize_and_mlp,
     run_layers,
     stochastic_depth_rates,
 )
 from mmrest.ops import strips, use_implementation
+from mmrest.ops.cpu import mlp as chunked
 from tests.backbones.families import build, families, randomize
 
 
@@ -283,3 +286,53 @@ def test_a_convolutional_mlp_in_strips_is_that_of_the_whole_map(
         mlp.conv.register_forward_hook(lambda _, inputs, output: seen.append(output.shape))
         torch.testing.assert_close(mlp(x), expected)
     assert seen == [(2, *size, 12)]  # whoever looks sees the whole map
+
+
+class DoublingNorm(nn.LayerNorm):
+    """What a user may put in a norm's place."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., channels) -> the same shape."""
+        return 2 * super().forward(x)
+
+
+def double_what_it_gives(module: nn.Module) -> None:
+    module.register_forward_hook(lambda _, inputs, output: 2 * output)
+
+
+CHANGES = {
+    'nothing': (lambda norm, mlp: (norm, mlp), 1, 1),
+    'a hook on the norm': (lambda norm, mlp: (double_what_it_gives(norm), mlp), 2, 1),
+    'a hook on the MLP': (lambda norm, mlp: (norm, double_what_it_gives(mlp)), 1, 2),
+    'a hook on its last layer': (lambda norm, mlp: (norm, double_what_it_gives(mlp.fc2)), 1, 2),
+    'a norm of another kind': (lambda norm, mlp: (DoublingNorm(4), mlp), 2, 1),
+    'an MLP of another kind': (
+        lambda norm, mlp: (norm, nn.Sequential(mlp.fc1, nn.GELU(), mlp.fc2)),
+        1,
+        1,
+    ),
+}
+
+
+@pytest.mark.parametrize('change', CHANGES)
+def test_a_norm_and_an_mlp_are_whatever_somebody_made_of_them(change: str) -> None:
+    norm, mlp = nn.LayerNorm(4), MLP(4, 12)
+    x, (alter, normalized, outputs) = torch.randn(2, 90, 4), CHANGES[change]
+    hidden = F.gelu(F.linear(normalized * F.layer_norm(x, (4,)), mlp.fc1.weight, mlp.fc1.bias))
+    expected = outputs * F.linear(hidden, mlp.fc2.weight, mlp.fc2.bias)
+    altered = [a or b for a, b in zip(alter(norm, mlp), (norm, mlp), strict=True)]
+    torch.testing.assert_close(normalize_and_mlp(*altered, x), expected)
+
+
+@pytest.mark.parametrize('normalized', [(4,), (3, 4)], ids=str)
+def test_what_a_norm_gives_is_not_kept_for_gradients(
+    normalized: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunked, '_CHUNK_ELEMENTS', 1)
+    norm, mlp, x, kept = nn.LayerNorm(normalized), MLP(4, 12), torch.randn(2, 3, 4), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        normalize_and_mlp(norm, mlp, x.requires_grad_()).sum()
+    ours = [t for t in kept if t.numel() == x.numel() and not isinstance(t, nn.Parameter)]
+    storages = {t.untyped_storage().data_ptr() for t in ours}
+    is_plain = len(normalized) == 1
+    assert (storages == {x.untyped_storage().data_ptr()}) == is_plain

@@ -1,4 +1,4 @@
-"""The MLP of a transformer block, ``fc2(gelu(fc1(x)))``, as one operator.
+"""The MLP of a transformer block, ``fc2(gelu(fc1(x)))``, as one operator; or with its LayerNorm.
 
 It is computed in chunks of tokens, so that the wide hidden layer stays in the cache and is never in
 memory as a whole; the backward pass computes each chunk's anew, which is faster than to store it.
@@ -36,10 +36,13 @@ def mlp_in_chunks(
     fc1_bias: Tensor | None,
     fc2_weight: Tensor,
     fc2_bias: Tensor | None,
+    norm_weight: Tensor | None = None,
+    norm_bias: Tensor | None = None,
+    eps: float | None = None,
 ) -> Tensor:
-    """See :func:`mmrest.ops.mlp`."""
-    rows = x.reshape(-1, x.shape[-1])
-    out = torch.ops.mmrest.mlp(rows, fc1_weight, fc1_bias, fc2_weight, fc2_bias)
+    """See :func:`mmrest.ops.mlp`, and with ``eps`` :func:`mmrest.ops.normalized_mlp`."""
+    rows, weights = x.reshape(-1, x.shape[-1]), (fc1_weight, fc1_bias, fc2_weight, fc2_bias)
+    out = torch.ops.mmrest.mlp(rows, *weights, norm_weight, norm_bias, eps)
     return out.view(*x.shape[:-1], len(fc2_weight))
 
 
@@ -55,16 +58,27 @@ def _chunks(hidden_channels: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ..
     return zip(*(t.split(step) for t in tensors), strict=True)
 
 
+def _normalize(
+    rows: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float | None
+) -> tuple[Tensor, ...]:
+    """Rows behind the LayerNorm, if there is one, and its statistics."""
+    if eps is None:
+        return (rows,)
+    return torch.native_layer_norm(rows, rows.shape[1:], weight, bias, eps)
+
+
 def _forward(
     x: Tensor,
     fc1_weight: Tensor,
     fc1_bias: Tensor | None,
     fc2_weight: Tensor,
     fc2_bias: Tensor | None,
+    *norm: Any,
 ) -> Tensor:
     out = x.new_empty(len(x), len(fc2_weight))
     for rows, target in _chunks(len(fc1_weight), x, out):
-        hidden = multiply_by_onednn(rows, fc1_weight, fc1_bias, gelu=True)
+        normalized = _normalize(rows, *norm)[0]
+        hidden = multiply_by_onednn(normalized, fc1_weight, fc1_bias, gelu=True)
         target.copy_(multiply_by_onednn(hidden, fc2_weight, fc2_bias))
     return out
 
@@ -75,25 +89,31 @@ def _backward(
     fc1_weight: Tensor,
     fc1_bias: Tensor | None,
     fc2_weight: Tensor,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    eps: float | None,
     for_x: bool,
     for_weights: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x, fc1's weight and bias, and fc2's; those not asked for have no elements.
+    for_norm: bool,
+) -> list[Tensor]:
+    """Gradients of x, fc1's weight and bias, fc2's and the norm's; others have no elements.
 
     The hidden layer is (hidden, n) here. All matmuls then go along the rows of their first matrix,
     and are faster for it than it costs to transpose what is small.
     """
-    grad, hidden_channels = grad.contiguous(), len(fc1_weight)
+    grad, hidden_channels, norm = grad.contiguous(), len(fc1_weight), (norm_weight, norm_bias)
     dx = torch.empty_like(x) if for_x else x.new_empty(0)
-    totals = [x.new_empty(0) for _ in range(4)]
+    totals = [x.new_empty(0) for _ in range(6)]
     if for_weights:
         shapes = (fc1_weight.shape, hidden_channels, fc2_weight.shape, grad.shape[1])
-        totals = [x.new_zeros(shape) for shape in shapes]
+        totals[:4] = [x.new_zeros(shape) for shape in shapes]
         totals[2] = as_columns(totals[2])  # fc2's is transposed, too
+    if for_norm:
+        totals[4:] = [x.new_zeros(x.shape[1]) for _ in range(2)]
     fc1_t, fc2_t = as_columns(fc1_weight), as_columns(fc2_weight)
-    targets = dx if for_x else x
-    for rows, grad_rows, target in _chunks(hidden_channels, x, grad, targets):
-        hidden = multiply_matrices(fc1_weight, rows.t())
+    for rows, grad_rows, target in _chunks(hidden_channels, x, grad, dx if for_x else x):
+        normalized, *statistics = _normalize(rows, *norm, eps)
+        hidden = multiply_matrices(fc1_weight, normalized.t())
         if fc1_bias is not None:
             hidden.add_(fc1_bias[:, None])
         dhidden = multiply_matrices(fc2_t, grad_rows.t())
@@ -102,24 +122,36 @@ def _backward(
             totals[3].add_(grad_rows.sum(0))
         torch.ops.aten.gelu_backward.grad_input(dhidden, hidden, grad_input=dhidden)
         if for_weights:
-            add_matrix_product(totals[0], dhidden, rows)
+            add_matrix_product(totals[0], dhidden, normalized)
             totals[1].add_(dhidden.sum(1))
-        if for_x:
+        if eps is None and for_x:
             multiply_matrices(fc1_t, dhidden, target.t())
+        elif eps is not None and (for_x or for_norm):
+            dnormalized = multiply_matrices(fc1_t, dhidden, torch.empty_like(rows).t()).t()
+            drows, *parts = torch.ops.aten.native_layer_norm_backward(
+                *(dnormalized, rows, rows.shape[1:], *statistics, *norm),
+                [for_x, for_norm and norm_weight is not None, for_norm and norm_bias is not None],
+            )
+            if for_x:
+                target.copy_(drows)
+            for total, part in zip(totals[4:], parts, strict=True):
+                if part is not None:
+                    total.add_(part)
     totals[2] = totals[2].t().contiguous()
-    return dx, *totals
+    return [dx, *totals]
 
 
 def _save(ctx: Any, inputs: tuple, output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:4])
+    *tensors, _, norm_weight, norm_bias, ctx.eps = inputs
+    ctx.save_for_backward(*tensors, norm_weight, norm_bias)
 
 
 def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    for_x, *for_weights = ctx.needs_input_grad
-    grads = torch.ops.mmrest.mlp_backward(grad, *ctx.saved_tensors, for_x, any(for_weights))
-    return tuple(
-        g if needed else None for g, needed in zip(grads, ctx.needs_input_grad, strict=True)
+    needed = ctx.needs_input_grad
+    grads = torch.ops.mmrest.mlp_backward(
+        grad, *ctx.saved_tensors, ctx.eps, needed[0], any(needed[1:5]), any(needed[5:7])
     )
+    return *(g if n else None for g, n in zip(grads, needed[:7], strict=True)), None
 
 
 def _fake_backward(
@@ -128,22 +160,25 @@ def _fake_backward(
     fc1_weight: Tensor,
     fc1_bias: Tensor | None,
     fc2_weight: Tensor,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    eps: float | None,
     for_x: bool,
     for_weights: bool,
-) -> tuple[Tensor, ...]:
+    for_norm: bool,
+) -> list[Tensor]:
     shapes = (x.shape, fc1_weight.shape, fc1_weight.shape[:1], fc2_weight.shape, grad.shape[1:])
-    needed = (for_x, *[for_weights] * 4)
-    return tuple(x.new_empty(s if n else 0) for s, n in zip(shapes, needed, strict=True))
+    shapes = *shapes, x.shape[1:], x.shape[1:]
+    needed = (for_x, *[for_weights] * 4, *[for_norm] * 2)
+    return [x.new_empty(s if n else 0) for s, n in zip(shapes, needed, strict=True)]
 
 
 register_operator(
     'mlp',
     _forward,
-    '(Tensor x, Tensor fc1_weight, Tensor? fc1_bias, Tensor fc2_weight, Tensor? fc2_bias)'
-    ' -> Tensor',
-    lambda x, fc1_weight, fc1_bias, fc2_weight, fc2_bias: x.new_empty(
-        x.shape[0], fc2_weight.shape[0]
-    ),
+    '(Tensor x, Tensor fc1_weight, Tensor? fc1_bias, Tensor fc2_weight, Tensor? fc2_bias, '
+    'Tensor? norm_weight, Tensor? norm_bias, float? eps) -> Tensor',
+    lambda x, fc1_weight, fc1_bias, fc2_weight, *_: x.new_empty(x.shape[0], fc2_weight.shape[0]),
     _differentiate,
     _save,
 )
@@ -151,7 +186,8 @@ register_operator(
     'mlp_backward',
     _backward,
     '(Tensor grad, Tensor x, Tensor fc1_weight, Tensor? fc1_bias, Tensor fc2_weight, '
-    'bool for_x, bool for_weights) -> (Tensor, Tensor, Tensor, Tensor, Tensor)',
+    'Tensor? norm_weight, Tensor? norm_bias, float? eps, bool for_x, bool for_weights, '
+    'bool for_norm) -> Tensor[]',
     _fake_backward,
 )
 
@@ -170,10 +206,11 @@ def _count_backward(
     fc1: Sequence[int],
     fc1_bias: Any,
     fc2: Sequence[int],
-    for_x: bool,
-    for_weights: bool,
+    *options: Any,
     **_: Any,
 ) -> int:
+    for_x, for_weights, for_norm = options[-3:]
     layer1, layer2 = 2 * x[0] * fc1[0] * fc1[1], 2 * x[0] * fc1[0] * fc2[0]
     # fc1 again and the hidden layer's gradient; then what is asked for
-    return layer1 + layer2 + for_x * layer1 + for_weights * (layer1 + layer2)
+    needed = (for_x or for_norm) * layer1 + for_weights * (layer1 + layer2)
+    return layer1 + layer2 + needed

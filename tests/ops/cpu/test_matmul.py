@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmrest.ops import linear, mlp, use_implementation
+from mmrest.ops import linear, mlp, normalized_mlp, use_implementation
 from mmrest.ops.cpu import matmul
 from mmrest.ops.cpu import mlp as chunked
 
@@ -102,6 +102,47 @@ def test_mlp_is_the_literal_one_with_all_gradients(
     assert torch.equal(given[0], before)
 
 
+@pytest.mark.parametrize('elements', [2**20, 24 * 16], ids=['one chunk', 'several chunks'])
+@pytest.mark.parametrize('affine', ['weight and bias', 'weight', 'neither'])
+@pytest.mark.parametrize('frozen', [(), (0,), (1, 2), (0, 3, 4, 5), (3, 5), (1, 2, 3, 4, 5, 6)])
+@pytest.mark.parametrize('tokens', [(1,), (3, 8, 16), (61,)], ids=str)
+def test_an_mlp_behind_a_norm_is_the_literal_one_with_all_gradients(
+    tokens: tuple[int, ...],
+    frozen: tuple[int, ...],
+    affine: str,
+    elements: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(chunked, '_CHUNK_ELEMENTS', elements)
+    monkeypatch.setattr(chunked, '_FEWEST_TOKENS', 8)
+    x, *weights = mlp_inputs(tokens, True, torch.float32)
+    norm = [leaf(8) if 'weight' in affine else None, leaf(8) if 'bias' in affine else None]
+    given = [x, *norm, *weights]
+    for i in frozen:
+        if given[i] is not None:
+            given[i].requires_grad_(False)
+    exact = [None if t is None else t.detach().double() for t in given]
+    needed = []
+    for tensor, twin in zip(given, exact, strict=True):
+        if tensor is not None and tensor.requires_grad:
+            needed.append((tensor, twin.requires_grad_()))
+    actual = normalized_mlp(*given[:3], 1e-3, *given[3:])
+    # by the definition of a LayerNorm
+    centred = exact[0] - exact[0].mean(-1, keepdim=True)
+    normalized = centred * (centred.square().mean(-1, keepdim=True) + 1e-3).rsqrt()
+    normalized = normalized * (1 if exact[1] is None else exact[1])
+    normalized = normalized + (0 if exact[2] is None else exact[2])
+    expected = literal_mlp(normalized, *exact[3:])
+    assert_close(actual.double(), expected)
+    direction = torch.randn_like(actual)
+    for a, b in zip(
+        torch.autograd.grad(actual, [t for t, _ in needed], direction),
+        torch.autograd.grad(expected, [t for _, t in needed], direction.double()),
+        strict=True,
+    ):
+        assert_close(a.double(), b)
+
+
 @pytest.mark.parametrize('frozen', range(6))
 def test_mlp_gives_no_gradient_to_what_is_frozen(frozen: int) -> None:
     """Of all but one, and of all weights."""
@@ -120,7 +161,8 @@ def test_mlp_gives_no_gradient_to_what_is_frozen(frozen: int) -> None:
 def test_the_operators_are_proper() -> None:
     for bias in (False, True):
         given = mlp_inputs((30,), bias, torch.float32)
-        torch.library.opcheck(torch.ops.mmrest.mlp.default, given)
+        norm = (leaf(8), leaf(8), 1e-5) if bias else (None, None, None)
+        torch.library.opcheck(torch.ops.mmrest.mlp.default, (*given, *norm))
         torch.library.opcheck(torch.ops.mmrest.linear.default, given[:3])
 
 
@@ -129,7 +171,7 @@ def test_the_operators_arithmetic_is_counted() -> None:
     given = mlp_inputs((30,), True, torch.float32)
     layer1, layer2 = 2 * 30 * 24 * 8, 2 * 30 * 24 * 6
     for compute, expected in (
-        (lambda: torch.ops.mmrest.mlp(*given), 3 * (layer1 + layer2) + layer1),
+        (lambda: torch.ops.mmrest.mlp(*given, *[None] * 3), 3 * (layer1 + layer2) + layer1),
         (lambda: torch.ops.mmrest.linear(*given[:3]), 3 * layer1),
     ):
         with FlopCounterMode(display=False) as counter:
