@@ -139,6 +139,9 @@ def normalize_and_mlp(norm: nn.Module, layers: nn.Module, x: Tensor) -> Tensor:
         layers: An MLP of some kind.
         x: (..., channels).
     """
+    # a compiler has better things to do with a LayerNorm
+    if torch.compiler.is_compiling() or not uses_onednn(x):
+        return layers(norm(x))
     known = type(norm) is nn.LayerNorm and type(layers) is MLP and are_untouched(norm, layers)
     if known and can_fuse(layers.fc1, layers.fc2) and norm.normalized_shape == x.shape[-1:]:
         given = norm.weight, norm.bias, norm.eps

@@ -248,8 +248,7 @@ def normalized_mlp(
     Returns:
         (..., out_channels).
     """
-    in_chunks = not torch.compiler.is_compiling() and _in_chunks(x, weights[0], weights[2])
-    if in_chunks:  # a compiler has better things to do with a LayerNorm
+    if _in_chunks(x, weights[0], weights[2]):
         return mlp_in_chunks(x, *weights, norm_weight, norm_bias, eps)
     return mlp(F.layer_norm(x, x.shape[-1:], norm_weight, norm_bias, eps), *weights)
 
