@@ -141,12 +141,13 @@ STUDIES = (
         'Every trick of the package switched off alone, inference at 800x1344, training at '
         '640x800. "times" is the median over pairs of steps; what is within 5 % and 40 MB is not '
         'known to be worth anything. Processes that were started later were some per cent faster '
-        'here, whatever they ran: in the table of MViTv2 "nothing" is the mean of two, the first '
-        'and the last, in the earlier ones it is the first. `--constants` tries the sizes of '
-        'blocks and chunks instead.',
+        'here, whatever they ran: "nothing" is the mean of two, the first and the last, in the '
+        'tables of MViTv2 and PVTv2, and the first alone in the others, which are older. '
+        '`--constants` tries the sizes of blocks and chunks instead.',
         {
             'ablation': '--models ResT:arch=small ResTV2:arch=tiny --steps 5',
             'ablation_mvitv2_tiny': '--models MViTV2:arch=tiny --steps 6',
+            'ablation_pvtv2_b1': '--models PVTV2:arch=b1 --mode infer --steps 6',
         },
         tool=ABLATION,
     ),

@@ -14,8 +14,7 @@ from torch import Tensor
 # Elements of a strip of what shall not be in memory; docs/scripts/ablation.py --constants tries
 # others.
 _STRIP_ELEMENTS = 2**21
-# Memory of more than 32 MB is new to the process every time that it is asked for, and to get it
-# takes about as long as to compute what it holds.
+# Memory of more than 32 MB is new to the process every time that it is asked for, page by page.
 _LARGE_MAP = 2**23
 
 
