@@ -1,7 +1,8 @@
 """Layers that two or more families of backbones use, as the papers draw them.
 
-A forward pass calls every module and uses what it returns. An operator of :mod:`mmrest.ops` does a
-module's work only inside that module, and only where :func:`can_fuse` allows it.
+A forward pass calls every module and uses what it returns. An operator of :mod:`mmrest.ops` does
+the work of modules only inside the one that owns them, and only where :func:`can_fuse` and
+:func:`are_untouched` allow it.
 """
 
 from __future__ import annotations

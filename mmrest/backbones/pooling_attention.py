@@ -107,8 +107,7 @@ class Pool(nn.Module):
         given = weight, bias, kernels, norm_weight, norm_bias
         maps, stride = cells.unflatten(1, grid), self.conv.stride[0]
         strips = None if joins_pooling(kernels, stride) else cut_if_large(maps, len(weight), stride)
-        heads = recompute(self._project, maps, *given, strips=strips)
-        heads = heads.flatten(1, 2)
+        heads = recompute(self._project, maps, *given, strips=strips).flatten(1, 2)
         if cls_token is None:
             return heads
         cls_heads = linear(cls_token, weight, bias).unflatten(2, heads.shape[2:])
@@ -120,12 +119,11 @@ class Pool(nn.Module):
         weight: Tensor,
         bias: Tensor | None,
         kernels: Tensor,
-        norm_weight: Tensor | None,
-        norm_bias: Tensor | None,
+        *norm: Tensor | None,
     ) -> Tensor:
         """(B, H, W, in_channels) -> (B, h, w, heads, head_dim)."""
         maps = pool_projection(x, weight, bias, kernels, self.conv.stride[0])
-        return self._normalize(maps, norm_weight, norm_bias)
+        return self._normalize(maps, *norm)
 
     def _normalize(
         self, heads: Tensor, norm_weight: Tensor | None, norm_bias: Tensor | None

@@ -252,7 +252,7 @@ def _slices(length: int, step: int) -> list[slice]:
     return [slice(start, min(start + step, length)) for start in range(0, length, step)]
 
 
-def append_places(k: Tensor, rows: int, columns: int, length: float = 1.0) -> Tensor:
+def append_places(k: Tensor, rows: int, columns: int, length: float) -> Tensor:
     """Keys with their places on a map as further channels, rows and columns as one-hot vectors.
 
     Args:
