@@ -34,7 +34,6 @@ CONSTANTS = (
     'mmrest.ops.cpu.mlp._CHUNK_ELEMENTS',
     'mmrest.ops.cpu.mlp._FEWEST_TOKENS',
     'mmrest.ops.strips._STRIP_ELEMENTS',
-    'mmrest.ops.strips._LARGE_MAP',
 )
 
 
@@ -100,7 +99,7 @@ def with_the_other_library_in_blocks() -> None:
 
 
 def without_strips() -> None:
-    """What convolutions see, in an MLP (PVT v2, P2T) or of a projection (MViTv2), as a whole."""
+    """What convolutions in an MLP see (PVT v2, P2T) as a whole."""
     set_attribute('mmrest.ops.strips._STRIP_ELEMENTS', sys.maxsize)
 
 
@@ -113,21 +112,10 @@ def without_convolution_gradients() -> None:
     set_attribute('mmrest.ops.cpu.matmul.add_weight_gradient', add)
 
 
-def without_joined_projections() -> None:
-    """MViTv2's linear layer and the pooling behind it one after the other, whatever the stride."""
-    ops = importlib.import_module('mmrest.ops')
-
-    def in_turn(x, weight, bias, kernels, stride):
-        heads = ops.linear(x, weight, bias).unflatten(3, (-1, len(kernels)))
-        return ops.pool_heads(heads, kernels, stride)
-
-    set_attribute('mmrest.backbones.pooling_attention.pool_projection', in_turn)
-
-
 def without_recomputed_poolings() -> None:
     """What MViTv2 pools is stored for the backward pass."""
 
-    def compute(function, *tensors, strips):
+    def compute(function, *tensors):
         return function(*tensors)
 
     set_attribute('mmrest.backbones.pooling_attention.recompute', compute)
@@ -146,9 +134,8 @@ TRICKS: dict[str, tuple[Callable[[], None], str, str | tuple[str, ...]]] = {
     'small hidden layers stored': (without_stored_hidden_layers, 'train', ''),
     'the faster library in blocks': (with_the_other_library_in_blocks, 'infer train', ''),
     "weights' gradients as convolutions": (without_convolution_gradients, 'train', ''),
-    'maps in strips': (without_strips, 'infer train', ('MViTV2', 'P2T', 'PVTV2')),
+    'maps in strips': (without_strips, 'infer', ('P2T', 'PVTV2')),
     'fusing': (without_fusing, 'infer', ''),
-    'projection and pooling as one': (without_joined_projections, 'infer train', 'MViTV2'),
     'poolings computed again': (without_recomputed_poolings, 'train', 'MViTV2'),
 }
 

@@ -14,16 +14,13 @@ from mmrest.ops import (
     attention_with_positions,
     cut_windows,
     join_windows,
-    joins_pooling,
     joint_logits,
     linear,
     pool_heads,
-    pool_projection,
     position_logits,
 )
 from mmrest.ops.dispatch import uses_onednn
 from mmrest.ops.recomputing import recompute
-from mmrest.ops.strips import cut_if_large
 
 Grid = tuple[int, int]
 
@@ -105,9 +102,7 @@ class Pool(nn.Module):
         """
         cls_token, cells = split_class_token(x, grid)
         given = weight, bias, kernels, norm_weight, norm_bias
-        maps, stride = cells.unflatten(1, grid), self.conv.stride[0]
-        strips = None if joins_pooling(kernels, stride) else cut_if_large(maps, len(weight), stride)
-        heads = recompute(self._project, maps, *given, strips=strips).flatten(1, 2)
+        heads = recompute(self._project, cells.unflatten(1, grid), *given).flatten(1, 2)
         if cls_token is None:
             return heads
         cls_heads = linear(cls_token, weight, bias).unflatten(2, heads.shape[2:])
@@ -122,8 +117,8 @@ class Pool(nn.Module):
         *norm: Tensor | None,
     ) -> Tensor:
         """(B, H, W, in_channels) -> (B, h, w, heads, head_dim)."""
-        maps = pool_projection(x, weight, bias, kernels, self.conv.stride[0])
-        return self._normalize(maps, *norm)
+        heads = linear(x, weight, bias).unflatten(3, (-1, len(kernels)))
+        return self._normalize(pool_heads(heads, kernels, self.conv.stride[0]), *norm)
 
     def _normalize(
         self, heads: Tensor, norm_weight: Tensor | None, norm_bias: Tensor | None

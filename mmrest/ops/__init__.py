@@ -27,12 +27,10 @@ from mmrest.ops.functional import (
     attention,
     attention_with_positions,
     emsa,
-    joins_pooling,
     linear,
     mlp,
     normalized_mlp,
     pool_heads,
-    pool_projection,
 )
 from mmrest.ops.maps import adaptive_average, channels_first, crop, fill_up, max_pool, pad_map
 from mmrest.ops.relative import joint_logits, position_logits
@@ -62,7 +60,6 @@ __all__ = [
     'fill_up',
     'hide_filling',
     'join_windows',
-    'joins_pooling',
     'joint_logits',
     'linear',
     'max_pool',
@@ -70,7 +67,6 @@ __all__ = [
     'normalized_mlp',
     'pad_map',
     'pool_heads',
-    'pool_projection',
     'position_logits',
     'use_implementation',
     'window_attention',

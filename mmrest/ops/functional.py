@@ -154,42 +154,6 @@ def pool_heads(x: Tensor, weight: Tensor, stride: int) -> Tensor:
     return maps.unflatten(3, (heads, head_dim))
 
 
-def joins_pooling(kernels: Tensor, stride: int) -> bool:
-    """True if :func:`pool_projection` is one convolution: a stride has more cells than a kernel."""
-    return stride**2 > kernels[0, 0].numel()
-
-
-def pool_projection(
-    x: Tensor, weight: Tensor, bias: Tensor | None, kernels: Tensor, stride: int
-) -> Tensor:
-    """``pool_heads`` of a linear layer's output.
-
-    The two are one convolution. Where its kernel has fewer cells than a stride has, that is less
-    arithmetic than the linear layer alone, of a map that then need not exist.
-
-    Args:
-        x: (B, H, W, in_channels).
-        weight: Of the linear layer, (heads head_dim, in_channels).
-        bias: Of the linear layer, (heads head_dim,).
-        kernels: (head_dim, 1, k, k), k odd; the linear layer's output is padded by ``k // 2``.
-        stride: Along both sides.
-
-    Returns:
-        (B, ceil(H / stride), ceil(W / stride), heads, head_dim).
-    """
-    heads, head_dim = len(weight) // len(kernels), len(kernels)
-    if not joins_pooling(kernels, stride) or dispatch.is_reference(x):
-        return pool_heads(linear(x, weight, bias).unflatten(3, (heads, head_dim)), kernels, stride)
-    of_all, padding = kernels.repeat(heads, 1, 1, 1), kernels.shape[2] // 2
-    maps = conv_tokens(x, of_all * weight[:, :, None, None], None, stride, padding, groups=1)
-    if bias is not None:
-        # less at the borders, where kernels reach into the padding
-        ones = x.new_ones(1, 1, *x.shape[1:3])
-        of_bias = F.conv2d(ones, of_all * bias[:, None, None, None], None, stride, padding)
-        maps = maps + of_bias.permute(0, 2, 3, 1)
-    return maps.unflatten(3, (heads, head_dim))
-
-
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``F.linear``.
 

@@ -1,7 +1,7 @@
 """A map in strips of rows, so that what is large on the way is never in memory as a whole.
 
-For what sees a map through windows, like a convolution: a strip is computed from some more rows
-than its own, and what has seen the strip's edge in the place of the map is dropped.
+For 3x3 convolutions: a strip is computed from a row more above and below, and what has seen the
+strip's edge in the place of the map is dropped.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ from torch import Tensor
 # Elements of a strip of what shall not be in memory; docs/scripts/ablation.py --constants tries
 # others.
 _STRIP_ELEMENTS = 2**21
-# Memory of more than 32 MB is new to the process every time that it is asked for, page by page.
-_LARGE_MAP = 2**23
 
 
 @dataclass(frozen=True)
@@ -35,51 +33,29 @@ class Strip:
     rows: slice
 
 
-def cut_in_strips(
-    images: int, height: int, row_elements: int, stride: int = 1, reach: int = 1
-) -> list[Strip]:
+def cut_in_strips(images: int, height: int, row_elements: int) -> list[Strip]:
     """Strips of one image, or of more together where those are small.
 
     Args:
         images: In the batch.
         height: Of the maps, in rows.
         row_elements: Of a row of what shall not be in memory as a whole.
-        stride: Of the windows; the result has ``ceil(height / stride)`` rows.
-        reach: Rows that a window sees above and below its middle.
     """
-    step = max(1, _STRIP_ELEMENTS // (row_elements * stride)) * stride
-    above = -(-reach // stride) * stride  # windows of a strip are at the places that the map's have
+    step = max(1, _STRIP_ELEMENTS // row_elements)
     together = max(1, _STRIP_ELEMENTS // (row_elements * height))
     strips = []
     for first_image in range(0, images, together):
         for first in range(0, height, step):
-            last = min(first + step, height)
-            top = max(first - above, 0)
-            rows = slice(first // stride, -(-last // stride))
-            dropped = (first - top) // stride
+            last, top = min(first + step, height), max(first - 1, 0)
             strips.append(
                 Strip(
                     images=slice(first_image, first_image + together),
-                    seen=slice(top, min(last + reach, height)),
-                    kept=slice(dropped, dropped + rows.stop - rows.start),
-                    rows=rows,
+                    seen=slice(top, min(last + 1, height)),
+                    kept=slice(first - top, last - top),
+                    rows=slice(first, last),
                 )
             )
     return strips
-
-
-def cut_if_large(x: Tensor, channels: int, stride: int) -> list[Strip] | None:
-    """Strips of a map that is too large to be computed as a whole; None of others.
-
-    Args:
-        x: (B, H, W, ...).
-        channels: Of what is computed of each cell, and then seen through windows.
-        stride: Of the windows.
-    """
-    images, height, width = x.shape[:3]
-    if images * height * width * channels <= _LARGE_MAP:
-        return None
-    return cut_in_strips(images, height, width * channels, stride)
 
 
 def compute_in_strips(
@@ -94,7 +70,7 @@ def compute_in_strips(
         strips: Of the map.
 
     Returns:
-        (B, h, ...).
+        (B, H, ...).
     """
     out = None
     for strip in strips:
@@ -102,6 +78,6 @@ def compute_in_strips(
         if out is None:
             if len(strips) == 1:
                 return rows
-            out = rows.new_empty(len(x), strips[-1].rows.stop, *rows.shape[2:])
+            out = rows.new_empty(*x.shape[:2], *rows.shape[2:])
         out[strip.images, strip.rows] = rows
     return out

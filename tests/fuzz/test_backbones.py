@@ -47,7 +47,6 @@ SMALL_BLOCKS = {
     'blockwise._FEWEST_QUERIES': 16,
     'cpu.mlp._CHUNK_ELEMENTS': 20_000,
     'cpu.mlp._FEWEST_TOKENS': 16,
-    'strips._LARGE_MAP': 20_000,
     'strips._STRIP_ELEMENTS': 20_000,
 }
 _TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-3}

@@ -20,7 +20,6 @@ from mmrest.ops import (
     functional,
     linear,
     mlp,
-    pool_projection,
     reference,
     use_implementation,
 )
@@ -327,40 +326,6 @@ def test_linear_and_mlp_are_those_of_torch_also_of_nothing(batch: tuple[int, ...
     expected = F.linear(F.gelu(F.linear(x, w1, b1)), w2, b2)
     torch.testing.assert_close(mlp(x, w1, b1, w2, b2), expected)
     torch.testing.assert_close(reference.mlp(x, w1, b1, w2, b2), expected)
-
-
-@pytest.mark.parametrize('has_bias', [True, False])
-@pytest.mark.parametrize('name', ['auto', 'reference'])
-@pytest.mark.parametrize('side', [3, 5])
-@pytest.mark.parametrize('stride', [1, 2, 3, 4, 7])
-@pytest.mark.parametrize('size', [(1, 1), (4, 9), (11, 13)], ids=str)
-def test_a_pooled_projection_is_a_convolution_of_a_linear_layer(
-    size: tuple[int, int], stride: int, side: int, name: str, has_bias: bool
-) -> None:
-    heads, head_dim, padding = 2, 3, side // 2
-    shapes = [(2, *size, 4), (heads * head_dim, 4), (head_dim, 1, side, side), (heads * head_dim,)]
-    args = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
-    x, weight, kernels, bias = args
-    if not has_bias:
-        args, bias = args[:3], None
-    projected = F.linear(x, weight, bias).unflatten(3, (heads, head_dim))
-    expected = torch.stack(
-        [
-            F.conv2d(head.permute(0, 3, 1, 2), kernels, None, stride, padding, groups=head_dim)
-            for head in projected.unbind(3)
-        ],
-        dim=1,
-    ).permute(0, 3, 4, 1, 2)
-    actual = by(name, pool_projection, x, weight, bias, kernels, stride)
-    assert_same_with_gradients(actual, expected, args)
-
-
-def test_a_pooled_projection_with_long_strides_is_less_arithmetic_than_the_linear_layer() -> None:
-    x, weight, kernels = torch.randn(1, 12, 16, 8), torch.randn(8, 8), torch.randn(4, 1, 3, 3)
-    with FlopCounterMode(display=False) as counter:
-        pool_projection(x, weight, None, kernels, 4)
-    # 3 x 3 cells of every 4 x 4
-    assert counter.get_total_flops() == 2 * x.numel() * 8 * 9 // 16
 
 
 def test_wrong_widths_get_torchs_own_message() -> None:

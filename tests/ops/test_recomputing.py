@@ -13,7 +13,7 @@ from torch.func import functional_call
 from torch.nn.utils import prune
 
 from mmrest.backbones import MViTV2
-from mmrest.ops import strips, use_implementation
+from mmrest.ops import use_implementation
 from mmrest.ops.dispatch import requested
 from mmrest.ops.recomputing import recompute
 
@@ -35,32 +35,6 @@ def test_all_gradients_are_those_of_the_function() -> None:
             strict=True,
         ):
             torch.testing.assert_close(actual, wanted)
-
-
-def pool(x: Tensor, weight: Tensor, bias: Tensor, kernels: Tensor) -> Tensor:
-    maps = F.linear(x, weight, bias).permute(0, 3, 1, 2)
-    return F.conv2d(maps, kernels, None, 2, 1, groups=6).permute(0, 2, 3, 1)
-
-
-@pytest.mark.parametrize('limit', [1, 6 * 5 * 4, 6 * 5 * 9])
-@pytest.mark.parametrize('frozen', [(), (0,), (1, 3), (0, 1, 2)], ids=str)
-def test_all_gradients_are_the_same_in_strips(
-    frozen: tuple[int, ...], limit: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(strips, '_STRIP_ELEMENTS', limit)
-    given = [torch.randn(s).double() for s in ((3, 9, 5, 4), (6, 4), (6,), (6, 1, 3, 3))]
-    needed = [t.requires_grad_() for i, t in enumerate(given) if i not in frozen]
-    cut = strips.cut_in_strips(3, 9, 5 * 6, stride=2)
-    assert len(cut) > 1
-    again, expected = recompute(pool, *given, strips=cut), pool(*given)
-    torch.testing.assert_close(again, expected)
-    direction = torch.randn_like(expected)
-    for actual, wanted in zip(
-        torch.autograd.grad(again, needed, direction),
-        torch.autograd.grad(expected, needed, direction),
-        strict=True,
-    ):
-        torch.testing.assert_close(actual, wanted)
 
 
 def test_what_was_changed_in_between_is_an_error() -> None:
