@@ -38,10 +38,9 @@ def is_mkl_fast(processor: Mapping[str, str]) -> bool:
 
 
 def is_mkl_faster_in_blocks(processor: Mapping[str, str]) -> bool:
-    """Whether MKL is the faster for the products of attention in blocks and of gradients.
+    """Whether MKL is the faster for the products of attention in blocks and of MLPs in chunks.
 
-    It is on Intel's, and on AMD's where oneDNN has no AVX-512 either; of the latter only attention
-    was measured.
+    It is on Intel's, and on AMD's where oneDNN has no AVX-512 either.
     """
     vendor = processor.get('vendor_id')
     has_avx512 = 'avx512f' in processor.get('flags', '').split()
@@ -94,6 +93,38 @@ def multiply_matrices(a: Tensor, b: Tensor, memory: Tensor | None = None) -> Ten
         product = multiply_by_onednn(a, b.t())
         return product if memory is None else memory.copy_(product)
     return torch.mm(a, b, out=a.new_empty(len(a), b.shape[1]) if memory is None else memory)
+
+
+def transform_rows(
+    rows: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    gelu: bool = False,
+    memory: Tensor | None = None,
+) -> Tensor:
+    """A linear layer of a block's rows, then perhaps a GELU; without gradients.
+
+    oneDNN has a GELU of its own, which is slower than torch's without AVX-512.
+
+    Args:
+        rows: (n, c).
+        weight: (m, c).
+        bias: (m,).
+        gelu: Whether there is one.
+        memory: (n, m), contiguous, which shall hold the result.
+
+    Returns:
+        (n, m), ``memory`` if it is given.
+    """
+    if _blocks_by_onednn(rows):
+        out = multiply_by_onednn(rows, weight, bias, gelu)
+        return out if memory is None else memory.copy_(out)
+    out = rows.new_empty(len(rows), len(weight)) if memory is None else memory
+    if bias is None:
+        torch.mm(rows, weight.t(), out=out)
+    else:
+        torch.addmm(bias, rows, weight.t(), out=out)
+    return torch.ops.aten.gelu_(out) if gelu else out
 
 
 def add_matrix_product(total: Tensor, a: Tensor, b: Tensor) -> None:
