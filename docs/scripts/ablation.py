@@ -98,6 +98,11 @@ def with_the_other_library_in_blocks() -> None:
     set_attribute('mmrest.ops.cpu.matmul._MKL_IN_BLOCKS', not matmul._MKL_IN_BLOCKS)
 
 
+def without_alignment() -> None:
+    """Blocks of attention as wide as there are keys."""
+    set_attribute('mmrest.ops.blockwise._ALIGNMENT', 1)
+
+
 def without_strips() -> None:
     """What convolutions in an MLP see (PVT v2, P2T) as a whole."""
     set_attribute('mmrest.ops.strips._STRIP_ELEMENTS', sys.maxsize)
@@ -133,6 +138,7 @@ TRICKS: dict[str, tuple[Callable[[], None], str, str | tuple[str, ...]]] = {
     'norm and MLP as one': (without_norm_in_mlp, 'infer train', ''),
     'small hidden layers stored': (without_stored_hidden_layers, 'train', ''),
     'the faster library in blocks': (with_the_other_library_in_blocks, 'infer train', ''),
+    'aligned rows of maps': (without_alignment, 'infer train', ''),
     "weights' gradients as convolutions": (without_convolution_gradients, 'train', ''),
     'maps in strips': (without_strips, 'infer', ('P2T', 'PVTV2')),
     'fusing': (without_fusing, 'infer', ''),

@@ -43,6 +43,8 @@ _BLOCK_ELEMENTS = 2**21
 _BLOCK_ELEMENTS_ON_DEVICE = 2**25
 # With fewer, products wait for memory: where there are many keys a block may leave the cache.
 _FEWEST_QUERIES = 64
+# Products are written fastest where the rows of a map begin at a multiple of so many elements.
+_ALIGNMENT = 16
 
 
 def attend_blockwise(
@@ -73,7 +75,7 @@ def _forward(
         mixed = mix_weight is not None
         scale = maps.statistics.new_zeros(q.shape[:2])
         for group in maps.groups():
-            keys, values_t = maps.keys_of(group), as_columns(v[group])
+            keys, values_t = maps.keys_of(group), as_columns(maps.fill_up(v[group]))
             for rows in maps.steps():
                 block = *group, rows
                 probs = maps.softmax(maps.queries_of(block), keys)[1]
@@ -101,7 +103,7 @@ def _backward(
         maps = _AttentionMaps(q, k, mix_weight, positions)
         mixed = mix_weight is not None
         dq, *dpositions = (empty_tokens(q, part.shape[3]) for part in (q, *positions))
-        dk, dv = (maps.statistics.new_empty(t.shape) for t in (k, v))
+        dk, dv = (maps.statistics.new_empty(*t.shape[:2], maps.columns, t.shape[3]) for t in (k, v))
         softmax_backward = torch.ops.aten._softmax_backward_data.out
         mix_grad = maps.statistics.new_zeros(mix_weight.shape if mixed else 0)
         if mixed:
@@ -109,7 +111,7 @@ def _backward(
             pull = (pull * scale / -(maps.queries * maps.keys))[..., None, None]
             mix_back = (maps.mix * scale[..., None]).mT
         for group in maps.groups():
-            keys, values, images = maps.keys_of(group), v[group].contiguous(), group[0]
+            keys, values, images = maps.keys_of(group), maps.fill_up(v[group]), group[0]
             keys_t = as_columns(keys)
             for rows in maps.steps():
                 block, is_first = (*group, rows), rows.start == 0
@@ -120,7 +122,7 @@ def _backward(
                     dmap.addcmul_(probs, pull[group])
                 softmax_backward(dmap, probs, -1, dmap.dtype, grad_input=dmap)
                 if mixed:
-                    probs.sub_(1 / maps.keys)
+                    maps.subtract_mean(probs)
                 add_products(dv[group], maps.narrow(probs), grads, is_first)
                 if mixed:
                     pairs = (dmap.flatten(2) @ logits.flatten(2).mT) * scale[images, :, None]
@@ -136,14 +138,16 @@ def _backward(
             mix_grad = mix_grad.to(mix_weight.dtype)
         else:
             dk.mul_(maps.scale)
-    return dq, dk.to(q.dtype), dv.to(q.dtype), mix_grad, *dpositions
+        dk, dv = (t[:, :, : maps.keys].to(q.dtype).contiguous() for t in (dk, dv))
+    return dq, dk, dv, mix_grad, *dpositions
 
 
 class _AttentionMaps:
-    """The blocks of the attention maps, (images, heads, rows, keys), and memory for one at a time.
+    """The blocks of attention maps, (images, heads, rows, columns), and memory for one at a time.
 
-    Some products bring memory of their own. Statistics and softmax are in float32 at least,
-    whatever the tensors are.
+    There is a column for each key, and on a processor a few more, of keys that nobody sees, so that
+    rows are aligned. Some products bring memory of their own. Statistics and softmax are in float32
+    at least, whatever the tensors are.
     """
 
     def __init__(
@@ -155,6 +159,7 @@ class _AttentionMaps:
         self.channels = [part.shape[3] for part in (q, *positions)]
         self.batch, self.heads, self.queries, head_dim = q.shape
         self.keys = k.shape[2]
+        self.columns = _columns_of(self.keys) if q.device.type == 'cpu' else self.keys
         self.scale = head_dim**-0.5
         # makes tensors of the dtype that statistics have
         self.statistics = q.new_empty(0, dtype=torch.promote_types(q.dtype, torch.float32))
@@ -174,9 +179,9 @@ class _AttentionMaps:
         """
         threads = torch.get_num_threads() if self.q.device.type == 'cpu' else 1
         at_once = self.heads if self.mix is not None else min(threads, self.batch * self.heads)
-        about = max(_FEWEST_QUERIES, limit // (at_once * self.keys))
+        about = max(_FEWEST_QUERIES, limit // (at_once * self.columns))
         self.rows_together = min(self.queries, even_step(self.queries, about))
-        taken = self.rows_together * self.keys
+        taken = self.rows_together * self.columns
         self.heads_together = self.heads
         if self.mix is None:
             self.heads_together = min(self.heads, max(1, limit // taken))
@@ -200,13 +205,20 @@ class _AttentionMaps:
         """A group's keys, scaled if they are not mixed, with their places as further channels."""
         k = self.k[group]
         if not self.positions:
-            return k.contiguous() if self.mix is not None else k * self.scale
-        has_places = 'keys' in self.memory
-        keys = self.take('keys', (*k.shape[:3], sum(self.channels)), k.dtype)
-        if not has_places:
-            keys[..., k.shape[3] :] = places_of_keys(k, *self.channels[1:])
-        torch.mul(k, self.scale, out=keys[..., : k.shape[3]])
+            return self.fill_up(k if self.mix is not None else k * self.scale)
+        is_new = 'keys' not in self.memory
+        shape = *k.shape[:2], self.columns, sum(self.channels)
+        keys = self.take('keys', shape, k.dtype)
+        if is_new:
+            keys[:, :, self.keys :] = 0
+            keys[:, :, : self.keys, k.shape[3] :] = places_of_keys(k, *self.channels[1:])
+        torch.mul(k, self.scale, out=keys[:, :, : self.keys, : k.shape[3]])
         return keys
+
+    def fill_up(self, k: Tensor) -> Tensor:
+        """Keys or values (images, heads, keys, channels) with zeros for those that nobody sees."""
+        filling = self.columns - self.keys
+        return F.pad(k, (0, 0, 0, filling)) if filling else k.contiguous()
 
     def queries_of(self, block: tuple[slice, ...]) -> Tensor:
         """Those of a block, with what they add to rows and columns as further channels."""
@@ -230,22 +242,34 @@ class _AttentionMaps:
 
         Without a mix both are the same memory, which holds the softmax.
         """
-        shape = *queries.shape[:3], self.keys
+        shape = *queries.shape[:3], self.columns
         logits = multiply(queries, keys, self.take('logits', shape))
-        if self.mix is None:
-            return logits, torch.softmax(logits, dim=-1, out=logits)
-        mix = self.mix.expand(len(queries), -1, -1)
-        mixed = mix_heads(mix, logits, self.take('mixed', shape))
+        mixed = logits
+        if self.mix is not None:
+            mix = self.mix.expand(len(queries), -1, -1)
+            mixed = mix_heads(mix, logits, self.take('mixed', shape))
+        mixed[..., self.keys :] = -math.inf
         return logits, torch.softmax(mixed, dim=-1, out=mixed)
 
-    def centre(self, probs: Tensor) -> Tensor:
-        """Turns P into D, in its memory; the sum of squares of D for every image and head."""
+    def subtract_mean(self, probs: Tensor) -> None:
+        """Turns P into D, in its memory."""
         probs.sub_(1 / self.keys)
+        probs[..., self.keys :] = 0
+
+    def centre(self, probs: Tensor) -> Tensor:
+        """As :meth:`subtract_mean`; the sum of squares of D for every image and head."""
+        self.subtract_mean(probs)
         return torch.linalg.vector_norm(probs, dim=3).square().sum(2)
 
     def narrow(self, probs: Tensor) -> Tensor:
         """A block's map in the dtype of the tensors, times ``range``."""
         return probs if probs.dtype == self.q.dtype else (probs * self.range).to(self.q.dtype)
+
+
+def _columns_of(keys: int) -> int:
+    """Columns of a map's aligned rows; only those of the keys where that would be many more."""
+    aligned = math.ceil(keys / _ALIGNMENT) * _ALIGNMENT
+    return aligned if aligned - keys <= keys // _ALIGNMENT else keys
 
 
 def _slices(length: int, step: int) -> list[slice]:

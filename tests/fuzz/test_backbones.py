@@ -45,6 +45,7 @@ _PIXELS = 2**15
 SMALL_BLOCKS = {
     'blockwise._BLOCK_ELEMENTS': 20_000,
     'blockwise._FEWEST_QUERIES': 16,
+    'blockwise._ALIGNMENT': 3,
     'cpu.mlp._CHUNK_ELEMENTS': 20_000,
     'cpu.mlp._FEWEST_TOKENS': 16,
     'strips._STRIP_ELEMENTS': 20_000,

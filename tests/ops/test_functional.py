@@ -25,7 +25,8 @@ from mmrest.ops import (
 )
 
 IMPLEMENTATIONS = ('reference', 'blockwise')
-SIZES = [(35, 7), (1, 5), (6, 1), (16, 16), (3, 50), (40, 3), (5, 130)]
+# the last two have keys that are filled up in blocks
+SIZES = [(35, 7), (1, 5), (6, 1), (16, 16), (3, 50), (40, 3), (5, 130), (9, 62), (4, 125)]
 implementations = pytest.mark.parametrize('name', IMPLEMENTATIONS)
 
 
@@ -95,6 +96,15 @@ def test_blocks_cover_all_maps_once_and_are_shared_out_among_threads(
     together = counts[groups[0]][..., 0].numel()
     if together > threads and not mixed:
         assert together % threads == 0
+
+
+@pytest.mark.parametrize(
+    ('keys', 'columns'),
+    [(1, 1), (15, 15), (16, 16), (62, 64), (196, 208), (200, 208), (1050, 1056)],
+)
+def test_rows_of_maps_are_aligned_where_that_adds_few_columns(keys: int, columns: int) -> None:
+    maps = blockwise._AttentionMaps(torch.zeros(1, 1, 3, 4), torch.zeros(1, 1, keys, 4), None)
+    assert maps.columns == columns
 
 
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32], ids=str)

@@ -99,17 +99,21 @@ def test_a_joint_table_that_is_a_sum_is_two_tables(
     torch.testing.assert_close(joint, both.transpose(1, 2))
 
 
+# in blocks the keys of the last two are filled up
+KEY_GRIDS = [(3, 4), (7, 9), (5, 25)]
+
+
 @pytest.mark.parametrize('implementation', ['auto', 'blockwise'])
 @pytest.mark.parametrize('leading', [0, 1])
+@pytest.mark.parametrize('key_grid', KEY_GRIDS)
 def test_attention_with_positions_is_attention_with_a_bias(
-    implementation: str, leading: int
+    key_grid: tuple[int, int], leading: int, implementation: str
 ) -> None:
     torch.manual_seed(0)
-    q, k, v = (
-        torch.randn(2, 3, n, 8, dtype=torch.double) for n in (10, 12 + leading, 12 + leading)
-    )
-    rows, columns = (torch.randn(2, 3, 10, n, dtype=torch.double) for n in (3, 4))
-    bias = torch.zeros(2, 3, 10, 12 + leading, dtype=torch.double)
+    keys = leading + key_grid[0] * key_grid[1]
+    q, k, v = (torch.randn(2, 3, n, 8, dtype=torch.double) for n in (10, keys, keys))
+    rows, columns = (torch.randn(2, 3, 10, n, dtype=torch.double) for n in key_grid)
+    bias = torch.zeros(2, 3, 10, keys, dtype=torch.double)
     bias[..., leading:] = (rows[..., :, None] + columns[..., None, :]).flatten(3)
     expected = attention(q, k, v, bias)
     for tensor in (q, k, v, rows, columns):
@@ -131,11 +135,15 @@ def test_attention_with_positions_is_attention_with_a_bias(
 
 @pytest.mark.parametrize('leading', [0, 1])
 @pytest.mark.parametrize('queries', [1, 10, 70])
-def test_blocks_add_positions_as_the_literal_form_does(queries: int, leading: int) -> None:
+@pytest.mark.parametrize('key_grid', KEY_GRIDS)
+def test_blocks_add_positions_as_the_literal_form_does(
+    key_grid: tuple[int, int], queries: int, leading: int
+) -> None:
     """Float32 on a processor, in the layout of tokens."""
-    parts = [torch.randn(2, queries, 3, n).transpose(1, 2) for n in (8, 3, 4)]
+    keys = leading + key_grid[0] * key_grid[1]
+    parts = [torch.randn(2, queries, 3, n).transpose(1, 2) for n in (8, *key_grid)]
     q, rows, columns = (part.requires_grad_() for part in parts)
-    k, v = (torch.randn(2, 3, 12 + leading, n, requires_grad=True) for n in (8, 5))
+    k, v = (torch.randn(2, 3, keys, n, requires_grad=True) for n in (8, 5))
     inputs = (q, k, v, rows, columns)
     out = attention_with_positions(*inputs)
     with use_implementation('reference'):
