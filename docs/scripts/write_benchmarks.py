@@ -78,6 +78,10 @@ RESFORMER = _compared('ResFormer:arch=small', 5, shape='1024x1024')
 
 
 MVIT = 'MViTV2:arch=tiny'
+MVIT_AND_PEERS = (
+    f'{MVIT} ResT:arch=small --impl auto reference --against mmdet.SwinTransformer '
+    '--shapes 800x1344 --mode infer train --steps 5'
+)
 # in two runs: all rows of a run are in memory at once
 MVIT_POSITIONS = ' '.join(
     f'{MVIT},positions={kind}' for kind in ('none', 'absolute', 'joint', 'absolute_and_decomposed')
@@ -143,10 +147,12 @@ STUDIES = (
         'known to be worth anything. Processes that were started later were some per cent faster '
         'here, whatever they ran: "nothing" is the mean of two, the first and the last, in the '
         'tables of MViTv2 and PVTv2, and the first alone in the others, which are older. '
+        '"weights\' gradients as convolutions" acts on processors alone where MKL is slow, which '
+        'none of these is: its rows show how far apart two equal processes were. '
         '`--constants` tries the sizes of blocks and chunks instead.',
         {
             'ablation': '--models ResT:arch=small ResTV2:arch=tiny --steps 5',
-            'ablation_mvitv2_tiny': '--models MViTV2:arch=tiny --steps 6',
+            'ablation_mvitv2_tiny': '--models MViTV2:arch=tiny --steps 5',
             'ablation_pvtv2_b1': '--models PVTV2:arch=b1 --mode infer --steps 6',
         },
         tool=ABLATION,
@@ -162,12 +168,13 @@ STUDIES = (
     ),
     Study(
         'MViTv2 and what its paper ablates',
-        'MViTv2-tiny at 800x1344 in windows as in detection, beside Swin-tiny and ResT-small; with '
+        'MViTv2-tiny at 800x1344 in windows as in detection, beside Swin-tiny and ResT-small, on a '
+        'processor with AVX-512 and on one without, where products take a larger share; with '
         "attention to the whole map everywhere; and each of the paper's ablations, whose box AP is "
         'in [mvitv2.md](mvitv2.md).',
         {
-            'mvitv2_tiny': f'{MVIT} ResT:arch=small --impl auto reference '
-            '--against mmdet.SwinTransformer --shapes 800x1344 --mode infer train --steps 5',
+            'mvitv2_tiny': MVIT_AND_PEERS,
+            'mvitv2_tiny_avx2': MVIT_AND_PEERS,
             'mvitv2_pooling': f'{MVIT},attention=pooling --impl auto reference --shapes 800x1344 '
             '--mode infer --steps 5',
             **{

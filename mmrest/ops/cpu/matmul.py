@@ -95,14 +95,14 @@ def multiply_matrices(a: Tensor, b: Tensor, memory: Tensor | None = None) -> Ten
     return torch.mm(a, b, out=a.new_empty(len(a), b.shape[1]) if memory is None else memory)
 
 
-def transform_rows(
+def linear_in_blocks(
     rows: Tensor,
     weight: Tensor,
     bias: Tensor | None,
     gelu: bool = False,
     memory: Tensor | None = None,
 ) -> Tensor:
-    """A linear layer of a block's rows, then perhaps a GELU; without gradients.
+    """A linear layer, then perhaps a GELU, by the faster library in blocks; without gradients.
 
     oneDNN has a GELU of its own, which is slower than torch's without AVX-512.
 

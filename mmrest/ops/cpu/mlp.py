@@ -18,8 +18,8 @@ from mmrest.ops.cpu.matmul import (
     add_matrix_product,
     as_columns,
     even_step,
+    linear_in_blocks,
     multiply_matrices,
-    transform_rows,
 )
 from mmrest.ops.registration import register_operator
 
@@ -78,8 +78,8 @@ def _forward(
     out = x.new_empty(len(x), len(fc2_weight))
     for rows, target in _chunks(len(fc1_weight), x, out):
         normalized = _normalize(rows, *norm)[0]
-        hidden = transform_rows(normalized, fc1_weight, fc1_bias, gelu=True)
-        transform_rows(hidden, fc2_weight, fc2_bias, memory=target)
+        hidden = linear_in_blocks(normalized, fc1_weight, fc1_bias, gelu=True)
+        linear_in_blocks(hidden, fc2_weight, fc2_bias, memory=target)
     return out
 
 
