@@ -13,6 +13,10 @@ file                   what it holds
 ``tracing.py``         whether torch exports a model
 ``deformable.py``      attention to a few places of maps
 ``convolution.py``     convolutions of token maps, for a compiler
+``recomputing.py``     what is computed again in the backward pass
+``strips.py``          maps that are computed in strips of rows
+``autocast.py``        what autocast does to products, for operators that it does not know
+``registration.py``    how a function becomes an operator of torch
 ``cpu/``               what is for processors alone: oneDNN's matmuls, the fused MLP
 ``triton/``            ResT's attention as kernels for GPUs, on request
 =====================  ============================================================================

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from mmrest.ops.autocast import as_autocast
 from mmrest.ops.registration import register_operator
 from mmrest.ops.tracing import is_exporting
 
@@ -37,9 +38,7 @@ def conv_tokens(
         (B, h, w, out_channels).
     """
     if torch.compiler.is_compiling() and not is_exporting():
-        if torch.is_autocast_enabled(x.device.type):  # knows torch's own operators alone
-            dtype = torch.get_autocast_dtype(x.device.type)
-            x, weight, bias = (t if t is None else t.to(dtype) for t in (x, weight, bias))
+        x, weight, bias = as_autocast(x, weight, bias)
         return torch.ops.mmrest.conv_tokens(x.contiguous(), weight, bias, stride, padding, groups)
     maps = F.conv2d(x.permute(0, 3, 1, 2), weight, bias, stride, padding, groups=groups)
     return maps.permute(0, 2, 3, 1)

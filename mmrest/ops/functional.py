@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mmrest.errors import InputError
 from mmrest.ops import dispatch, reference
+from mmrest.ops.autocast import as_autocast
 from mmrest.ops.blockwise import (
     append_places,
     attend_blockwise,
@@ -41,6 +42,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Te
         InputError: The shapes do not go together.
     """
     _check_shapes(q, k, v)
+    q, k, v = as_autocast(q, k, v)
     implementation = dispatch.choose_attention(q, k)
     if implementation == 'reference':
         return reference.attention(q, k, v, bias)
@@ -74,6 +76,7 @@ def attention_with_positions(
     Returns:
         (B, heads, N, value_dim).
     """
+    q, k, v, row_logits, column_logits = as_autocast(q, k, v, row_logits, column_logits)
     implementation = dispatch.choose_attention_with_positions(q, k)
     if implementation == 'reference':
         return reference.attention_with_positions(q, k, v, row_logits, column_logits)
@@ -125,6 +128,7 @@ def emsa(
             f'emsa: mix_weight {tuple(mix_weight.shape)} must be (heads, heads), and there are '
             f'{q.shape[1]} heads'
         )
+    q, k, v = as_autocast(q, k, v)
     implementation = dispatch.choose_emsa(q, k, v)
     if implementation == 'reference':
         return reference.emsa(q, k, v, reference.mix_by(mix_weight, mix_bias), eps)

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from mmrest.ops import dispatch
+from mmrest.ops.autocast import as_autocast
 from mmrest.ops.registration import register_operator
 from mmrest.ops.tracing import is_exporting
 
@@ -40,7 +41,7 @@ def position_logits(
     of_columns = relative_vectors(column_table, q.shape[2], key_grid[1]).to(q.dtype)
     if dispatch.is_reference(q) or is_exporting():
         return _forward(q, of_rows, of_columns)
-    return torch.ops.mmrest.position_logits(q, of_rows, of_columns)
+    return torch.ops.mmrest.position_logits(*as_autocast(q, of_rows, of_columns))
 
 
 def _forward(q: Tensor, of_rows: Tensor, of_columns: Tensor) -> tuple[Tensor, Tensor]:
