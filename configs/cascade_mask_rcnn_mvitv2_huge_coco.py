@@ -5,8 +5,6 @@ _base_ = [
     './_base_/schedules/mvitv2_coco_3x.py',
     './_base_/det_runtime.py',
 ]
-# From IN-21K weights:
-#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
 model = dict(
     data_preprocessor=dict(
         # every image is padded to the square that it was cropped from
@@ -24,6 +22,7 @@ model = dict(
         arch='huge_cls',
         init_cfg=dict(type='Pretrained', checkpoint='mmrest://mvitv2_huge_cls_imagenet22k'),
         drop_path_rate=0.6,
+        with_cp=True,
     ),
     neck=dict(in_channels=[192, 384, 768, 1536]),
 )

@@ -156,7 +156,7 @@ def test_config_trains_and_predicts(path: Path, shapes_root: Path) -> None:
     cfg = shipped(path.stem)
     move_data_root(cfg, str(shapes_root))
     train_from_scratch(cfg)
-    if path.stem in ('cascade_mask_rcnn_mvitv2_large_coco', 'cascade_mask_rcnn_mvitv2_huge_coco'):
+    if path.stem == 'cascade_mask_rcnn_mvitv2_large_coco':
         # else a step takes more than 20 GB
         task_model(cfg).backbone.with_cp = True
     take_steps(cfg)

@@ -374,8 +374,17 @@ def test_images(name: str) -> None:
 
 
 @pytest.mark.parametrize('name', CONFIGS)
+def test_images_of_tests(name: str) -> None:
+    resize = {step.type: step for step in shipped(name).test_pipeline}['Resize']
+    assert tuple(resize.scale) == ((1333, 800) if name.endswith('coco') else (2048, 512))
+    assert resize.keep_ratio
+
+
+@pytest.mark.parametrize('name', CONFIGS)
 def test_backbone(name: str) -> None:
     backbone, recipe = task_model(shipped(name)).backbone, recipe_of(name)
+    # of the authors' models only MViTv2's huge recomputes its blocks
+    assert backbone.get('with_cp', False) == (name == 'cascade_mask_rcnn_mvitv2_huge_coco')
     assert backbone.drop_path_rate == recipe.drop_path[backbone.arch]
     assert backbone.get('frozen_stages', -1) == recipe.frozen
     assert backbone.get('out_norm', 'branch') == recipe.out_norm

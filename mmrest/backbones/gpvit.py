@@ -39,7 +39,7 @@ from mmrest.backbones.spatial_reduction import PatchConv
 from mmrest.backbones.stripes import CrossShapedAttention
 from mmrest.checkpoints import Fresh, KeyMap
 from mmrest.errors import InputError
-from mmrest.ops import attention, channels_first
+from mmrest.ops import attention, channels_first, channels_last
 
 STRIDE = 8
 
@@ -87,7 +87,7 @@ class PatchEmbed(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, ceil(H / 8), ceil(W / 8), channels)."""
-        maps = self.convs(images.contiguous(memory_format=torch.channels_last))
+        maps = self.convs(channels_last(images))
         x = self.proj(as_tokens(maps).contiguous())
         grid = tuple(x.shape[1:3])
         return x + resize_positions(self.pos_embed, grid, 'bicubic').unflatten(1, grid)

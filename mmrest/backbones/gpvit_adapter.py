@@ -34,7 +34,7 @@ from mmrest.backbones.layers import (
 from mmrest.backbones.plain_pyramid import Upsample, quarters
 from mmrest.backbones.pyramid import register_backbone
 from mmrest.checkpoints import Fresh, counted_from_one
-from mmrest.ops import crop, deformable_attention
+from mmrest.ops import channels_last, crop, deformable_attention
 
 STRIDES = 4, 8, 16, 32
 
@@ -79,7 +79,7 @@ class SpatialPrior(nn.Module):
 
     def forward(self, images: Tensor) -> dict[int, Tensor]:
         """(B, in_channels, H, W) -> level -> (B, ceil(H / stride), ceil(W / stride), channels)."""
-        maps = [self.pool(self.stem(images.contiguous(memory_format=torch.channels_last)))]
+        maps = [self.pool(self.stem(channels_last(images)))]
         for conv in self.convs:
             maps.append(conv(maps[-1]))
         levels = {int(name): as_tokens(proj(maps[int(name)])) for name, proj in self.projs.items()}

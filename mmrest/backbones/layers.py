@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import nullcontext
 from typing import Any
 
@@ -63,25 +63,6 @@ def apply_linear(layer: nn.Module, x: Tensor) -> Tensor:
         x: (..., in_channels).
     """
     return linear(x, layer.weight, layer.bias) if can_fuse(layer) else layer(x)
-
-
-def linear_in_parts(layer: nn.Module, x: Tensor, count: int) -> Iterator[Tensor]:
-    """``layer(x).chunk(count, dim=-1)``, one after the other.
-
-    On a processor a plain ``nn.Linear`` computes each part when it is asked for, so that what
-    follows needs no copy of it and may free it before the next.
-
-    Args:
-        layer: (..., in_channels) -> (..., out_channels).
-        x: (..., in_channels).
-        count: Of the parts, all equally long.
-    """
-    if not can_fuse(layer) or not uses_onednn(x):
-        yield from layer(x).chunk(count, dim=-1)
-        return
-    biases = [None] * count if layer.bias is None else layer.bias.chunk(count)
-    for weight, bias in zip(layer.weight.chunk(count), biases, strict=True):
-        yield linear(x, weight, bias)
 
 
 class TokenConv(nn.Conv2d):
@@ -355,17 +336,20 @@ def resize_positions(table: Tensor, grid: tuple[int, int], mode: str) -> Tensor:
 def fit_positions(table: Tensor, shape: torch.Size, mode: str) -> Tensor:
     """A file's table of absolute positions for an image of another size, or as it is if none.
 
+    The position of a class token is left out where the own table has none.
+
     Args:
-        table: (1, side^2, channels).
+        table: (1, [1 +] side^2, channels).
         shape: Of the own table.
         mode: See :func:`resize_positions`.
     """
     if table.ndim != 3 or table.shape[2] != shape[2]:
         return table
-    sides = [math.isqrt(cells) for cells in (table.shape[1], shape[1])]
-    if [side**2 for side in sides] != [table.shape[1], shape[1]]:
+    sides = [math.isqrt(length) for length in (table.shape[1], shape[1])]
+    first = [n - side**2 for n, side in zip((table.shape[1], shape[1]), sides, strict=True)]
+    if first not in ([0, 0], [1, 0], [1, 1]):
         return table
-    return resize_positions(table, (sides[1], sides[1]), mode)
+    return resize_positions(table[:, first[0] - first[1] :], (sides[1], sides[1]), mode)
 
 
 def stochastic_depth_rates(final: float, depths: tuple[int, ...]) -> list[list[float]]:

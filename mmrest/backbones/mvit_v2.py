@@ -42,7 +42,7 @@ from mmrest.backbones.pooling_attention import (
 from mmrest.backbones.pyramid import register_backbone
 from mmrest.checkpoints import Fresh, KeyMap
 from mmrest.errors import InputError
-from mmrest.ops import max_pool
+from mmrest.ops import channels_last, max_pool
 from mmrest.ops.relative import resize
 
 
@@ -70,7 +70,7 @@ class PatchEmbed(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Grid]:
         """(B, in_channels, H, W) -> (B, [1 +] rows columns, channels) and (rows, columns)."""
-        maps = self.proj(images.contiguous(memory_format=torch.channels_last))
+        maps = self.proj(channels_last(images))
         grid = tuple(maps.shape[2:])
         x = as_tokens(maps).flatten(1, 2)
         if self.cls_token is not None:
@@ -209,17 +209,20 @@ class MViTV2Arch(HierarchicalArch):
 def resize_table(table: Tensor, shape: torch.Size) -> Tensor:
     """A file's table of positions for an image of another size; as it is if it cannot be one.
 
-    Relative positions are resized linearly and absolute ones bicubically.
+    Relative positions are resized linearly, along both axes where they are joint, and absolute
+    ones bicubically.
 
     Args:
-        table: (distances, head_dim) or (1, side^2, channels).
+        table: (distances, head_dim), (distances, distances, head_dim) or (1, [1 +] side^2,
+            channels).
         shape: Of the own table.
     """
     if table.ndim != len(shape) or table.shape[-1] != shape[-1]:
         return table
-    if table.ndim == 2:
-        return resize(table.mT[None], [shape[0]], 'linear')[0].mT
-    return fit_positions(table, shape, 'bicubic')
+    if shape[0] == 1:
+        return fit_positions(table, shape, 'bicubic')
+    modes = {2: 'linear', 3: 'bilinear'}
+    return resize(table.movedim(-1, 0)[None], shape[:-1], modes[table.ndim])[0].movedim(0, -1)
 
 
 def without_time(weight: Tensor, shape: torch.Size) -> Tensor:

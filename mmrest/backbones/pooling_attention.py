@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmrest.backbones.layers import apply_linear, are_untouched, can_fuse, linear_in_parts
+from mmrest.backbones.layers import apply_linear, are_untouched, can_fuse
 from mmrest.ops import (
     attention,
     attention_with_positions,
@@ -230,11 +230,13 @@ class PoolingAttention(nn.Module):
     def _project(self, x: Tensor, grid: Grid) -> Iterator[Tensor]:
         """Queries, keys and values, (B, [1 +] cells, heads, head_dim), pooled one after the other.
 
-        On a processor the maps before the pooling are computed again in the backward pass.
+        Where linear layers are oneDNN's, the maps before the pooling are computed again in the
+        backward pass.
         """
         pools = self.q_pool, self.k_pool, self.v_pool
         if not self._recomputes(x):
-            for part, pool in zip(linear_in_parts(self.qkv, x, 3), pools, strict=True):
+            parts = apply_linear(self.qkv, x).chunk(3, dim=-1)
+            for part, pool in zip(parts, pools, strict=True):
                 heads = part.unflatten(2, (self.num_heads, -1))
                 yield heads if pool is None else pool(heads, grid)
             return

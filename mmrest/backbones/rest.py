@@ -11,7 +11,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 
@@ -30,7 +29,7 @@ from mmrest.backbones.spatial_reduction import (
     overlapping_reduction,
 )
 from mmrest.checkpoints import Fresh, KeyMap, RenamedCheckpoint, counted_from_one
-from mmrest.ops import attention, emsa, reference
+from mmrest.ops import attention, channels_last, emsa, reference
 
 
 class Stem(nn.Module, FoldsNorms):
@@ -58,7 +57,7 @@ class Stem(nn.Module, FoldsNorms):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, ceil(H / 4), ceil(W / 4), channels)."""
-        x = images.contiguous(memory_format=torch.channels_last)
+        x = channels_last(images)
         x = self.act1(self.norm1(self.conv1(x)))
         x = self.act2(self.norm2(self.conv2(x)))
         return self.pos(as_tokens(self.conv3(x)))

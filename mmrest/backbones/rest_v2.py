@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 
@@ -32,7 +31,7 @@ from mmrest.backbones.spatial_reduction import (
     overlapping_reduction,
 )
 from mmrest.checkpoints import Fresh, KeyMap, RenamedCheckpoint, counted_from_one
-from mmrest.ops import crop
+from mmrest.ops import channels_last, crop
 
 
 class Embed(nn.Module):
@@ -80,7 +79,7 @@ class StemProjection(nn.Sequential, FoldsNorms):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, channels, ceil(H / 4), ceil(W / 4))."""
-        return super().forward(images.contiguous(memory_format=torch.channels_last))
+        return super().forward(channels_last(images))
 
 
 class TokenShuffle(nn.PixelShuffle):

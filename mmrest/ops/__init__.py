@@ -36,7 +36,15 @@ from mmrest.ops.functional import (
     normalized_mlp,
     pool_heads,
 )
-from mmrest.ops.maps import adaptive_average, channels_first, crop, fill_up, max_pool, pad_map
+from mmrest.ops.maps import (
+    adaptive_average,
+    channels_first,
+    channels_last,
+    crop,
+    fill_up,
+    max_pool,
+    pad_map,
+)
 from mmrest.ops.relative import joint_logits, position_logits
 from mmrest.ops.windows import (
     attend_in_windows,
@@ -56,6 +64,7 @@ __all__ = [
     'attention_way',
     'attention_with_positions',
     'channels_first',
+    'channels_last',
     'conv_tokens',
     'crop',
     'cut_windows',

@@ -24,6 +24,10 @@ from mmrest.ops.cpu.linear import linear_by_onednn
 from mmrest.ops.cpu.mlp import is_one_chunk, mlp_in_chunks
 from mmrest.ops.triton.emsa import attend_by_triton
 
+# torch's memory-efficient attention on a GPU takes multiples of so many channels alone (of four in
+# float32; check_head_dim_size_mem_efficient in ATen's sdp_utils.cpp), and would store the map else.
+_FUSED_ALIGNMENT = 8
+
 
 def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
     """Plain scaled dot-product attention; the logits are scaled by ``head_dim ** -0.5``.
@@ -75,7 +79,12 @@ def attention_with_positions(
 
     Returns:
         (B, heads, N, value_dim).
+
+    Raises:
+        InputError: The shapes do not go together.
     """
+    _check_shapes(q, k, v)
+    _check_positions(q, k, row_logits, column_logits)
     q, k, v, row_logits, column_logits = as_autocast(q, k, v, row_logits, column_logits)
     implementation = dispatch.choose_attention_with_positions(q, k)
     if implementation == 'reference':
@@ -83,12 +92,14 @@ def attention_with_positions(
     if implementation == 'blockwise':
         return attend_blockwise_with_positions(q, k, v, row_logits, column_logits)
     head_dim, rows, columns = q.shape[3], row_logits.shape[3], column_logits.shape[3]
-    length = head_dim + rows + columns
-    parts = (part.transpose(1, 2) for part in (q, row_logits, column_logits))
+    used = head_dim + rows + columns
+    length = (used + _FUSED_ALIGNMENT - 1) // _FUSED_ALIGNMENT * _FUSED_ALIGNMENT
+    filling = q.new_zeros(*q.shape[:3], length - used)
+    parts = (part.transpose(1, 2) for part in (q, row_logits, column_logits, filling))
     long_q = torch.cat(list(parts), dim=3).transpose(1, 2)
     # attention scales all logits by the longer queries' size, those of q by q's
     long_k = append_places(k * (length / head_dim) ** 0.5, rows, columns, length**0.5)
-    return attention(long_q, long_k, v)
+    return attention(long_q, F.pad(long_k, (0, length - used)), v)
 
 
 def emsa(
@@ -204,7 +215,7 @@ def mlp(
 def normalized_mlp(
     x: Tensor, norm_weight: Tensor | None, norm_bias: Tensor | None, eps: float, *weights: Any
 ) -> Tensor:
-    """``mlp(layer_norm(x), *weights)``; for gradients it keeps no more than ``x``.
+    """``mlp(layer_norm(x), *weights)``; for gradients it keeps no more than ``x`` of large maps.
 
     Args:
         x: (..., in_channels).
@@ -240,4 +251,17 @@ def _check_shapes(q: Tensor, k: Tensor, v: Tensor) -> None:
             'attention: queries must be (B, heads, N, head_dim), keys (B, heads, M, head_dim) and '
             f'values (B, heads, M, value_dim), got {tuple(q.shape)}, {tuple(k.shape)} and '
             f'{tuple(v.shape)}'
+        )
+
+
+def _check_positions(q: Tensor, k: Tensor, row_logits: Tensor, column_logits: Tensor) -> None:
+    if torch.compiler.is_compiling():
+        return
+    fits = all(t.ndim == 4 and t.shape[:3] == q.shape[:3] for t in (row_logits, column_logits))
+    if not fits or row_logits.shape[3] * column_logits.shape[3] > k.shape[2]:
+        raise InputError(
+            'attention_with_positions: the logits of rows and columns must be (B, heads, N, rows) '
+            'and (B, heads, N, columns) with no more than M cells, for queries '
+            f'{tuple(q.shape)} and keys {tuple(k.shape)} got {tuple(row_logits.shape)} and '
+            f'{tuple(column_logits.shape)}'
         )

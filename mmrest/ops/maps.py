@@ -66,6 +66,16 @@ def _averages(side: int, count: int, like: Tensor) -> Tensor:
     return inside / inside.sum(1, keepdim=True)
 
 
+def channels_last(maps: Tensor) -> Tensor:
+    """The same maps in channels-last layout, so that their tokens are a view.
+
+    They stay as they are within ``torch.func.vmap``, which cannot tell layouts.
+    """
+    if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+        return maps
+    return maps.contiguous(memory_format=torch.channels_last)
+
+
 def channels_first(x: Tensor) -> Tensor:
     """(B, H, W, C) -> (B, C, H, W), contiguous.
 
@@ -133,6 +143,7 @@ register_operator(
     '(Tensor matrices) -> Tensor',
     lambda matrices: matrices.new_empty(len(matrices), *matrices.shape[:0:-1]),
     lambda ctx, grad: torch.ops.mmrest.transpose(grad.contiguous()),
+    any_order=True,
 )
 register_operator(
     'max_pool',

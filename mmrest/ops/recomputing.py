@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from mmrest.ops import dispatch
+from mmrest.ops.registration import refuse_second_derivatives
 
 
 def recompute(function: Callable[..., Tensor], *tensors: Tensor | None) -> Tensor:
@@ -36,9 +36,9 @@ class _Recomputed(torch.autograd.Function):
         return function(*tensors)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Perhaps in another thread."""
+        refuse_second_derivatives()
         needed = ctx.needs_input_grad[1:]
         again = [
             None if tensor is None else tensor.detach().requires_grad_(is_needed)

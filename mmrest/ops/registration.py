@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from mmrest.errors import InputError
+
 
 def register_operator(
     name: str,
@@ -25,6 +27,7 @@ def register_operator(
     fake: Callable,
     differentiate: Callable | None = None,
     save: Callable | None = None,
+    any_order: bool = False,
 ) -> None:
     """Register a function as ``torch.ops.mmrest.<name>``.
 
@@ -38,13 +41,38 @@ def register_operator(
         fake: Gives empty results of the right shapes, types and layouts.
         differentiate: See :func:`torch.library.register_autograd`; None: it has no gradients.
         save: As its ``setup_context``.
+        any_order: ``differentiate`` has derivatives itself.
     """
     qualified = f'mmrest::{name}'
     torch.library.define(qualified, schema, tags=(torch.Tag.pt2_compliant_tag,))
     torch.library.impl(qualified, 'default', _hidden_from_compiler(function))
     torch.library.register_fake(qualified, fake)
-    if differentiate is not None:
-        torch.library.register_autograd(qualified, differentiate, setup_context=save)
+    if differentiate is None:
+        return
+
+    def differentiate_once(ctx: Any, *grads: Any) -> Any:
+        if not any_order:
+            refuse_second_derivatives()
+        return differentiate(ctx, *grads)
+
+    torch.library.register_autograd(qualified, differentiate_once, setup_context=save)
+
+
+def refuse_second_derivatives() -> None:
+    """To be called first in a backward pass that has no derivative.
+
+    Without it torch would take that derivative for zero in some places.
+
+    Raises:
+        InputError: The backward pass is to be differentiated (``create_graph=True``).
+    """
+    # torch enables gradients in a backward pass for that alone
+    if torch.is_grad_enabled():
+        raise InputError(
+            'mmrest: fast operators have no second derivatives (create_graph=True); '
+            "MMREST_ATTENTION=reference or `with mmrest.ops.use_implementation('reference'):` "
+            'around the forward pass takes those that have'
+        )
 
 
 def _hidden_from_compiler(function: Callable) -> Callable:

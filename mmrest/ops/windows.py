@@ -220,6 +220,7 @@ register_operator(
     _cut,
     lambda ctx, grad: (torch.ops.mmrest.join_windows(grad, *ctx.size), None, None),
     _save_size,
+    any_order=True,
 )
 register_operator(
     'join_windows',
@@ -228,4 +229,5 @@ register_operator(
     _join,
     lambda ctx, grad: (torch.ops.mmrest.cut_windows(grad, *ctx.size), None, None),
     _save_size,
+    any_order=True,
 )

@@ -1,18 +1,18 @@
-"""Parameters and multiply-adds of backbones, and parameters of whole models.
+"""Parameters and multiply-adds of backbones and of whole models.
 
 Without arguments every published variant of every family, or of those that are named; and the whole
-models of configs. docs/parameters.md has both tables.
-mmrest/benchmark/complexity.py says what is counted.
+models of configs, of which the multiply-adds are counted with ``--whole``. docs/parameters.md has
+the tables, and mmrest/benchmark/complexity.py says what is counted.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import nn
 
 from mmrest.backbones import BACKBONES
-from mmrest.benchmark.complexity import count_image, count_parameters
-from mmrest.benchmark.models import build_outline
+from mmrest.benchmark.complexity import count_image, count_parameters, count_whole
+from mmrest.benchmark.models import build_outline, build_whole
 from mmrest.commands import load_config
 from mmrest.commands.cli import parse_shape
 from mmrest.commands.config import require_model
@@ -39,6 +39,12 @@ def main() -> None:
     parser.add_argument(
         '--configs', nargs='+', default=[], metavar='CONFIG', help='the same as configs before it'
     )
+    parser.add_argument(
+        '--whole',
+        action='store_true',
+        help="count configs' whole models, too (seconds to minutes each; detectors in two stages: "
+        '1,000 proposals, masks of 100)',
+    )
     args = parser.parse_args()
     with clear_errors():
         configs = [name for name in args.models if name in config_names() or '.py' in name]
@@ -50,10 +56,14 @@ def main() -> None:
                 f'no family {", ".join(sorted(unknown))}; there are {", ".join(BACKBONES)}{hint}'
             )
         given = [parse_shape(shape) for shape in args.shapes or ()]
+        if args.whole and not (configs and given):
+            raise InputError('--whole counts multiply-adds of configs: name some, and --shapes')
         if configs:
-            rows = [describe_config(path, given) for path in configs]
+            rows = [describe_config(path, given, args.whole) for path in configs]
             columns = ['config', 'parameters (M)', 'backbone', 'rest']
-            print_row([*columns, *_of_sizes('GMACs of the backbone', given)], header=True)
+            columns += _of_sizes('GMACs of the backbone', given)
+            columns += _of_sizes('GMACs of the whole', given) if args.whole else []
+            print_row(columns, header=True)
             for row in rows:
                 print_row(row)
         if families or not configs:
@@ -75,11 +85,16 @@ def _of_sizes(what: str, shapes: Iterable[tuple[int, int]]) -> list[str]:
     return [f'{what} at {height}x{width}' for height, width in shapes]
 
 
-def _macs(whole: nn.Module, backbone: nn.Module, shapes: Iterable[tuple[int, int]]) -> list[str]:
+def _macs(
+    whole: nn.Module,
+    counted: nn.Module,
+    shapes: Iterable[tuple[int, int]],
+    count: Callable[[nn.Module, int, tuple[int, int]], float] = count_image,
+) -> list[str]:
     cells = []
     for shape in shapes:
         try:
-            cells.append(f'{count_image(backbone, image_channels(whole), shape):.2f}')
+            cells.append(f'{count(counted, image_channels(whole), shape):.2f}')
         except InputError as error:
             warn(str(error))
             cells.append('not counted')
@@ -93,17 +108,23 @@ def print_row(cells: Iterable[str], header: bool = False) -> None:
         print(f'|{"---|" * len(cells)}')
 
 
-def describe_config(path: str, shapes: Iterable[tuple[int, int]] = ()) -> list[str]:
+def describe_config(
+    path: str, shapes: Sequence[tuple[int, int]] = (), whole_too: bool = False
+) -> list[str]:
     """The config, its model's parameters, the backbone's, those of neck and heads, and GMACs."""
     cfg = load_config(path)
     require_model(cfg)
     model = build_outline(cfg)
     whole, part = count_parameters(model), getattr(model, 'backbone', None)
     if not isinstance(part, nn.Module):  # a tracker holds a detector, for example
-        return [path, f'{whole:.2f}', '', '', *('' for _ in shapes)]
+        return [path, f'{whole:.2f}', '', '', *[''] * (len(shapes) * (1 + whole_too))]
     backbone = count_parameters(part)
     counted = [path, f'{whole:.2f}', f'{backbone:.2f}', f'{whole - backbone:.2f}']
-    return [*counted, *_macs(model, part, shapes)]
+    counted += _macs(model, part, shapes)
+    if whole_too:
+        with_weights = build_whole(cfg.filename).eval()
+        counted += _macs(with_weights, with_weights, shapes, count_whole)
+    return counted
 
 
 if __name__ == '__main__':

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from mmrest.backbones import PyramidBackbone
+from mmrest.errors import InputError
 from mmrest.ops import blockwise, use_implementation
 from mmrest.ops.cpu import mlp
 from tests.backbones.families import ROWS, assert_close, build_tiny, randomize, step
@@ -70,6 +72,38 @@ def test_implementations_agree_in_outputs_and_all_gradients(
         assert_close(list(model(images)), list(expected_maps), tolerance)
     with use_implementation(implementation):
         assert_close(step(model.train(), images), expected, tolerance)
+
+
+@pytest.mark.parametrize('implementation', ['auto', 'blockwise'])
+@cases
+def test_second_derivatives_are_refused_or_right(case: str, implementation: str) -> None:
+    model = build(case).eval()
+    images = torch.randn(1, 3, 65, 97, requires_grad=True)
+
+    def penalize() -> Tensor:
+        images.grad = None
+        maps = model(images)
+        mean = sum(m.mean() for m in maps)
+        (slope,) = torch.autograd.grad(mean, images, create_graph=True)
+        (slope.square().sum() + mean).backward()
+        return images.grad
+
+    with use_implementation('reference'):
+        expected = penalize()
+    with use_implementation(implementation):
+        try:
+            assert_close([penalize()], [expected])
+        except InputError as error:
+            if 'no second derivatives' not in str(error):
+                raise
+
+
+@cases
+def test_vectorized_over_batches(case: str) -> None:
+    model = build(case).eval()
+    images = torch.randn(2, 1, 3, 65, 97)
+    expected = [torch.stack(level) for level in zip(*map(model, images), strict=True)]
+    assert_close(list(torch.func.vmap(model)(images)), expected)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,6 @@ from mmrest.backbones.layers import (
     TokenConv,
     apply_linear,
     can_fuse,
-    linear_in_parts,
     normalize_and_mlp,
     run_layers,
     stochastic_depth_rates,
@@ -88,26 +87,6 @@ def test_linear_layers_are_called_or_computed() -> None:
     x, layer = torch.randn(3, 8), nn.Linear(8, 4)
     torch.testing.assert_close(apply_linear(layer, x), layer(x))
     assert torch.equal(apply_linear(nn.Identity(), x), x)
-
-
-@pytest.mark.parametrize('implementation', ['auto', 'reference'])
-@pytest.mark.parametrize('bias', [True, False])
-@pytest.mark.parametrize('plain', [True, False])
-def test_parts_of_a_linear_layer_are_those_of_the_whole(
-    plain: bool, bias: bool, implementation: str
-) -> None:
-    x, layer = torch.randn(2, 3, 8, requires_grad=True), nn.Linear(8, 12, bias=bias)
-    called = layer if plain else nn.Sequential(layer, nn.Tanh())
-    expected = called(x).chunk(3, dim=-1)
-    with use_implementation(implementation):
-        parts = list(linear_in_parts(called, x, 3))
-    assert len(parts) == 3
-    for part, whole in zip(parts, expected, strict=True):
-        torch.testing.assert_close(part, whole)
-    given = [x, *layer.parameters()]
-    direction = torch.randn(3, 2, 3, 4)
-    grads = [torch.autograd.grad(list(some), given, list(direction)) for some in (parts, expected)]
-    torch.testing.assert_close(*grads)
 
 
 def test_layers_run_with_and_without_recomputation() -> None:

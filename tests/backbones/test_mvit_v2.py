@@ -170,6 +170,7 @@ def authors_state(model: MViTV2) -> dict[str, Tensor]:
     first = [sum(model.depths[:stage]) for stage in range(len(model.depths))]
     for key, value in model.state_dict().items():
         name = key.replace('stages.0.embed.cls_token', 'cls_token')
+        name = name.replace('stages.0.embed.pos_embed', 'pos_embed')
         name = name.replace('stages.0.embed.proj', 'patch_embed.proj')
         for letter in 'qkv':
             name = name.replace(f'{letter}_pool.conv', f'pool_{letter}')
@@ -236,6 +237,35 @@ def test_tables_of_another_image_size_are_resized(tmp_path: Path) -> None:
     table = source.stages[0].blocks[0].attn.positions.rows
     expected = F.interpolate(table.T[None], size=15, mode='linear')[0].T
     torch.testing.assert_close(model.stages[0].blocks[0].attn.positions.rows, expected)
+
+
+def test_joint_tables_of_another_image_size_are_resized(tmp_path: Path) -> None:
+    options = dict(attention='pooling', positions='joint', out_norm='none')
+    source = randomize(MViTV2(dict(SMALL, image_size=64), **options))
+    model = load(MViTV2(SMALL, **options), authors_state(source), tmp_path)
+    (wide, table) = (m.stages[0].blocks[0].attn.positions.table for m in (source, model))
+    expected = F.interpolate(wide.permute(2, 0, 1)[None], size=(15, 15), mode='bilinear')
+    torch.testing.assert_close(table, expected[0].permute(1, 2, 0))
+
+
+@pytest.mark.parametrize('image_size', [32, 64])
+@pytest.mark.parametrize('attention', ['hwin', 'pooling'])
+def test_absolute_positions_beside_a_class_tokens(
+    attention: str, image_size: int, tmp_path: Path
+) -> None:
+    arch = dict(SMALL, cls_token=True)
+    options = dict(positions='absolute', out_norm='none')
+    source = MViTV2(dict(arch, image_size=image_size), attention='pooling', **options)
+    model = load(
+        MViTV2(arch, attention=attention, **options), authors_state(randomize(source)), tmp_path
+    )
+    wide, table = (m.stages[0].embed.pos_embed for m in (source, model))
+    side = image_size // 4
+    cells = wide[:, 1:].unflatten(1, (side, side)).permute(0, 3, 1, 2)
+    expected = F.interpolate(cells, size=(8, 8), mode='bicubic').flatten(2).mT
+    torch.testing.assert_close(table[:, -64:], expected)
+    if attention == 'pooling':
+        assert torch.equal(table[:, 0], wide[:, 0])
 
 
 def test_large_of_in1k_does_not_fit_the_one_that_widens_in_attention(

@@ -1,4 +1,4 @@
-"""One mask head in a cascade: the same masks as three equal ones, and a loss of the first stage."""
+"""detectron2's cascade: one mask head, which is as good as three equal ones, and its gradients."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from mmdet.structures import DetDataSample
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
@@ -62,3 +63,53 @@ def test_the_mask_head_learns_from_the_first_stage_alone(levels: tuple[Tensor, .
     assert len(head.mask_head) == 1
     assert head.mask_loss(1, levels, [], []) == dict(loss_mask={})
     assert head.mask_loss(2, levels, [], []) == dict(loss_mask={})
+
+
+def test_maps_learn_from_the_mean_of_the_stages_and_heads_from_their_own(
+    levels: tuple[Tensor, ...],
+) -> None:
+    """What detectron2's cascade scales by 1 / stages; mmdet's does not."""
+    ours, theirs = roi_head().eval(), roi_head(type='mmdet.CascadeRoIHead').eval()
+    theirs.load_state_dict(ours.state_dict(), strict=False)
+    rois = torch.tensor([[0.0, 0, 0, 30, 30], [0, 10, 5, 90, 60]])
+    for stage in range(3):
+        grads = []
+        for head in (ours, theirs):
+            maps = [level.clone().requires_grad_() for level in levels]
+            found = head._bbox_forward(stage, tuple(maps), rois)
+            loss = found['cls_score'].square().sum() + found['bbox_pred'].square().sum()
+            weights = list(head.bbox_head[stage].parameters())
+            found = torch.autograd.grad(loss, [maps[0], *weights])
+            grads.append(found)
+        assert grads[1][0].abs().max() > 0
+        torch.testing.assert_close(grads[0][0], grads[1][0] / 3)
+        torch.testing.assert_close(grads[0][1:], grads[1][1:])
+
+
+def test_forward_is_what_tools_count_or_trace(levels: tuple[Tensor, ...]) -> None:
+    head = roi_head().eval()
+    maps = tuple(level.expand(2, -1, -1, -1) for level in levels)
+    corners = 30 * torch.rand(130, 2)
+    proposals = InstanceData(bboxes=torch.cat([corners, corners + 30], dim=1))
+    with torch.no_grad():
+        scores, boxes, masks = head(
+            maps, [proposals, proposals[:7]], [DetDataSample(metainfo=META)] * 2
+        )
+    assert [len(of_image) for of_image in (*scores, *boxes)] == [130, 7, 130, 7]
+    assert masks.shape == (100, 80, 28, 28)
+
+
+def test_stages_are_those_of_detectron2s_project() -> None:
+    """projects/MViTv2/configs/cascade_mask_rcnn_mvitv2_t_3x.py and its model."""
+    model = load_config(str(ROOT / 'configs/cascade_mask_rcnn_mvitv2_tiny_coco.py')).model
+    head = model.roi_head
+    assert head.stage_loss_weights == [1, 1, 1]
+    assert [stage.assigner.pos_iou_thr for stage in model.train_cfg.rcnn] == [0.5, 0.6, 0.7]
+    # weights of (10, 10, 5, 5), (20, 20, 10, 10) and (30, 30, 15, 15) there
+    weights = [[1 / d for d in stage.bbox_coder.target_stds] for stage in head.bbox_head]
+    for stage, found in enumerate(weights, start=1):
+        assert found == pytest.approx([10 * stage, 10 * stage, 5 * stage, 5 * stage], rel=0.02)
+    assert all(stage.reg_class_agnostic for stage in head.bbox_head)
+    norms = [head.mask_head.norm_cfg, *(stage.norm_cfg for stage in head.bbox_head)]
+    assert {norm.type for norm in norms} == {'SyncBN'}
+    assert model.rpn_head.num_convs == 2

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mmrest.errors import InputError
 from mmrest.ops import (
     attention,
+    attention_with_positions,
     blockwise,
     emsa,
     functional,
@@ -368,3 +370,47 @@ def test_products_are_counted_as_torch_counts_them(name: str) -> None:
         emsa(q, k, v, mix).sum().backward()
     again = product + mixing if name == 'blockwise' else 0  # the logits are not stored
     assert counter.get_total_flops() == 6 * product + again + 3 * mixing
+
+
+@pytest.mark.parametrize('name', ['reference', 'blockwise', 'auto'])
+@pytest.mark.parametrize(
+    'wrong',
+    [
+        dict(rows=(1, 2, 5, 4)),
+        dict(rows=(1, 2, 1, 2)),
+        dict(columns=(1, 2, 5, 3)),
+        dict(columns=(2, 2, 3)),
+        dict(k=(2, 1, 6, 4), v=(2, 1, 6, 4)),
+        dict(v=(2, 2, 5, 4)),
+    ],
+)
+def test_positions_that_do_not_go_with_queries_and_keys(name: str, wrong: dict[str, Any]) -> None:
+    shapes = dict(
+        q=(2, 2, 5, 4), k=(2, 2, 6, 4), v=(2, 2, 6, 4), rows=(2, 2, 5, 2), columns=(2, 2, 5, 3)
+    )
+    by(name, attention_with_positions, *map(torch.randn, shapes.values()))
+    with pytest.raises(InputError, match='attention'):
+        by(name, attention_with_positions, *map(torch.randn, {**shapes, **wrong}.values()))
+
+
+@pytest.mark.parametrize('sides', [(1, 1), (3, 4), (5, 7)])
+def test_fused_attention_is_given_channels_in_eights(
+    sides: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else torch's memory-efficient kernels do not take them, and the map is stored."""
+    seen = []
+
+    def spy(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        seen.extend([q.shape[3], k.shape[3], v.shape[3]])
+        return torch.softmax(q @ k.mT / q.shape[3] ** 0.5, dim=3) @ v
+
+    monkeypatch.setattr(functional.F, 'scaled_dot_product_attention', spy)
+    monkeypatch.setattr(functional.dispatch, 'choose_attention', lambda q, k: 'sdpa')
+    monkeypatch.setattr(functional.dispatch, 'choose_attention_with_positions', lambda q, k: 'sdpa')
+    cells = math.prod(sides)
+    args = [torch.randn(2, 3, n, c).double() for n, c in ((9, 8), (cells, 8), (cells, 8))]
+    args += [torch.randn(2, 3, 9, side).double() for side in sides]
+    out = functional.attention_with_positions(*args)
+    assert seen
+    assert not any(channels % 8 for channels in seen)
+    torch.testing.assert_close(out, by('reference', attention_with_positions, *args))

@@ -54,7 +54,7 @@ def test_configs_and_families_may_be_named_together(run_tool: Run) -> None:
 
 def test_the_whole_models_of_the_docs(run_tool: Run) -> None:
     tables = rows((ROOT / 'docs/parameters.md').read_text())
-    written = [row for row in tables if row[0].endswith('.py')]
+    written = [row for row in tables if row[0].endswith('.py') and len(row) == 5]
     configs = [f'configs/{row[0]}' for row in written]
     result = run_tool('model_complexity.py', '--configs', *configs)
     assert result.returncode == 0, result.stderr
@@ -67,3 +67,35 @@ def test_the_whole_models_of_the_docs(run_tool: Run) -> None:
             abs(float(row[1]) - float(figure)) <= (0.051 if '.' in figure else 0.5)
             for figure in quoted
         )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('detector', ['mask_rcnn', 'cascade_mask_rcnn'])
+def test_the_multiply_adds_of_the_docs(detector: str, run_tool: Run) -> None:
+    name = f'{detector}_mvitv2_tiny_coco.py'
+    options = ['--whole', '--shapes', '800x1280']
+    result = run_tool('model_complexity.py', f'configs/{name}', *options)
+    (computed,) = (row for row in rows(result.stdout) if row[0].endswith(name))
+    tables = rows((ROOT / 'docs/parameters.md').read_text())
+    (written,) = (row for row in tables if row[0] == name and len(row) == 4)
+    assert computed[-2:] == written[1:3]
+
+
+def test_the_papers_flops_agree_within_six_thousandths() -> None:
+    tables = rows((ROOT / 'docs/parameters.md').read_text())
+    written = [row for row in tables if row[0].endswith('.py') and len(row) == 4]
+    assert len(written) == 6
+    for *_, whole, paper in written:
+        assert float(whole) == pytest.approx(float(paper), rel=0.006)
+
+
+def test_whole_models_are_counted_with_their_heads(run_tool: Run) -> None:
+    options = ['--whole', '--shapes', '64x64']
+    result = run_tool('model_complexity.py', 'retinanet_rest_lite_shapes', *options)
+    assert result.returncode == 0, result.stderr
+    backbone, whole = map(float, rows(result.stdout)[1][-2:])
+    assert whole > 1.2 * backbone
+    for wrong in (['--whole'], ['ResT', *options]):
+        result = run_tool('model_complexity.py', *wrong)
+        assert result.returncode == 1
+        assert '--whole counts multiply-adds of configs' in result.stderr

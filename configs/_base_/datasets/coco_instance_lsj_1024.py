@@ -1,4 +1,5 @@
-# COCO with instance masks, large-scale jittering (arXiv 2012.07177) to 1024x1024.
+# COCO with instance masks, large-scale jittering (arXiv 2012.07177) to 1024x1024; tested at a short
+# side of 800, as in detectron2's MViTv2 project.
 _base_ = ['./coco_instance.py']
 train_pipeline = [
     dict(type='LoadImageFromFile', backend_args=_base_.backend_args),
@@ -15,8 +16,4 @@ train_pipeline = [
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackDetInputs'),
 ]
-test_pipeline = _base_.test_pipeline
-test_pipeline[1].scale = (1024, 1024)
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
-val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
-test_dataloader = val_dataloader

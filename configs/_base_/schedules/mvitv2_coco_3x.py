@@ -1,6 +1,7 @@
 # 36 epochs of COCO as in detectron2's MViTv2 project: AdamW at 1.6e-4 for 64 images a step, steps
-# at 52,500 and 62,500 of 67,500 iterations, no decay on norms and tables of positions, mixed
-# precision. Without a GPU: --cfg-options optim_wrapper.type=OptimWrapper
+# at the whole epochs nearest to 52,500 and 62,500 of 67,500 iterations, no decay on norms and
+# tables of positions, mixed precision. Without a GPU:
+#   --cfg-options optim_wrapper.type=OptimWrapper
 _base_ = ['./coco_3x.py']
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=250),
