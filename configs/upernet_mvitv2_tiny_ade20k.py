@@ -19,4 +19,5 @@ model = dict(
     decode_head=dict(in_channels=[96, 192, 384, 768]),
     auxiliary_head=dict(in_channels=384),
 )
-optim_wrapper = dict(paramwise_cfg=dict(custom_keys={'.positions.': dict(decay_mult=0.0)}))
+tables = {'.positions.': dict(decay_mult=0.0), 'pos_embed': dict(decay_mult=0.0)}
+optim_wrapper = dict(paramwise_cfg=dict(custom_keys=tables))

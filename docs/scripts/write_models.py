@@ -20,12 +20,14 @@ from string import ascii_lowercase
 from typing import NamedTuple
 
 import torch
+from mmengine.config import Config
 
 from mmrest.backbones import BACKBONES
 from mmrest.benchmark.complexity import count_macs, count_parameters
 from mmrest.benchmark.machine import describe_machine
 from mmrest.benchmark.measuring import Case, Result, measure_in_turn
 from mmrest.commands.output_files import require_new_file
+from mmrest.config_nodes import task_model
 from mmrest.errors import InputError, clear_errors
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -222,7 +224,8 @@ def quoted_results() -> dict[str, list[tuple[str, str]]]:
             result = result.removesuffix(' AP').removesuffix(' mIoU')
             schedule = schedule.replace('COCO', '').strip(' ,')
             task = model if path.stem.endswith('ade20k') else f'{model} {schedule}'
-            quoted.setdefault(f'{families[named[1]]} {named[2]}', []).append((task, result))
+            backbone = task_model(Config.fromfile(path)).backbone
+            quoted.setdefault(f'{families[named[1]]} {backbone.arch}', []).append((task, result))
     return quoted
 
 

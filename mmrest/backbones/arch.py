@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from mmrest.errors import InputError
 
 Own = TypeVar('Own', bound='Arch')
+
+
+# by the name of a field's type
+_WANTED = dict(
+    int='a whole number above 0',
+    float='a number above 0',
+    tuple='a tuple of whole numbers above 0',
+    bool='True or False',
+    str='a text',
+)
 
 
 @dataclass(frozen=True)
@@ -31,12 +41,10 @@ class Arch:
                 value = tuple(tuple(v) if isinstance(v, list) else v for v in value)
                 object.__setattr__(self, name, value)
             if not _is_good(value, kind):
-                number = dict(int='whole number above 0', float='number above 0')
-                number['tuple'] = 'tuple of whole numbers above 0'
-                wanted = number.get((inner[0] if inner else kind).__name__, f'{kind}')
+                wanted = _WANTED[(inner[0] if inner else kind).__name__]
                 each = ' for each stage, for example (2, 2, 6, 2)' if inner else ''
                 raise InputError(
-                    f'{self.family()}: arch field {name}={value!r} must have a {wanted}{each}'
+                    f'{self.family()}: arch field {name}={value!r} must have {wanted}{each}'
                 )
 
     @classmethod
@@ -51,7 +59,8 @@ class Arch:
         """A published variant by its name, or a user's own fields.
 
         Args:
-            arch: A key of ``variants``, a mapping of this class' fields or an instance.
+            arch: A key of ``variants``, an instance of this class, or a mapping of its fields, all
+                that have no default or those that differ from a ``variant``.
             variants: The published ones.
 
         Raises:
@@ -71,6 +80,15 @@ class Arch:
                 f'{cls.family()}: arch={arch!r} must be a name, a dict or a {cls.__name__}'
             )
         known = {field.name: field for field in fields(cls)}
+        if 'variant' in arch:
+            changes = {name: value for name, value in arch.items() if name != 'variant'}
+            base = cls.resolve(str(arch['variant']), variants)
+            if unknown := changes.keys() - known.keys():
+                raise InputError(
+                    f'{cls.family()}: an arch dict has the fields {", ".join(known)}; '
+                    f'unknown: {sorted(unknown)}'
+                )
+            return replace(base, **changes)
         required = {name for name, field in known.items() if field.default is MISSING}
         missing, unknown = required - arch.keys(), arch.keys() - known.keys()
         if missing or unknown:
@@ -179,3 +197,20 @@ def _is_good(value: Any, kind: type) -> bool:
     if kind is int:
         return type(value) is int and value > 0
     return type(value) is kind
+
+
+def require_switches(name: str, **values: Any) -> None:
+    """Check arguments that are on or off.
+
+    A text, as a mistyped option of a command line is, would be taken for on.
+
+    Args:
+        name: Of the class that they are given to.
+        values: By their names.
+
+    Raises:
+        InputError: One is not; the message names it.
+    """
+    for argument, value in values.items():
+        if isinstance(value, str) or value not in (True, False):
+            raise InputError(f'{name}: {argument}={value!r} must be True or False')

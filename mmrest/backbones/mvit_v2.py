@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmrest.backbones.arch import HierarchicalArch
+from mmrest.backbones.arch import HierarchicalArch, require_switches
 from mmrest.backbones.hierarchical import HierarchicalBackbone
 from mmrest.backbones.layers import (
     MLP,
@@ -40,7 +40,7 @@ from mmrest.backbones.pooling_attention import (
     split_class_token,
 )
 from mmrest.backbones.pyramid import register_backbone
-from mmrest.checkpoints import Fresh, KeyMap
+from mmrest.checkpoints import Fresh, KeyMap, RenamedCheckpoint
 from mmrest.errors import InputError
 from mmrest.ops import channels_last, max_pool
 from mmrest.ops.relative import resize
@@ -283,6 +283,7 @@ class MViTV2(HierarchicalBackbone):
     default = 'tiny'
     out_norms = ('branch', 'none')
     norm_eps = 1e-6
+    published_options = dict(attention='pooling')
     initialize = staticmethod(initialize_linear)
     keys = KeyMap(
         rules=(
@@ -327,6 +328,7 @@ class MViTV2(HierarchicalBackbone):
         ):
             if value not in known:
                 raise InputError(f'MViTV2: {name}={value!r} must be one of {", ".join(known)}')
+        require_switches('MViTV2', residual_pooling=residual_pooling, pool_every_q=pool_every_q)
         # make_stage reads them
         self.attention = attention
         self.positions = positions
@@ -418,6 +420,17 @@ class MViTV2(HierarchicalBackbone):
         for stage in self.stages:
             x, grid = stage(x, grid)
             yield split_class_token(x, grid)[1].unflatten(1, grid)
+
+    def rename_checkpoint(self, state: Mapping[str, Tensor]) -> RenamedCheckpoint:
+        """See :meth:`PyramidBackbone.rename_checkpoint`."""
+        renamed = super().rename_checkpoint(state)
+        has_token = any(key.rpartition('.')[2] == 'cls_token' for key in state)
+        if has_token and self.attention == 'pooling' and self.stages[0].embed.cls_token is None:
+            renamed.notes.append(
+                'MViTV2: the class token of the file is left out, with which all others were '
+                "trained; arch='base_cls', 'large_cls' and 'huge_cls' have one"
+            )
+        return renamed
 
     def place_key(self, key: str, keys: Set[str]) -> str | None:
         """See :meth:`PyramidBackbone.place_key`; the authors count the blocks of all stages."""

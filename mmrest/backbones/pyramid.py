@@ -21,7 +21,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmrest.backbones.arch import Arch
+from mmrest.backbones.arch import Arch, require_switches
 from mmrest.checkpoints import KeyMap, RenamedCheckpoint, load_pretrained, refuse_fused_state
 from mmrest.errors import InputError
 
@@ -42,6 +42,7 @@ class PyramidBackbone(BaseModule, metaclass=ABCMeta):
     Arch: ClassVar[type[Arch]]
     variants: ClassVar[Mapping[str, Arch]]
     keys: ClassVar[KeyMap]
+    published_options: ClassVar[Mapping[str, Any]] = {}
 
     out_channels: tuple[int, ...]
     out_strides: tuple[int, ...]
@@ -82,6 +83,7 @@ class PyramidBackbone(BaseModule, metaclass=ABCMeta):
             )
         if not isinstance(drop_path_rate, int | float) or not 0 <= drop_path_rate < 1:
             raise InputError(f'{name}: drop_path_rate={drop_path_rate!r} must be from 0 to below 1')
+        require_switches(name, with_cp=with_cp, norm_eval=norm_eval)
         _check_init_cfg(name, init_cfg)
         self.in_channels = in_channels
         self.out_indices = out_indices
@@ -316,7 +318,7 @@ class PyramidBackbone(BaseModule, metaclass=ABCMeta):
                 or too many.
         """
         signed = [family for family in BACKBONES.values() if family.keys.may_be_of(state)]
-        scores: dict[str, float] = {}
+        scores: dict[str, tuple[float, int]] = {}
         for family in signed or BACKBONES.values():
             for name in family.variants:
                 model = _published(family, name)
@@ -325,9 +327,11 @@ class PyramidBackbone(BaseModule, metaclass=ABCMeta):
                 same = [
                     k for k in own if k in renamed.state and renamed.state[k].shape == own[k].shape
                 ]
-                scores[f'{family.__name__} {name}'] = len(same) / len(own.keys() | renamed.state)
+                share = len(same) / len(own.keys() | renamed.state)
+                # of two that fit, one may leave out what the other has
+                scores[f'{family.__name__} {name}'] = share, len(same)
         best = max(scores, key=scores.get)
-        return best if scores[best] > 0.8 else None
+        return best if scores[best][0] > 0.8 else None
 
 
 Family = TypeVar('Family', bound=type[PyramidBackbone])
@@ -346,7 +350,7 @@ def register_backbone(family: Family) -> Family:
 def _published(family: type[PyramidBackbone], variant: str) -> PyramidBackbone:
     # without memory for weights; building all takes seconds
     with torch.device('meta'):
-        return family(arch=variant)
+        return family(arch=variant, **family.published_options)
 
 
 def _pad(level: Tensor, size: Size) -> Tensor:

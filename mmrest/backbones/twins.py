@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmrest.backbones.arch import require_switches
 from mmrest.backbones.hierarchical import Stage
 from mmrest.backbones.layers import (
     TokenConv,
@@ -250,6 +251,7 @@ class TwinsSVT(TwinsPCPVT):
             raise InputError(f'TwinsSVT: windows={windows!r} must be one of {", ".join(WINDOWS)}')
         # make_stage reads them
         self.windows = windows
+        require_switches('TwinsSVT', stage_norm=stage_norm)
         self.stage_norm = stage_norm
         super().__init__(
             arch=arch,

@@ -51,15 +51,21 @@ def parse_model(text: str) -> dict | str:
         if call.args or any(keyword.arg is None for keyword in call.keywords):
             raise ValueError('an argument without a name')
         for keyword in call.keywords:
-            # a bare word is a string, so that a shell needs no quotes
             word = isinstance(keyword.value, ast.Name)
-            cfg[keyword.arg] = keyword.value.id if word else ast.literal_eval(keyword.value)
+            cfg[keyword.arg] = (
+                _as_word(keyword.value.id) if word else ast.literal_eval(keyword.value)
+            )
     except (ValueError, SyntaxError) as error:
         raise InputError(
             f"{text}: write TYPE:key=value,key=value, for example 'ResFormer:arch=base,"
             "window_size=14,global_blocks=(2,5)', or a config"
         ) from error
     return cfg
+
+
+def _as_word(word: str) -> str | bool:
+    """A bare word is a string, so that a shell needs no quotes; or on or off, as in mmengine."""
+    return {'true': True, 'false': False}.get(word, word)
 
 
 def build_step(

@@ -91,13 +91,14 @@ def load_pretrained(
     if adapt_in_channels is not None:
         adapt_first_convolution(renamed, own, backbone.in_channels, adapt_in_channels)
     if misfit := _compare(own, renamed.state, renamed.optional):
-        guess = backbone.guess_variant(state)
         lines = [
             f'{checkpoint} does not fit this {type(backbone).__name__}; nothing was loaded.',
             *misfit,
-            f'  The file seems to be {guess or "of no variant that mmrest knows"}.',
+            f'  {_guess(backbone, state)}',
             *(f'  {note}' for note in renamed.notes),
         ]
+        if any(_differ_in_images(own[key], w) for key, w in renamed.state.items() if key in own):
+            lines.append("  adapt_in_channels='mean' in init_cfg makes it fit images as these.")
         raise CheckpointError('\n'.join(lines))
     _warn_of_nan(own, renamed.state, checkpoint)
     backbone.load_state_dict(renamed.state, strict=False)
@@ -109,6 +110,21 @@ def load_pretrained(
     )
     for note in renamed.notes:
         logger.warning(note)
+
+
+def _guess(backbone: RenamesKeys, state: Mapping[str, Tensor]) -> str:
+    guess = backbone.guess_variant(state)
+    if guess is None:
+        return 'The file seems to be of no variant that mmrest knows.'
+    if guess == backbone.guess_variant(backbone.state_dict()):
+        return f'The file seems to be {guess}, and so does this backbone; other arguments differ.'
+    return f'The file seems to be {guess}.'
+
+
+def _differ_in_images(own: Tensor, weight: Tensor) -> bool:
+    """True of convolutions that differ in their input channels alone, not depthwise ones."""
+    is_same = own.ndim == weight.ndim == 4 and own[:, 0].shape == weight[:, 0].shape
+    return is_same and own.shape[1] != weight.shape[1]
 
 
 def adapt_first_convolution(
@@ -135,10 +151,9 @@ def adapt_first_convolution(
         wanted = own[key].shape if key in own else ()
         if len(wanted) != 4 or weight.ndim != 4 or wanted[1] != in_channels:
             continue
-        old = weight.shape[1]
-        same_else = (*weight.shape[:1], *weight.shape[2:]) == (*wanted[:1], *wanted[2:])
-        if old == in_channels or not same_else:
+        if not _differ_in_images(own[key], weight):
             continue
+        old = weight.shape[1]
         if way == 'mean':
             channels = weight.mean(1, keepdim=True).expand(-1, in_channels, -1, -1)
         else:

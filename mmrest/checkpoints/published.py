@@ -79,6 +79,10 @@ def published() -> dict[str, Published]:
         return {row['name']: Published(**row) for row in csv.DictReader(file)}
 
 
+# Names that an error suggests.
+_MOST_HINTS = 6
+
+
 def find_published(name: str) -> Published:
     """The file of a name, with or without ``mmrest://``.
 
@@ -87,7 +91,8 @@ def find_published(name: str) -> Published:
     """
     name = name.removeprefix(SCHEME)
     if name not in published():
-        close = difflib.get_close_matches(name, published())
+        longer = [other for other in published() if name and other.startswith(name)]
+        close = longer[:_MOST_HINTS] or difflib.get_close_matches(name, published())
         hint = (
             f'did you mean {" or ".join(close)}?' if close else '`python -m mmrest weights` has all'
         )

@@ -21,10 +21,11 @@ from mmrest.wrappers import unwrap_model
 class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """Scales the learning rate of a backbone's layer ``i`` of ``n`` by ``rate ** (n - 1 - i)``.
 
-    The layers are those of the backbone's ``get_layer_depth`` (mmpretrain's protocol): stages for
-    ResT and ResTv2, blocks for plain vision transformers. What is not in the backbone is not
-    decayed. ``paramwise_cfg`` takes all that mmengine's default constructor takes, and
-    ``layer_decay_rate``. ELECTRA (arXiv 2003.10555), Section 3.1, "layerwise learning rate decay".
+    The layers are those of the backbone's ``get_layer_depth`` (mmpretrain's protocol): blocks
+    for plain vision transformers (ResFormer, GPViT), stages for all others. What is not in the
+    backbone is not decayed. ``paramwise_cfg`` takes all that mmengine's default constructor takes,
+    and ``layer_decay_rate``. ELECTRA (arXiv 2003.10555), Section 3.1, "layerwise learning rate
+    decay".
 
     Example:
         ``optim_wrapper = dict(constructor='mmrest.LayerDecayOptimWrapperConstructor',

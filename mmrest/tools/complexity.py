@@ -12,7 +12,7 @@ from torch import nn
 
 from mmrest.backbones import BACKBONES
 from mmrest.benchmark.complexity import count_image, count_parameters, count_whole
-from mmrest.benchmark.models import build_outline, build_whole
+from mmrest.benchmark.models import build_backbone, build_outline, build_whole, parse_model
 from mmrest.commands import load_config
 from mmrest.commands.cli import parse_shape
 from mmrest.commands.config import require_model
@@ -28,7 +28,8 @@ def main() -> None:
         'models',
         nargs='*',
         metavar='FAMILY|CONFIG',
-        help=f'families, all if none is named: {", ".join(BACKBONES)}; or configs',
+        help=f'families, all if none is named: {", ".join(BACKBONES)}; with arguments, for '
+        "example 'MViTV2:arch=tiny,attention=pooling'; or configs",
     )
     parser.add_argument(
         '--shapes',
@@ -50,7 +51,7 @@ def main() -> None:
         configs = [name for name in args.models if name in config_names() or '.py' in name]
         families = [name for name in args.models if name not in configs]
         configs += args.configs
-        if unknown := set(families) - set(BACKBONES):
+        if unknown := {name for name in families if name.partition(':')[0] not in BACKBONES}:
             hint = did_you_mean(min(unknown), [*BACKBONES, *config_names()])
             raise InputError(
                 f'no family {", ".join(sorted(unknown))}; there are {", ".join(BACKBONES)}{hint}'
@@ -71,13 +72,18 @@ def main() -> None:
 
 
 def print_families(names: Iterable[str], shapes: list[tuple[int, int]]) -> None:
-    """A table of every published variant."""
+    """A table of every published variant, or of the form that is given."""
     print_row(['backbone', 'parameters (M)', *_of_sizes('GMACs', shapes)], header=True)
-    for family in map(BACKBONES.__getitem__, names):
-        for name in family.variants:
+    for name in names:
+        if ':' in name:
+            forms = {name: parse_model(name)}
+        else:
+            variants = BACKBONES[name].variants
+            forms = {f'{name} {variant}': dict(type=name, arch=variant) for variant in variants}
+        for form, cfg in forms.items():
             with torch.device('meta'):
-                model = family(arch=name).eval()
-            row = [f'{family.__name__} {name}', f'{count_parameters(model):.2f}']
+                model = build_backbone(cfg).eval()
+            row = [form, f'{count_parameters(model):.2f}']
             print_row([*row, *_macs(model, model, shapes)])
 
 

@@ -57,10 +57,18 @@ def test_it_resolves_names_dicts_and_itself() -> None:
     assert ToyArch.resolve('small', variants) is variants['small']
     assert ToyArch.resolve(dict(embed_dims=[8], depths=[1]), variants) == variants['small']
     assert ToyArch.resolve(variants['small'], {}) is variants['small']
+    # a published one with other fields
+    changed = ToyArch.resolve(dict(variant='small', ratio=2, depths=[3]), variants)
+    assert changed == ToyArch((8,), (3,), ratio=2)
+    assert ToyArch.resolve(dict(variant='small'), variants) == variants['small']
     for arch, message in (
         ('huge', "unknown arch 'huge'; published variants are small"),
         (dict(depths=(1,)), r"missing: \['embed_dims'\], unknown: none"),
         (dict(embed_dims=(8,), depths=(1,), widths=1), r"unknown: \['widths'\]"),
+        (dict(variant='huge', ratio=2), "unknown arch 'huge'; published variants are small"),
+        (dict(variant='small', widths=1), r"unknown: \['widths'\]"),
+        (dict(variant='small', ratio=0), 'arch field ratio=0 must have a number above 0'),
+        (dict(variant='small', flag=1), 'arch field flag=1 must have True or False'),
         (Arch(), 'must be a name, a dict or a ToyArch'),
         (None, 'must be a name, a dict or a ToyArch'),
     ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -228,6 +229,27 @@ def test_a_class_token_is_dropped_where_there_is_none_and_asked_for_where_there_
     del state['cls_token']
     with pytest.raises(CheckpointError, match=r'missing: .*cls_token'):
         load(MViTV2(attention='pooling', **options), state, tmp_path)
+
+
+def test_a_variant_without_a_class_token_says_that_it_leaves_one_out() -> None:
+    options = dict(attention='pooling', out_norm='none')
+    with_token = MViTV2(dict(SMALL, cls_token=True), **options)
+    plain = MViTV2(SMALL, **options)
+    for source, model, is_said in (
+        (with_token, plain, True),
+        (with_token, MViTV2(SMALL, out_norm='none'), False),  # in windows, as in detectron2
+        (with_token, copy.deepcopy(with_token), False),
+        (plain, copy.deepcopy(plain), False),
+    ):
+        renamed = model.rename_checkpoint(authors_state(source))
+        assert any('class token' in note for note in renamed.notes) == is_said
+
+
+@pytest.mark.parametrize('variant', ['base', 'base_cls', 'large', 'large_cls'])
+def test_a_file_of_classification_names_its_variant(variant: str) -> None:
+    with torch.device('meta'):
+        state = authors_state(MViTV2(variant, attention='pooling', out_norm='none'))
+        assert MViTV2.guess_variant(state) == f'MViTV2 {variant}'
 
 
 def test_tables_of_another_image_size_are_resized(tmp_path: Path) -> None:

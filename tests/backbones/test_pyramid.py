@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import math
 from pathlib import Path
@@ -315,6 +316,23 @@ def test_bad_arguments_are_named(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         build(family, **options)
+
+
+@families
+def test_switches_are_on_or_off(family: type[PyramidBackbone]) -> None:
+    switches = [
+        name
+        for name, argument in inspect.signature(family).parameters.items()
+        if isinstance(argument.default, bool)
+    ]
+    assert 'with_cp' in switches
+    for name in switches:
+        for good in (True, False, 1, 0):
+            build(family, **{name: good})
+        # a text would be on, whatever it says
+        for bad in ('False', 'no', 'flase', None, 2, [True]):
+            with pytest.raises(InputError, match=f'{family.__name__}: {name}=.* True or False'):
+                build(family, **{name: bad})
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from mmrest.benchmark.complexity import count_image, count_parameters
-from mmrest.benchmark.models import build_backbone, build_outline, build_whole
+from mmrest.benchmark.models import build_backbone, build_outline, build_whole, parse_model
 from mmrest.engine.image_channels import image_channels
 from mmrest.errors import InputError
 from mmrest.tools.complexity import describe_config
@@ -189,3 +189,12 @@ def test_every_config_of_theirs_is_described_or_refused(package: str) -> None:
     reasons = 'install', 'describes no model', 'No such file', 'should have 1 or 3', 'is no model'
     unexplained = [text for text in said.values() if not any(part in text for part in reasons)]
     assert not unexplained
+
+
+@pytest.mark.parametrize(
+    ('word', 'value'), [('false', False), ('False', False), ('true', True), ('small', 'small')]
+)
+def test_bare_words_are_texts_or_on_or_off(word: str, value: object) -> None:
+    assert parse_model(f'MViTV2:residual_pooling={word}') == dict(
+        type='MViTV2', residual_pooling=value
+    )

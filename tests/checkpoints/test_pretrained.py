@@ -249,6 +249,22 @@ def test_the_wrong_variant_is_recognised(tmp_path: Path) -> None:
         assert PyramidBackbone.guess_variant(state) == f'ResT {arch}'
 
 
+def test_another_argument_of_the_same_variant_is_told(tmp_path: Path) -> None:
+    file = tmp_path / 'lite.pth'
+    torch.save(ResT('lite', out_norm='branch').state_dict(), file)
+    said = 'seems to be ResT lite, and so does this backbone; other arguments differ'
+    with pytest.raises(CheckpointError, match=said) as caught:
+        load_pretrained(ResT('lite', out_norm='branch', in_channels=4), str(file))
+    assert "adapt_in_channels='mean' in init_cfg" in str(caught.value)
+    state = torch.load(file) | {'more': torch.zeros(1)}
+    torch.save(state, file)
+    with pytest.raises(CheckpointError, match=said) as caught:
+        load_pretrained(ResT('lite', out_norm='branch'), str(file))
+    assert 'adapt_in_channels' not in str(caught.value)
+    with pytest.raises(CheckpointError, match=r'seems to be ResT lite\.'):
+        load_pretrained(ResT('small'), str(file))
+
+
 def test_a_foreign_file_is_of_no_variant(tmp_path: Path) -> None:
     file = tmp_path / 'foreign.pth'
     torch.save(nn.Linear(2, 2).state_dict(), file)

@@ -220,6 +220,9 @@ def test_what_needs_a_person_says_so() -> None:
         obtain('pvtv2_b0_fpn')
     with pytest.raises(CheckpointError, match=r'did you mean .*rest_small'):
         obtain('rest_smal')
+    # the beginning of names, of which no other is spelled alike
+    with pytest.raises(CheckpointError, match=r'did you mean mvitv2_huge_cls_imagenet22k or'):
+        obtain('mvitv2_huge')
 
 
 def test_files_on_google_drive_are_left_to_gdown(

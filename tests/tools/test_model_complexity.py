@@ -34,6 +34,22 @@ def test_the_variants_of_the_readme(families: list[str], count: int, run_tool: R
         assert row in [other[: len(row)] for other in written]
 
 
+def test_forms_of_a_family_are_counted(run_tool: Run) -> None:
+    written = [
+        row for row in rows((ROOT / 'docs/parameters.md').read_text()) if 'MViTV2:' in row[0]
+    ]
+    assert len(written) == 7
+    options = ['--shapes', '224x224']
+    result = run_tool('model_complexity.py', *(row[0] for row in written), *options)
+    assert result.returncode == 0, result.stderr
+    assert rows(result.stdout)[1:] == [row[:3] for row in written]
+    for _, _, counted, figure in written[:3] + written[4:]:  # large's is large_cls'
+        assert float(counted) == pytest.approx(float(figure), rel=0.011)
+    result = run_tool('model_complexity.py', 'MViTV2:arch=tiny,positions=some', *options)
+    assert result.returncode == 1
+    assert "positions='some' must be one of" in result.stderr
+
+
 def test_an_unknown_family_is_named(run_tool: Run) -> None:
     result = run_tool('model_complexity.py', 'ResNet')
     assert result.returncode == 1
