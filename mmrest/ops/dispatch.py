@@ -10,9 +10,9 @@ request        what it means
 =============  =====================================================================================
 
 A request is the context's (:func:`use_implementation`), else that of the environment variable
-``MMREST_ATTENTION``. Where torch looks into a computation (tracing, exporting, forward-mode AD,
+``MMREST_ATTENTION``. Where torch looks into a computation (tracing, forward-mode AD,
 ``torch.func``), the reference serves, whatever is asked for: it sees through torch's own operators
-alone.
+alone. What is exported has torch's own, too: the reference's, or its fused attention.
 """
 
 from __future__ import annotations

@@ -346,12 +346,33 @@ ROWS: dict[type[PyramidBackbone], Row] = {
 }
 
 families = pytest.mark.parametrize('family', ROWS, ids=lambda family: family.__name__)
+
+
+def form(family: type[PyramidBackbone], name: str, **defaults: Any) -> type[PyramidBackbone]:
+    """A family with other defaults."""
+
+    def __init__(self: PyramidBackbone, **options: Any) -> None:
+        family.__init__(self, **{**defaults, **options})
+
+    return type(f'{family.__name__}_{name}', (family,), dict(__init__=__init__))
+
+
+# What must keep a backbone's contract beside the families as they are by default, and its arch.
+FORMS = {
+    form(MViTV2, 'pooling', attention='pooling'): dict(MULTISCALE, cls_token=True),
+    form(MViTV2, 'positions', attention='pooling', positions='absolute_and_decomposed'): dict(
+        MULTISCALE, widens_in='mlp'
+    ),
+    form(MViTV2, 'windows', attention='windows', residual_pooling=False): MULTISCALE,
+}
+forms = pytest.mark.parametrize('family', [*ROWS, *FORMS], ids=lambda family: family.__name__)
 Build = Callable[..., PyramidBackbone]
 
 
 def build(family: type[PyramidBackbone], **options: Any) -> PyramidBackbone:
     """The small variant."""
-    return family(**{'arch': ROWS[family].arch, 'drop_path_rate': 0.0, **options})
+    arch = FORMS[family] if family in FORMS else ROWS[family].arch
+    return family(**{'arch': arch, 'drop_path_rate': 0.0, **options})
 
 
 def build_tiny(family: type[PyramidBackbone], **options: Any) -> PyramidBackbone:

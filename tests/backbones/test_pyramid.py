@@ -16,7 +16,7 @@ import mmrest
 from mmrest.backbones import BACKBONES, PyramidBackbone
 from mmrest.checkpoints import CheckpointError
 from mmrest.errors import InputError
-from tests.backbones.families import ROWS, build, families, num_stages, randomize, subsets
+from tests.backbones.families import ROWS, build, families, forms, num_stages, randomize, subsets
 
 SIZES = [(1, 1), (1, 7), (17, 1), (31, 33), (32, 32), (45, 130), (64, 96)]
 
@@ -41,7 +41,7 @@ def test_a_family_is_an_attribute_of_the_package(family: type[PyramidBackbone]) 
 
 
 @pytest.mark.parametrize('size', SIZES, ids=str)
-@families
+@forms
 def test_maps_have_the_promised_sizes(family: type[PyramidBackbone], size: tuple[int, int]) -> None:
     model = build(family).eval()
     maps = model(torch.randn(2, 3, *size))
@@ -54,14 +54,14 @@ def test_maps_have_the_promised_sizes(family: type[PyramidBackbone], size: tuple
 
 
 @pytest.mark.parametrize('size', [(1, 1), (33, 70)], ids=str)
-@families
+@forms
 def test_training_step_at_odd_sizes(family: type[PyramidBackbone], size: tuple[int, int]) -> None:
     model = build(family, drop_path_rate=0.3).train()
     sum(level.square().sum() for level in model(torch.randn(2, 3, *size))).backward()
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
-@families
+@forms
 def test_outputs_do_not_depend_on_the_choice_of_levels(family: type[PyramidBackbone]) -> None:
     full = randomize(build(family)).eval()
     images = torch.randn(1, 3, 50, 70)
@@ -90,7 +90,7 @@ def check_gradients(
         assert (parameter.grad is not None) == parameter.requires_grad, case
 
 
-@families
+@forms
 def test_trainable_parameters_get_gradients(family: type[PyramidBackbone]) -> None:
     last = num_stages(family) - 1
     everything = tuple(range(last + 1))
@@ -101,14 +101,14 @@ def test_trainable_parameters_get_gradients(family: type[PyramidBackbone]) -> No
 
 
 @pytest.mark.slow
-@families
+@forms
 def test_every_trainable_parameter_gets_a_gradient(family: type[PyramidBackbone]) -> None:
     stages = num_stages(family)
     for out_indices, frozen in itertools.product(subsets(stages), range(-1, stages + 1)):
         check_gradients(family, out_indices, frozen)
 
 
-@families
+@forms
 def test_frozen_stages_stay_frozen_in_training(family: type[PyramidBackbone]) -> None:
     model = build(family, frozen_stages=2)
     assert model.train() is model
@@ -134,7 +134,7 @@ def test_norm_eval_keeps_all_batch_statistics(family: type[PyramidBackbone]) -> 
     assert all(torch.equal(before[k], v) for k, v in model.named_buffers())
 
 
-@families
+@forms
 def test_checkpointing_changes_nothing(family: type[PyramidBackbone]) -> None:
     images = torch.randn(2, 3, 64, 96)
     results = []
@@ -150,7 +150,7 @@ def test_checkpointing_changes_nothing(family: type[PyramidBackbone]) -> None:
         torch.testing.assert_close(plain, recomputed)
 
 
-@families
+@forms
 def test_images_of_a_batch_do_not_meet(family: type[PyramidBackbone]) -> None:
     model = randomize(build(family)).double().eval()
     images = torch.randn(3, 3, 40, 72, dtype=torch.float64)
@@ -160,7 +160,7 @@ def test_images_of_a_batch_do_not_meet(family: type[PyramidBackbone]) -> None:
         torch.testing.assert_close(level, torch.cat(parts), rtol=1e-4, atol=1e-4)
 
 
-@families
+@forms
 def test_neighbours_and_padding_do_not_matter_when_the_valid_sizes_are_known(
     family: type[PyramidBackbone],
 ) -> None:
@@ -184,7 +184,7 @@ def test_neighbours_and_padding_do_not_matter_when_the_valid_sizes_are_known(
     assert not torch.allclose(padded[-1], together[-1], atol=1e-2), 'padding has an influence'
 
 
-@families
+@forms
 def test_valid_sizes_are_forgotten_and_checked(family: type[PyramidBackbone]) -> None:
     model = build(family).train()
     images = torch.randn(2, 3, 40, 40)
@@ -199,7 +199,7 @@ def test_valid_sizes_are_forgotten_and_checked(family: type[PyramidBackbone]) ->
             model(images)
 
 
-@families
+@forms
 def test_layout_of_the_images_does_not_matter(family: type[PyramidBackbone]) -> None:
     model = randomize(build(family)).eval()
     images = torch.randn(2, 3, 80, 72)
@@ -212,7 +212,7 @@ def test_layout_of_the_images_does_not_matter(family: type[PyramidBackbone]) -> 
             torch.testing.assert_close(level, other, rtol=1e-4, atol=1e-4)
 
 
-@families
+@forms
 @pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.bfloat16, 0.15), (torch.float16, 0.02)])
 def test_autocast_and_double(
     family: type[PyramidBackbone], dtype: torch.dtype, tolerance: float
@@ -231,7 +231,7 @@ def test_autocast_and_double(
         assert (level.double() - other).abs().max() < tolerance * other.abs().max()
 
 
-@families
+@forms
 def test_layer_depth_grows_along_the_network(family: type[PyramidBackbone]) -> None:
     model = build(family)
     depths = []
@@ -363,7 +363,7 @@ def test_freezing_random_weights_is_noticed(
     assert 'freezes random weights' in caplog.text
 
 
-@families
+@forms
 @pytest.mark.parametrize('training', [False, True])
 def test_a_batch_of_no_images(family: type[PyramidBackbone], training: bool) -> None:
     """As torch's own layers: maps of the right size, gradients of zero, statistics as they were."""
@@ -483,7 +483,7 @@ def test_arch_is_a_name_a_dict_or_a_dataclass(family: type[PyramidBackbone]) -> 
         family(arch=3)
 
 
-@families
+@forms
 def test_every_module_is_called(family: type[PyramidBackbone]) -> None:
     """No module is built for nothing, in training and in inference."""
     model = build(family, drop_path_rate=0.3)
