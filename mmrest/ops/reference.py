@@ -1,7 +1,7 @@
 """The papers' equations, literally: the readable twin of every implementation.
 
-They serve whatever the fast ones cannot: tracing, forward-mode AD, empty tensors, second derivatives.
-Every attention map is stored.
+They serve whatever the fast ones cannot: tracing, forward-mode AD, empty tensors, second
+derivatives. Every attention map is stored.
 """
 
 from __future__ import annotations
