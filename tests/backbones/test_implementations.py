@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -35,9 +36,9 @@ def mark_slow(*values: object, slow: bool) -> object:
     return pytest.param(*values, marks=[pytest.mark.slow] if slow else [])
 
 
-def build(case: str) -> PyramidBackbone:
+def build(case: str, **more: Any) -> PyramidBackbone:
     family, options = CASES[case]
-    return randomize(build_tiny(family, **options))
+    return randomize(build_tiny(family, **options, **more))
 
 
 @pytest.fixture(autouse=True)

@@ -22,6 +22,7 @@ from mmrest.engine.valid_sizes import use_valid_sizes
 from mmrest.errors import InputError
 from mmrest.multires import MultiResolutionDDP, ScaleConsistencyLoss, resizing
 from mmrest.multires.training import _features
+from tests.gpu_autocast import gpu_dtypes
 from tests.multires import two_processes
 from tests.multires.models import BACKBONES, TASKS, batch, build, gradients
 from tests.two_processes import run_both
@@ -226,16 +227,18 @@ def norm_eval(backbone: str) -> dict[str, bool]:
     return dict(norm_eval=True) if backbone == 'ResT' else {}
 
 
-@pytest.mark.parametrize('backbone', ['ResT', 'ResFormer'])
-def test_half_precision_and_recomputation(backbone: str) -> None:
-    config = TASKS['segmentation'](backbone, with_cp=True)
+@tasks
+@backbones
+def test_half_precision_and_recomputation(backbone: str, task: str) -> None:
+    config = TASKS[task](backbone, with_cp=True)
     model = multi(config, consistency=dict(target='gap'))
-    data = preprocess(model, 'segmentation')
+    data = preprocess(model, task)
     exact, _ = model.parse_losses(model(**copy.deepcopy(data), mode='loss'))
-    with torch.autocast('cpu', torch.bfloat16):
-        half, _ = model.parse_losses(model(**data, mode='loss'))
+    with gpu_dtypes():
+        with torch.autocast('cpu', torch.bfloat16):
+            half, _ = model.parse_losses(model(**data, mode='loss'))
+        half.backward()
     assert half.item() == pytest.approx(exact.item(), rel=0.05)
-    half.backward()
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
 
