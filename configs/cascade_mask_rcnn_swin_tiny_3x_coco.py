@@ -6,7 +6,6 @@ _base_ = [
     './_base_/schedules/swin_coco_3x.py',
     './_base_/det_runtime.py',
 ]
-# Drop path is ours.
 model = dict(
     # as the authors
     data_preprocessor=dict(pad_size_divisor=32),

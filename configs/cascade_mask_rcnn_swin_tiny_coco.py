@@ -2,11 +2,10 @@
 # here).
 _base_ = [
     './_base_/models/cascade_mask_rcnn.py',
-    './_base_/datasets/coco_instance_800.py',
+    './_base_/datasets/coco_instance_crops.py',
     './_base_/schedules/swin_coco_1x.py',
     './_base_/det_runtime.py',
 ]
-# Drop path is ours.
 model = dict(
     # as the authors
     data_preprocessor=dict(pad_size_divisor=32),
@@ -16,7 +15,7 @@ model = dict(
         arch='tiny',
         init_cfg=dict(type='Pretrained', checkpoint='mmrest://swin_tiny'),
         out_norm='branch',
-        drop_path_rate=0.2,
+        drop_path_rate=0.0,
     ),
     neck=dict(in_channels=[96, 192, 384, 768]),
 )

@@ -1,11 +1,10 @@
 # Mask R-CNN, Swin-tiny, COCO 1x: 43.7 box AP, 39.8 mask AP (authors' result, not measured here).
 _base_ = [
     './_base_/models/mask_rcnn_rest.py',
-    './_base_/datasets/coco_instance_800.py',
+    './_base_/datasets/coco_instance_crops.py',
     './_base_/schedules/swin_coco_1x.py',
     './_base_/det_runtime.py',
 ]
-# Drop path is as in mmdet's configs.
 model = dict(
     # as the authors
     data_preprocessor=dict(pad_size_divisor=32),
@@ -15,7 +14,7 @@ model = dict(
         arch='tiny',
         init_cfg=dict(type='Pretrained', checkpoint='mmrest://swin_tiny'),
         out_norm='branch',
-        drop_path_rate=0.2,
+        drop_path_rate=0.1,
     ),
     neck=dict(in_channels=[96, 192, 384, 768]),
 )

@@ -1,7 +1,12 @@
 # RetinaNet, PVT-large, COCO 1x: 42.6 AP (authors' result, not measured here).
 _base_ = ['./retinanet_pvt_small_coco.py']
 model = dict(
-    backbone=dict(arch='large', init_cfg=dict(type='Pretrained', checkpoint='mmrest://pvt_large'))
+    backbone=dict(
+        arch='large',
+        init_cfg=dict(type='Pretrained', checkpoint='mmrest://pvt_large'),
+        # none in the authors' detection code, for the larger two
+        drop_path_rate=0.0,
+    )
 )
 optim_wrapper = dict(optimizer=dict(lr=1e-4 / 1.4))
 # one image on each of 8 GPUs

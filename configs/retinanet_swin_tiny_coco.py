@@ -1,7 +1,7 @@
 # RetinaNet, Swin-tiny, COCO 1x: no result of the authors.
 _base_ = [
     './_base_/models/retinanet_rest.py',
-    './_base_/datasets/coco_detection_800.py',
+    './_base_/datasets/coco_detection_crops.py',
     './_base_/schedules/swin_coco_1x.py',
     './_base_/det_runtime.py',
 ]
@@ -16,7 +16,7 @@ model = dict(
         init_cfg=dict(type='Pretrained', checkpoint='mmrest://swin_tiny'),
         out_indices=(1, 2, 3),
         out_norm='branch',
-        drop_path_rate=0.2,
+        drop_path_rate=0.1,
     ),
     neck=dict(in_channels=[192, 384, 768]),
 )

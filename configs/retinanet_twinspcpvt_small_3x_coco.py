@@ -18,3 +18,5 @@ model = dict(
     ),
     neck=dict(in_channels=[128, 320, 512]),
 )
+# the authors have mixed precision in Mask R-CNN alone
+optim_wrapper = dict(type='OptimWrapper')

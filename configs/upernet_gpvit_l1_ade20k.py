@@ -13,6 +13,8 @@ model = dict(
         arch='l1',
         init_cfg=dict(type='Pretrained', checkpoint='mmrest://gpvit_l1'),
         out_norm='branch',
+        # the authors convert all BatchNorms
+        norm_cfg=dict(type='SyncBN', requires_grad=True),
         drop_path_rate=0.1,
     ),
     decode_head=dict(in_channels=[216, 216, 216, 216]),

@@ -1,4 +1,5 @@
 # UPerNet, ResTv2-small, ADE20K 160k: 49.2 mIoU (authors' result, not measured here).
+# Theirs is of several scales and flips.
 _base_ = ['./upernet_restv2_tiny_ade20k.py']
 model = dict(
     backbone=dict(

@@ -1,4 +1,5 @@
 # UPerNet, ResTv2-tiny, ADE20K 160k: 47.3 mIoU (authors' result, not measured here).
+# Theirs is of several scales and flips.
 _base_ = [
     './_base_/models/upernet_rest.py',
     './_base_/datasets/ade20k.py',

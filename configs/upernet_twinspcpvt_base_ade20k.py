@@ -5,3 +5,5 @@ model = dict(
         arch='base', init_cfg=dict(type='Pretrained', checkpoint='mmrest://twinspcpvt_base')
     )
 )
+train_dataloader = dict(batch_size=2)
+auto_scale_lr = dict(base_batch_size=16)

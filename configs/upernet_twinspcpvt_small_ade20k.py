@@ -18,3 +18,6 @@ model = dict(
     decode_head=dict(in_channels=[64, 128, 320, 512]),
     auxiliary_head=dict(in_channels=320),
 )
+# four images on each of 8 GPUs, where the larger ones have two
+train_dataloader = dict(batch_size=4)
+auto_scale_lr = dict(base_batch_size=32)

@@ -13,9 +13,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import mmdet
 import pytest
+from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
@@ -89,7 +92,8 @@ RESTV2 = dict(tiny=0.1, small=0.2, base=0.3, large=0.5)
 RESFORMER = dict(tiny=0.1, small=0.1, base=0.1)
 MVITV2 = dict(tiny=0.1, small=0.3, base=0.4, large_cls=0.5, huge_cls=0.6)
 REST_SIDES = (640, 672, 704, 736, 768, 800)
-RESTV2_SIDES = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
+COCO_SIDES = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
+RESTV2_SIDES = (480, 512, 534, 576, 640, 672, 704, 736, 768, 800)
 VIT_DECAY = tuple(0.7**power for power in range(13, -1, -1))
 COCO_1X = dict(lr=1e-4, weight_decay=0.05, length=12, warm_up=COCO_WARM_UP, steps=(8, 11))
 COCO_3X = dict(lr=1e-4, weight_decay=0.05, length=36, warm_up=COCO_WARM_UP, steps=(28, 33))
@@ -123,11 +127,13 @@ ONE_IMAGE = dict(images=8, on_a_gpu=1)
 FOUR_IMAGES = dict(images=32, on_a_gpu=4)
 SWIN_3X = {
     **COCO_3X,
+    'warm_up': (0.001, 500),
     'steps': (27, 33),
     'clip': None,
-    'short_sides': RESTV2_SIDES,
+    'short_sides': COCO_SIDES,
     'divisor': 32,
 }
+SWIN_1X = {**SWIN_3X, 'length': 12, 'steps': (8, 11)}
 FPN = dict(
     lr=1e-4,
     weight_decay=1e-4,
@@ -161,7 +167,7 @@ GPVIT_3X = dict(
     **GPVIT_COCO,
     length=36,
     steps=(27, 33),
-    short_sides=RESTV2_SIDES,
+    short_sides=COCO_SIDES,
     crops=True,
     last_crop=(1024, 1024),
 )
@@ -171,6 +177,8 @@ TENTHS = {
     **dict.fromkeys(('tiny', 'small', 'medium', 'large'), 0.1),
     **dict.fromkeys(('b0', 'b1', 'b2', 'b2_linear', 'b3', 'b4', 'b5'), 0.1),
 }
+# of PVT in detection
+PVT_COCO = {**TENTHS, 'medium': 0.0, 'large': 0.0}
 P2T = dict(tiny=0.1, small=0.1, base=0.3, large=0.3)
 TWINS = dict(small=0.2, base=0.2, large=0.2)
 SWIN = dict(tiny=0.2, small=0.2, base=0.3)
@@ -220,7 +228,7 @@ RECIPES = {
     ),
     r'upernet_resformer_(tiny|small)_ade20k': Recipe(**ADE, length=80000, drop_path=RESFORMER),
     r'(retinanet|mask_rcnn|cascade_mask_rcnn)_mvitv2_(tiny|small|base|small_no_fpn)_coco': Recipe(
-        **MVIT_3X, short_sides=RESTV2_SIDES, crops=True
+        **MVIT_3X, short_sides=COCO_SIDES, crops=True
     ),
     r'cascade_mask_rcnn_mvitv2_huge_coco': Recipe(**MVIT_3X, short_sides=None),
     r'cascade_mask_rcnn_mvitv2_large_coco': Recipe(
@@ -228,16 +236,16 @@ RECIPES = {
     ),
     r'upernet_mvitv2_\w+_ade20k': Recipe(**ADE, length=160000, drop_path=MVITV2),
     r'upernet_resformer_base_ade20k': Recipe(**ADE, length=160000, drop_path=RESFORMER),
-    r'retinanet_(pvt|pvtv2)_(?!large|b4|b5)\w+_coco': Recipe(**PVT_1X, drop_path=TENTHS),
+    r'retinanet_(pvt|pvtv2)_(?!large|b4|b5)\w+_coco': Recipe(**PVT_1X, drop_path=PVT_COCO),
     r'retinanet_p2t_\w+_coco': Recipe(**PVT_1X, drop_path=P2T),
     r'retinanet_(pvt_large|pvtv2_b4|pvtv2_b5)_coco': Recipe(
-        **{**PVT_1X, **ONE_IMAGE, 'lr': 1e-4 / 1.4}, drop_path=TENTHS
+        **{**PVT_1X, **ONE_IMAGE, 'lr': 1e-4 / 1.4}, drop_path=PVT_COCO
     ),
     r'mask_rcnn_pvt(_(tiny|small|medium)|v2_(b0|b1|b2|b2_linear|b3))_coco': Recipe(
-        **{**PVT_1X, 'lr': 2e-4}, drop_path=TENTHS
+        **{**PVT_1X, 'lr': 2e-4}, drop_path=PVT_COCO
     ),
     r'mask_rcnn_(pvt_large|pvtv2_b4|pvtv2_b5)_coco': Recipe(
-        **{**PVT_1X, **ONE_IMAGE, 'lr': 2e-4 / 1.4}, drop_path=TENTHS
+        **{**PVT_1X, **ONE_IMAGE, 'lr': 2e-4 / 1.4}, drop_path=PVT_COCO
     ),
     r'mask_rcnn_p2t_(tiny|small)_coco': Recipe(**PVT_1X, drop_path=P2T),
     r'mask_rcnn_p2t_(base|large)_coco': Recipe(**{**PVT_1X, 'clip': 10.0}, drop_path=P2T),
@@ -245,15 +253,21 @@ RECIPES = {
     r'mask_rcnn_twins\w+_(small|base|large)_coco': Recipe(
         **{**PVT_1X, 'lr': 2e-4}, drop_path=TWINS
     ),
-    r'(retinanet|mask_rcnn)_twins\w+_3x_coco': Recipe(
+    r'retinanet_twins\w+_3x_coco': Recipe(
+        **SWIN_3X, crops=True, drop_path=TWINS, undecayed=('.blocks.1.proj.',)
+    ),
+    r'mask_rcnn_twins\w+_3x_coco': Recipe(
         **SWIN_3X, crops=True, drop_path=TWINS, amp=True, undecayed=('.blocks.1.proj.',)
     ),
     r'(retinanet|mask_rcnn)_cswin_(tiny|small|base)_coco': Recipe(
         **COCO_1X, clip=None, short_sides=(800,), drop_path=CSWIN, divisor=32
     ),
     r'(cascade_)?mask_rcnn_cswin_\w+_3x_coco': Recipe(**SWIN_3X, drop_path=CSWIN),
-    r'(retinanet|(cascade_)?mask_rcnn)_swin_tiny_coco': Recipe(
-        **COCO_1X, clip=None, short_sides=(800,), drop_path=SWIN, undecayed=TABLES, divisor=32
+    r'(retinanet|mask_rcnn)_swin_tiny_coco': Recipe(
+        **SWIN_1X, crops=True, drop_path=dict(tiny=0.1), undecayed=TABLES
+    ),
+    r'cascade_mask_rcnn_swin_tiny_coco': Recipe(
+        **SWIN_1X, crops=True, drop_path=dict(tiny=0.0), undecayed=TABLES
     ),
     r'(cascade_)?mask_rcnn_swin_\w+_3x_coco': Recipe(
         **SWIN_3X, crops=True, drop_path=SWIN, undecayed=TABLES
@@ -285,7 +299,14 @@ RECIPES = {
         **{**FPN, 'clip': 35.0}, length=80000, drop_path=P2T, last_lr=1e-6
     ),
     r'fpn_cswin_\w+_ade20k': Recipe(**FPN, length=80000, drop_path=CSWIN),
-    r'upernet_twinspcpvt_\w+_ade20k': Recipe(
+    r'upernet_twinspcpvt_small_ade20k': Recipe(
+        **{**ADE, **FOUR_IMAGES},
+        length=160000,
+        drop_path=TWINS,
+        undecayed=('.blocks.1.proj.',),
+        sizes='floor',
+    ),
+    r'upernet_twinspcpvt_(base|large)_ade20k': Recipe(
         **ADE, length=160000, drop_path=TWINS, undecayed=('.blocks.1.proj.',), sizes='floor'
     ),
     r'upernet_twinssvt_\w+_ade20k': Recipe(
@@ -360,6 +381,7 @@ def test_images(name: str) -> None:
         if re.match(r'mask_rcnn_(rest|restv2|resformer)_', name):
             assert steps['RandomCrop'].crop_type == 'relative'
             assert tuple(steps['RandomCrop'].crop_size) == (0.9, 0.9)
+            assert steps['RandomCrop'].recompute_bbox
         else:
             crop = steps.get('RandomCrop')
             assert (crop and tuple(crop.crop_size)) == recipe.last_crop
@@ -390,6 +412,24 @@ def test_backbone(name: str) -> None:
     assert backbone.get('out_norm', 'branch') == recipe.out_norm
     assert backbone.get('sizes', 'ceil') == recipe.sizes
     assert task_model(shipped(name)).data_preprocessor.get('pad_size_divisor', 1) == recipe.divisor
+
+
+@pytest.mark.parametrize('name', [name for name in NAMES if re.match('.*_gpvit_.*_ade20k', name)])
+def test_batch_norms_that_the_authors_convert(name: str) -> None:
+    assert task_model(shipped(name)).backbone.norm_cfg.type == 'SyncBN'
+
+
+@pytest.mark.parametrize(
+    'name', [name for name in NAMES if re.match('cascade_mask_rcnn_(swin|cswin)_', name)]
+)
+def test_proposals_of_cascades_are_mmdets(name: str) -> None:
+    theirs = Config.fromfile(
+        Path(mmdet.__file__).parent / '.mim/configs/_base_/models/cascade-mask-rcnn_r50_fpn.py'
+    ).model
+    ours = shipped(name).model
+    assert ours.rpn_head.loss_bbox == theirs.rpn_head.loss_bbox
+    assert ours.train_cfg.rpn == theirs.train_cfg.rpn
+    assert ours.train_cfg.rpn_proposal == theirs.train_cfg.rpn_proposal
 
 
 def layer_of(name: str) -> int | None:

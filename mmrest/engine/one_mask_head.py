@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from mmdet.models.roi_heads import CascadeRoIHead
+from mmdet.models.task_modules import SamplingResult
 from mmdet.models.utils import empty_instances
 from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import bbox2roi
@@ -39,7 +40,8 @@ class OneMaskCascadeRoIHead(CascadeRoIHead):
     In prediction its masks are those of the last stage's boxes, as with a head for each stage.
     The box heads' losses are summed, and maps learn from their mean, as in detectron2
     (``CascadeROIHeads``): with ``stage_loss_weights`` of 1 the heads have the gradients of mmdet's,
-    and neck and backbone a third of them.
+    and neck and backbone a third of them. Annotated boxes that were sampled with the proposals are
+    refined with them; a ``PseudoSampler`` in ``train_cfg`` of the later stages takes all of those.
 
     Arguments are those of mmdet's ``CascadeRoIHead``; ``mask_head`` and ``mask_roi_extractor`` are
     one config each.
@@ -53,6 +55,15 @@ class OneMaskCascadeRoIHead(CascadeRoIHead):
     def mask_loss(self, stage: int, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """The loss of the first stage; the others have none."""
         return super().mask_loss(stage, *args, **kwargs) if stage == 0 else dict(loss_mask={})
+
+    def bbox_loss(
+        self, stage: int, x: tuple[Tensor, ...], sampling_results: list[SamplingResult]
+    ) -> dict[str, Any]:
+        """As in mmdet; then no box is left out of what is refined for the next stage."""
+        results = super().bbox_loss(stage, x, sampling_results)
+        for sampled in sampling_results:
+            sampled.pos_is_gt = torch.zeros_like(sampled.pos_is_gt)
+        return results
 
     def _bbox_forward(self, stage: int, x: tuple[Tensor, ...], rois: Tensor) -> dict[str, Tensor]:
         x = tuple(_ScaleGradient.apply(level, 1 / self.num_stages) for level in x)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from mmdet.structures import DetDataSample
+from mmdet.structures.mask import BitmapMasks
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
@@ -97,6 +98,41 @@ def test_forward_is_what_tools_count_or_trace(levels: tuple[Tensor, ...]) -> Non
         )
     assert [len(of_image) for of_image in (*scores, *boxes)] == [130, 7, 130, 7]
     assert masks.shape == (100, 80, 28, 28)
+
+
+def test_later_stages_learn_from_every_box_of_the_stage_before(
+    levels: tuple[Tensor, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """detectron2 samples once; mmdet again in each stage, without the boxes that are annotated."""
+    head = roi_head()
+    boxes = torch.tensor([[5.0, 5, 40, 40], [50, 10, 90, 60]])
+    truth = InstanceData(
+        bboxes=boxes,
+        labels=torch.tensor([3, 7]),
+        masks=BitmapMasks(torch.ones(2, 64, 96, dtype=torch.uint8).numpy(), 64, 96),
+    )
+    sample = DetDataSample(metainfo=META, gt_instances=truth)
+    near, far = boxes[[0]].repeat(60, 1), torch.tensor([[0.0, 50, 20, 64]]).repeat(40, 1)
+    places = torch.cat([near, far])
+    proposals = InstanceData(bboxes=places + torch.rand(100, 4), scores=torch.rand(100))
+    seen = []
+    compute = type(head).bbox_loss
+
+    def spy(self: nn.Module, stage: int, x: Any, sampled: list[Any]) -> Any:
+        (of_image,) = sampled
+        given = int(of_image.pos_is_gt.sum())
+        seen.append((len(of_image.pos_priors), len(of_image.neg_priors), given))
+        return compute(self, stage, x, sampled)
+
+    monkeypatch.setattr(type(head), 'bbox_loss', spy)
+    # heads that leave the boxes where they are
+    for stage in head.bbox_head:
+        nn.init.zeros_(stage.fc_reg.weight)
+        nn.init.zeros_(stage.fc_reg.bias)
+    losses = head.loss(levels, [proposals], [sample])
+    assert all(value.isfinite().all() for name, value in losses.items() if 'loss' in name)
+    # both annotated boxes are sampled once, and go on as boxes like others
+    assert seen == [(62, 40, 2), (62, 40, 0), (62, 40, 0)]
 
 
 def test_stages_are_those_of_detectron2s_project() -> None:

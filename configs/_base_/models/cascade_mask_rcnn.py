@@ -17,6 +17,8 @@ rcnn = dict(
 )
 model = dict(
     type='CascadeRCNN',
+    # as in mmdet's cascades
+    rpn_head=dict(loss_bbox=dict(_delete_=True, type='SmoothL1Loss', beta=1 / 9, loss_weight=1.0)),
     roi_head=dict(
         type='CascadeRoIHead',
         num_stages=3,
@@ -46,6 +48,8 @@ model = dict(
         ],
     ),
     train_cfg=dict(
+        rpn=dict(allowed_border=0),
+        rpn_proposal=dict(max_per_img=2000),
         rcnn=[
             {
                 **rcnn,
@@ -54,6 +58,6 @@ model = dict(
                 ),
             }
             for iou in (0.5, 0.6, 0.7)
-        ]
+        ],
     ),
 )

@@ -55,8 +55,14 @@ model = dict(
                 'assigner': dict(
                     pos_iou_thr=iou, neg_iou_thr=iou, min_pos_iou=iou, **rcnn['assigner']
                 ),
+                'sampler': sampler,
             }
-            for iou in (0.5, 0.6, 0.7)
+            # the later stages learn from all boxes of the stage before
+            for iou, sampler in (
+                (0.5, rcnn['sampler']),
+                (0.6, dict(type='PseudoSampler')),
+                (0.7, dict(type='PseudoSampler')),
+            )
         ]
     ),
 )

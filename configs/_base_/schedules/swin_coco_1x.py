@@ -1,5 +1,10 @@
 # 12 epochs of COCO at batch 16 as the authors of Swin; no decay on norms and tables of positions.
+# They trained in mixed precision: --amp
 _base_ = ['./coco_1x.py']
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=500),
+    dict(type='MultiStepLR', begin=0, end=12, by_epoch=True, milestones=[8, 11], gamma=0.1),
+]
 optim_wrapper = dict(
     paramwise_cfg=dict(
         _delete_=True,
