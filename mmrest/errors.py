@@ -109,3 +109,10 @@ def list_some(names: Iterable[object], most: int = 12) -> str:
     names = [str(name) for name in names]
     more = f' and {len(names) - most} more' if len(names) > most else ''
     return ', '.join(names[:most]) + more
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True of Python's error and of those of torch's allocators; not of an illegal access."""
+    text = str(error)
+    told = "can't allocate memory" in text or 'out of memory' in text
+    return told or isinstance(error, MemoryError)

@@ -48,8 +48,11 @@ MAY_IMPORT = {
 # The rooms that must work without mmdet and mmseg import nothing but this.
 LIBRARIES = {
     'inference': ('torch', 'mmcv.cnn'),
-    # the last one lazily, where mmcv has operators
-    'backbones': ('torch', 'mmengine', 'mmcv.cnn', 'mmcv.ops.multi_scale_deform_attn'),
+    # the last two lazily, where mmcv has operators
+    'backbones': (
+        *('torch', 'mmengine', 'mmcv.cnn'),
+        *('mmcv.ops.info', 'mmcv.ops.multi_scale_deform_attn'),
+    ),
     'necks': ('torch', 'mmengine', 'mmcv.cnn'),
     'checkpoints': ('torch', 'mmengine', 'numpy', 'safetensors', 'filelock', 'pavi', 'gdown'),
     'ops': ('torch', 'triton'),

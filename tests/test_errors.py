@@ -7,7 +7,14 @@ import sys
 
 import pytest
 
-from mmrest.errors import ArgumentParser, InputError, Interrupted, clear_errors, did_you_mean
+from mmrest.errors import (
+    ArgumentParser,
+    InputError,
+    Interrupted,
+    clear_errors,
+    did_you_mean,
+    is_out_of_memory,
+)
 from tests.conftest import ROOT
 
 
@@ -103,3 +110,16 @@ def test_output_that_nobody_reads_ends_a_command_quietly(command: list[str]) -> 
     assert result.returncode == 1
     assert 'Traceback' not in result.stderr
     assert 'BrokenPipe' not in result.stderr
+
+
+def test_what_memory_errors_say() -> None:
+    for error in (
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        RuntimeError('CUDA out of memory. Tried to allocate 2.00 GiB'),
+    ):
+        assert is_out_of_memory(error)
+    # after which nothing on a GPU goes on
+    assert not is_out_of_memory(
+        RuntimeError('CUDA error: an illegal memory access was encountered')
+    )

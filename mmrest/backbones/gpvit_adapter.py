@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import replace
-from functools import cache
+from functools import cache, lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -167,8 +167,7 @@ def sample(
     operator = None if torch.compiler.is_compiling() else mmcv_operator()
     if operator is None or not values[0].is_cuda:
         return deformable_attention(values, locations, weights)
-    shapes = torch.tensor([value.shape[1:3] for value in values], device=values[0].device)
-    starts = shapes.prod(1).cumsum(0) - shapes.prod(1)
+    shapes, starts = _places(tuple(value.shape[1:3] for value in values), values[0].device)
     sampled = operator(
         torch.cat([value.flatten(1, 2) for value in values], dim=1),
         shapes,
@@ -180,12 +179,22 @@ def sample(
     return sampled.unflatten(2, (values[0].shape[3], -1))
 
 
+@lru_cache(maxsize=64)
+def _places(shapes: tuple[tuple[int, int], ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Maps' sizes and where each begins, for mmcv; kept, since a copy to a GPU waits for it."""
+    sizes = torch.tensor(shapes, device=device)
+    return sizes, sizes.prod(1).cumsum(0) - sizes.prod(1)
+
+
 @cache
 def mmcv_operator() -> Any:
     """The deformable attention of mmcv for GPUs, or None if it was built without operators."""
     try:
+        from mmcv.ops.info import get_compiling_cuda_version
         from mmcv.ops.multi_scale_deform_attn import MultiScaleDeformableAttnFunction
     except ImportError:
+        return None
+    if get_compiling_cuda_version() == 'not available':
         return None
     return MultiScaleDeformableAttnFunction.apply
 

@@ -26,7 +26,7 @@ from mmrest.config_nodes import scope_of
 from mmrest.engine.config_errors import explain_config_errors
 from mmrest.engine.file_plan import IMAGE_SUFFIXES, plan_files
 from mmrest.engine.pictures import drawable
-from mmrest.errors import InputError
+from mmrest.errors import InputError, is_out_of_memory
 from mmrest.inference import fuse
 from mmrest.progress import with_time_left
 
@@ -136,7 +136,7 @@ def _predict(
             yield InputError(f'{image} {why}')
             continue
         except (MemoryError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and 'memory' not in str(error):
+            if isinstance(error, RuntimeError) and not is_out_of_memory(error):
                 raise
             yield InputError(f'{image} needs more memory than there is: {error}')
             continue

@@ -61,9 +61,22 @@ class CheckpointFitHook(Hook):
         if self.purpose != 'resume':
             return
         for name, optimizer in _optimizers(runner).items():
-            require_optimizer_state(_state_of(name, checkpoint, source), optimizer, source)
+            state = _state_of(name, checkpoint, source)
+            require_optimizer_state(state, optimizer, source)
+            _count_on_processor(state['optimizer'])
         if runner.param_schedulers is not None:
             require_schedulers_state(checkpoint, runner.param_schedulers, source)
+
+
+def _count_on_processor(optimizer: Mapping) -> None:
+    """Move an optimizer's counts of steps to where torch makes them.
+
+    mmengine reads a checkpoint onto the GPU, and there each count would be waited for in every
+    step. torch moves those of fused optimizers back.
+    """
+    for of_parameter in optimizer['state'].values():
+        if isinstance(of_parameter, dict) and isinstance(of_parameter.get('step'), Tensor):
+            of_parameter['step'] = of_parameter['step'].cpu()
 
 
 class ResumedSettingsHook(Hook):

@@ -62,3 +62,19 @@ class ValidSizesHook(Hook):
     def before_run(self, runner: Runner) -> None:
         """Called by the runner before training, validation or testing."""
         use_valid_sizes(runner.model)
+
+    def before_train(self, runner: Runner) -> None:
+        """Called by the runner before the first epoch.
+
+        Raises:
+            InputError: Processes would wait for each other for ever.
+        """
+        if runner.world_size == 1:
+            return
+        for name, module in unwrap_model(runner.model).backbone.named_modules():
+            if isinstance(module, nn.SyncBatchNorm) and module.training:
+                raise InputError(
+                    f'ValidSizesHook: {name} of the backbone is a SyncBN, which all processes must '
+                    'call equally often, and the backbone is called once for each size in a batch; '
+                    "give the backbone norm_cfg=dict(type='BN') or norm_eval=True"
+                )

@@ -25,7 +25,7 @@ from mmengine.utils import import_modules_from_strings
 from mmrest.benchmark.machine import describe_machine, peak_memory
 from mmrest.commands.cli import build_runner
 from mmrest.commands.image_size import find_resize
-from mmrest.errors import InputError
+from mmrest.errors import InputError, is_out_of_memory
 
 # The first of these that an evaluator returns is the metric that is compared.
 _MAIN_METRICS = ('coco/bbox_mAP', 'mIoU', 'pascal_voc/mAP')
@@ -109,7 +109,7 @@ def measure_at(cfg: Config, resolution: Resolution) -> Measurement:
         try:
             _measure(cfg, result)
         except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             result.error = OUT_OF_MEMORY
     return result
@@ -226,12 +226,6 @@ def _time_steps(runner: Runner) -> list[tuple[int, float]]:
 
     runner.model.test_step = timed_step
     return timed
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    text = str(error)
-    kinds = MemoryError, torch.OutOfMemoryError
-    return isinstance(error, kinds) or "can't allocate memory" in text or 'out of memory' in text
 
 
 def parse_aspect_ratio(text: str) -> float:

@@ -50,15 +50,11 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Te
     implementation = dispatch.choose_attention(q, k)
     if implementation == 'reference':
         return reference.attention(q, k, v, bias)
-    if bias is not None:
-        return F.scaled_dot_product_attention(q, k, v, bias)
-    if implementation == 'blockwise':
+    if bias is None and implementation == 'blockwise':
         return attend_blockwise(q, k, v)
-    # torch's fused kernels take values of the same head_dim alone
-    missing = q.shape[3] - v.shape[3]
-    if missing <= 0:
-        return F.scaled_dot_product_attention(q, k, v)
-    return F.scaled_dot_product_attention(q, k, F.pad(v, (0, missing)))[..., :-missing]
+    # a program would hold for numbers of channels alone that are filled up, or are not
+    on_gpu = q.device.type != 'cpu' and not torch.compiler.is_compiling()
+    return _attend_fused(q, k, v, bias, -q.shape[3] % _FUSED_ALIGNMENT if on_gpu else 0)
 
 
 def attention_with_positions(
@@ -92,14 +88,12 @@ def attention_with_positions(
     if implementation == 'blockwise':
         return attend_blockwise_with_positions(q, k, v, row_logits, column_logits)
     head_dim, rows, columns = q.shape[3], row_logits.shape[3], column_logits.shape[3]
-    used = head_dim + rows + columns
-    length = (used + _FUSED_ALIGNMENT - 1) // _FUSED_ALIGNMENT * _FUSED_ALIGNMENT
-    filling = q.new_zeros(*q.shape[:3], length - used)
-    parts = (part.transpose(1, 2) for part in (q, row_logits, column_logits, filling))
+    length = head_dim + rows + columns
+    parts = (part.transpose(1, 2) for part in (q, row_logits, column_logits))
     long_q = torch.cat(list(parts), dim=3).transpose(1, 2)
     # attention scales all logits by the longer queries' size, those of q by q's
     long_k = append_places(k * (length / head_dim) ** 0.5, rows, columns, length**0.5)
-    return attention(long_q, F.pad(long_k, (0, length - used)), v)
+    return attention(long_q, long_k, v)
 
 
 def emsa(
@@ -240,6 +234,20 @@ def _in_chunks(x: Tensor, fc1_weight: Tensor, fc2_weight: Tensor) -> bool:
     # a compiled graph would hold for the smaller or for the larger maps alone
     compiling = torch.compiler.is_compiling()
     return compiling or not is_one_chunk(x[..., 0].numel(), len(fc1_weight))
+
+
+def _attend_fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, filling: int) -> Tensor:
+    """By torch's kernels; with so many channels more, if one that stores no map asks for them."""
+    scale = None
+    if filling:
+        scale = q.shape[3] ** -0.5
+        q, k = (F.pad(t, (0, filling)) for t in (q, k))
+    # they take values of the same head_dim alone
+    missing = q.shape[3] - v.shape[3]
+    if missing <= 0 or (bias is not None and not filling):
+        return F.scaled_dot_product_attention(q, k, v, bias, scale=scale)
+    out = F.scaled_dot_product_attention(q, k, F.pad(v, (0, missing)), bias, scale=scale)
+    return out[..., :-missing]
 
 
 def _check_shapes(q: Tensor, k: Tensor, v: Tensor) -> None:

@@ -131,7 +131,9 @@ def relative_index(queries: int, keys: int, device: torch.device) -> Tensor:
     Computed in float32, as in the authors' code: where one size is no multiple of the other, exact
     numbers give other rows at some sizes, and would be another model there.
     """
-    counts = [torch.scalar_tensor(n, dtype=torch.float64) for n in (queries, keys)]
+    # made where they are used, since a GPU would be waited for; some other devices have no float64
+    made_on = device if device.type in ('cpu', 'cuda', 'meta') else 'cpu'
+    counts = [torch.scalar_tensor(n, dtype=torch.float64, device=made_on) for n in (queries, keys)]
     of_queries = (counts[1] / counts[0]).clamp(min=1)
     of_keys = (counts[0] / counts[1]).clamp(min=1)
     ahead = (counts[1] - 1) * of_keys

@@ -18,6 +18,7 @@ from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from mmrest.checkpoints import CheckpointError, read_checkpoint
+from mmrest.engine import run_checks
 from mmrest.engine.metric_names import metric_names
 from mmrest.engine.run_checks import (
     BestMetricHook,
@@ -329,3 +330,19 @@ def test_each_of_several_optimizers_is_looked_at(
     with pytest.raises(CheckpointError, match=r'it\.pth cannot be resumed') as error:
         load()
     assert named in str(error.value)
+
+
+def test_counts_of_steps_are_kept_where_torch_makes_them() -> None:
+    """On a GPU, whereto mmengine reads a checkpoint, each would be waited for in every step."""
+
+    class OnGPU(torch.Tensor):
+        def cpu(self) -> torch.Tensor:
+            return torch.tensor(float(self))
+
+    moments = torch.zeros(3)
+    state = {0: dict(step=torch.tensor(7.0).as_subclass(OnGPU), exp_avg=moments), 1: dict(step=4)}
+    run_checks._count_on_processor(dict(state=state))
+    assert type(state[0]['step']) is torch.Tensor
+    assert state[0]['step'] == 7
+    assert state[0]['exp_avg'] is moments
+    assert state[1]['step'] == 4

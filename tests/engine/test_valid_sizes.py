@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,8 +12,10 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from mmrest import ResT
 from mmrest.commands import load_config, move_data_root
-from mmrest.engine.valid_sizes import use_valid_sizes
+from mmrest.engine.valid_sizes import ValidSizesHook, use_valid_sizes
+from mmrest.errors import InputError
 from tests.conftest import ROOT
 from tests.test_configs import build
 
@@ -126,3 +129,18 @@ def test_other_backbones_are_refused() -> None:
     model.backbone = nn.Conv2d(3, 3, 1)
     with pytest.raises(ValueError, match='backbones of mmrest'):
         use_valid_sizes(model)
+
+
+@pytest.mark.parametrize('norm', ['BN', 'SyncBN'])
+@pytest.mark.parametrize('world_size', [1, 2])
+@pytest.mark.parametrize('norm_eval', [False, True])
+def test_processes_do_not_wait_for_each_other(norm: str, world_size: int, norm_eval: bool) -> None:
+    """A backbone is called once a size, and a SyncBN must be called equally often everywhere."""
+    model = nn.Module()
+    model.backbone = ResT('lite', norm_cfg=dict(type=norm), norm_eval=norm_eval)
+    runner = SimpleNamespace(model=model.train(), world_size=world_size)
+    if norm == 'BN' or world_size == 1 or norm_eval:
+        ValidSizesHook().before_train(runner)
+        return
+    with pytest.raises(InputError, match='is a SyncBN, which all processes must call equally'):
+        ValidSizesHook().before_train(runner)

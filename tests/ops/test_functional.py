@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -393,24 +392,34 @@ def test_positions_that_do_not_go_with_queries_and_keys(name: str, wrong: dict[s
         by(name, attention_with_positions, *map(torch.randn, {**shapes, **wrong}.values()))
 
 
-@pytest.mark.parametrize('sides', [(1, 1), (3, 4), (5, 7)])
-def test_fused_attention_is_given_channels_in_eights(
-    sides: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize('channels', [(5, 5), (5, 3), (3, 5), (8, 8), (18, 18)])
+@pytest.mark.parametrize('biased', [False, True])
+def test_channels_that_are_filled_up_change_nothing(
+    channels: tuple[int, int], biased: bool
 ) -> None:
-    """Else torch's memory-efficient kernels do not take them, and the map is stored."""
+    q, k = (torch.randn(2, 3, n, channels[0], dtype=torch.float64) for n in (9, 7))
+    v = torch.randn(2, 3, 7, channels[1], dtype=torch.float64)
+    bias = torch.randn(2, 3, 9, 7, dtype=torch.float64) if biased else None
+    filling = -channels[0] % 8
+    expected = reference.attention(q, k, v, bias)
+    torch.testing.assert_close(functional._attend_fused(q, k, v, bias, filling), expected)
+
+
+def test_a_gpus_kernels_are_given_channels_in_eights(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    def spy(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        seen.extend([q.shape[3], k.shape[3], v.shape[3]])
-        return torch.softmax(q @ k.mT / q.shape[3] ** 0.5, dim=3) @ v
+    def spy(q: Tensor, k: Tensor, v: Tensor, *_: Any, **options: Any) -> Tensor:
+        seen.append((q.shape[3], k.shape[3], v.shape[3]))
+        return q.new_empty(*q.shape[:3], v.shape[3])
 
     monkeypatch.setattr(functional.F, 'scaled_dot_product_attention', spy)
-    monkeypatch.setattr(functional.dispatch, 'choose_attention', lambda q, k: 'sdpa')
-    monkeypatch.setattr(functional.dispatch, 'choose_attention_with_positions', lambda q, k: 'sdpa')
-    cells = math.prod(sides)
-    args = [torch.randn(2, 3, n, c).double() for n, c in ((9, 8), (cells, 8), (cells, 8))]
-    args += [torch.randn(2, 3, 9, side).double() for side in sides]
-    out = functional.attention_with_positions(*args)
-    assert seen
-    assert not any(channels % 8 for channels in seen)
-    torch.testing.assert_close(out, by('reference', attention_with_positions, *args))
+    for device in ('meta', 'cpu'):
+        q, k, v = (torch.empty(1, 2, 5, 29, device=device) for _ in range(3))
+        bias = torch.empty(1, 2, 5, 5, device=device)
+        assert attention(q, k, v, bias).shape == q.shape
+    assert seen == [(32, 32, 32), (29, 29, 29)]
+    seen.clear()
+    args = [torch.empty(1, 2, n, c, device='meta') for n, c in ((9, 8), (12, 8), (12, 8))]
+    args += [torch.empty(1, 2, 9, side, device='meta') for side in (3, 4)]
+    assert attention_with_positions(*args).shape == (1, 2, 9, 8)
+    assert seen == [(16, 16, 16)]

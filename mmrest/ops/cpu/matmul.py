@@ -178,6 +178,8 @@ def multiply(rows: Tensor, matrices: Tensor, memory: Tensor | None = None) -> Te
     if not by_onednn and memory.dtype == rows.dtype and memory.is_contiguous():
         torch.bmm(rows.flatten(0, 1), matrices.flatten(0, 1).mT, out=memory.flatten(0, 1))
         return memory
+    if rows.device.type != 'cpu':  # each launch costs more than the product's memory
+        return memory.copy_(rows @ matrices.mT)
     for target, left, right in zip(memory, rows, matrices, strict=True):
         if by_onednn:
             for head, matrix in enumerate(right):
@@ -222,6 +224,10 @@ def add_products(total: Tensor, maps: Tensor, rows: Tensor, is_first: bool) -> N
     if not by_onednn and total.dtype == maps.dtype and total.is_contiguous():
         beta = 0 if is_first else 1
         total.flatten(0, 1).baddbmm_(maps.flatten(0, 1).mT, rows.flatten(0, 1), beta=beta)
+        return
+    if maps.device.type != 'cpu':
+        product = maps.mT @ rows
+        total.copy_(product) if is_first else total.add_(product)
         return
     for targets, image_maps, image_rows in zip(total, maps, rows, strict=True):
         if by_onednn:
