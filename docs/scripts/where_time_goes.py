@@ -90,7 +90,7 @@ def main() -> None:
                 seconds = profile_steps(Case(model, shape, mode, impl=impl), args.steps)
                 whole = sum(seconds.values())
                 for kind, spent in seconds.items():
-                    cells = f'{1e3 * spent:.0f}', f'{100 * spent / whole:.0f}'
+                    cells = f'{1e3 * spent:.0f}', f'{100 * spent / whole:.1f}'
                     table.append((args.model, impl, mode, args.shape, kind, *cells))
                     print(f'| {" | ".join(table[-1])} |', flush=True)
         if args.csv:

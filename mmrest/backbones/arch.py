@@ -80,23 +80,16 @@ class Arch:
                 f'{cls.family()}: arch={arch!r} must be a name, a dict or a {cls.__name__}'
             )
         known = {field.name: field for field in fields(cls)}
-        if 'variant' in arch:
-            changes = {name: value for name, value in arch.items() if name != 'variant'}
-            base = cls.resolve(str(arch['variant']), variants)
-            if unknown := changes.keys() - known.keys():
-                raise InputError(
-                    f'{cls.family()}: an arch dict has the fields {", ".join(known)}; '
-                    f'unknown: {sorted(unknown)}'
-                )
-            return replace(base, **changes)
-        required = {name for name, field in known.items() if field.default is MISSING}
-        missing, unknown = required - arch.keys(), arch.keys() - known.keys()
+        given = {name: value for name, value in arch.items() if name != 'variant'}
+        base = cls.resolve(str(arch['variant']), variants) if 'variant' in arch else None
+        required = {name for name, field in known.items() if field.default is MISSING and not base}
+        missing, unknown = required - given.keys(), given.keys() - known.keys()
         if missing or unknown:
             raise InputError(
                 f'{cls.family()}: an arch dict has the fields {", ".join(known)}; '
                 f'missing: {sorted(missing) or "none"}, unknown: {sorted(unknown) or "none"}'
             )
-        return cls(**arch)
+        return replace(base, **given) if base else cls(**given)
 
 
 @dataclass(frozen=True)

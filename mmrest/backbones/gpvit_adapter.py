@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import replace
-from functools import cache, lru_cache
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -167,7 +167,7 @@ def sample(
     operator = None if torch.compiler.is_compiling() else mmcv_operator()
     if operator is None or not values[0].is_cuda:
         return deformable_attention(values, locations, weights)
-    shapes, starts = _places(tuple(value.shape[1:3] for value in values), values[0].device)
+    shapes, starts = _places(values)
     sampled = operator(
         torch.cat([value.flatten(1, 2) for value in values], dim=1),
         shapes,
@@ -179,10 +179,17 @@ def sample(
     return sampled.unflatten(2, (values[0].shape[3], -1))
 
 
-@lru_cache(maxsize=64)
-def _places(shapes: tuple[tuple[int, int], ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Maps' sizes and where each begins, for mmcv; kept, since a copy to a GPU waits for it."""
-    sizes = torch.tensor(shapes, device=device)
+def _places(values: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Maps' sizes (maps, 2) and where each begins among all tokens (maps,), for mmcv.
+
+    They are filled in on the device, since a copy from the processor would wait for a GPU.
+
+    Args:
+        values: Maps (B, H, W, heads, head_dim).
+    """
+    sides = [side for value in values for side in value.shape[1:3]]
+    filled = [torch.full((), side, device=values[0].device) for side in sides]
+    sizes = torch.stack(filled).unflatten(0, (-1, 2))
     return sizes, sizes.prod(1).cumsum(0) - sizes.prod(1)
 
 

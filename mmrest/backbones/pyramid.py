@@ -33,6 +33,8 @@ class PyramidBackbone(BaseModule, metaclass=ABCMeta):
 
     A family lists its published ``variants`` and gives ``compute_maps`` (the network),
     ``stage_modules`` (what freezing and layer decay count) and ``keys`` (the authors' key names).
+    Where its published ImageNet files are not of its default form, ``published_options`` are the
+    arguments of that form; what a file seems to be is told with them.
 
     Attributes:
         out_channels: Channels of each output level.

@@ -12,6 +12,7 @@ from torch import Tensor, nn, no_grad
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
+from mmrest.benchmark.models import image_meta
 from mmrest.errors import InputError
 from mmrest.ops import use_implementation
 
@@ -67,8 +68,7 @@ def count_whole(model: nn.Module, channels: int, shape: tuple[int, int]) -> floa
     Raises:
         InputError: It takes no such image.
     """
-    sizes = dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape'), shape)
-    sample = BaseDataElement(metainfo=dict(**sizes, scale_factor=(1.0, 1.0)))
+    sample = BaseDataElement(metainfo=image_meta(shape))
     images = torch.randn(1, channels, *shape, generator=torch.Generator().manual_seed(0))
     with _explain(model, 'cannot be counted', channels, shape):
         return count_macs(model, images, data_samples=[sample], mode='tensor')

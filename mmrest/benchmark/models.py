@@ -233,7 +233,8 @@ class _WholeStep:
         return model.parse_losses(results)[0] if self.mode == 'loss' else None
 
 
-def _meta(shape: tuple[int, int]) -> dict[str, Any]:
+def image_meta(shape: tuple[int, int]) -> dict[str, Any]:
+    """What a data sample says of an image (height, width) that was neither resized nor padded."""
     sizes = dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape'), shape)
     return dict(**sizes, scale_factor=(1.0, 1.0), img_path='', img_id=0)
 
@@ -245,7 +246,7 @@ def _segment_sample(
 
     classes = model.decode_head.num_classes
     labels = torch.from_numpy(generator.integers(0, classes, (1, *shape)))
-    return SegDataSample(metainfo=_meta(shape), gt_sem_seg=PixelData(data=labels))
+    return SegDataSample(metainfo=image_meta(shape), gt_sem_seg=PixelData(data=labels))
 
 
 def _detection_sample(
@@ -265,4 +266,4 @@ def _detection_sample(
         labels=torch.zeros(_INSTANCES, dtype=torch.long),
         masks=BitmapMasks(masks, height, width),
     )
-    return DetDataSample(metainfo=_meta(shape), gt_instances=instances)
+    return DetDataSample(metainfo=image_meta(shape), gt_instances=instances)

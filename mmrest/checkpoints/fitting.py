@@ -97,7 +97,7 @@ def load_pretrained(
             f'  {_guess(backbone, state)}',
             *(f'  {note}' for note in renamed.notes),
         ]
-        if any(_differ_in_images(own[key], w) for key, w in renamed.state.items() if key in own):
+        if _of_other_images(renamed.state, own, backbone.in_channels):
             lines.append("  adapt_in_channels='mean' in init_cfg makes it fit images as these.")
         raise CheckpointError('\n'.join(lines))
     _warn_of_nan(own, renamed.state, checkpoint)
@@ -121,10 +121,18 @@ def _guess(backbone: RenamesKeys, state: Mapping[str, Tensor]) -> str:
     return f'The file seems to be {guess}.'
 
 
-def _differ_in_images(own: Tensor, weight: Tensor) -> bool:
-    """True of convolutions that differ in their input channels alone, not depthwise ones."""
-    is_same = own.ndim == weight.ndim == 4 and own[:, 0].shape == weight[:, 0].shape
-    return is_same and own.shape[1] != weight.shape[1]
+def _of_other_images(
+    state: Mapping[str, Tensor], own: Mapping[str, Tensor], in_channels: int
+) -> list[str]:
+    """Keys of convolutions that read images, in ``state`` of another number of channels alone."""
+    return [
+        key
+        for key, weight in state.items()
+        if key in own
+        and own[key].ndim == weight.ndim == 4
+        and own[key].shape[1] == in_channels != weight.shape[1]
+        and own[key][:, 0].shape == weight[:, 0].shape
+    ]
 
 
 def adapt_first_convolution(
@@ -147,12 +155,8 @@ def adapt_first_convolution(
     """
     if way not in ('mean', 'repeat'):
         raise CheckpointError(f"adapt_in_channels={way!r} must be 'mean' or 'repeat'")
-    for key, weight in renamed.state.items():
-        wanted = own[key].shape if key in own else ()
-        if len(wanted) != 4 or weight.ndim != 4 or wanted[1] != in_channels:
-            continue
-        if not _differ_in_images(own[key], weight):
-            continue
+    for key in _of_other_images(renamed.state, own, in_channels):
+        weight = renamed.state[key]
         old = weight.shape[1]
         if way == 'mean':
             channels = weight.mean(1, keepdim=True).expand(-1, in_channels, -1, -1)

@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from mmrest import GPViT, GPViTAdapter
+from mmrest.backbones import gpvit_adapter
 from mmrest.backbones.layers import as_map
 from mmrest.checkpoints import CheckpointError, load_pretrained
 from mmrest.errors import InputError
 from tests.backbones.families import build
+from tests.backbones.test_on_a_device import Watch
 
 
 def test_levels_are_all_at_stride_8_or_a_pyramid_of_the_last() -> None:
@@ -107,3 +109,15 @@ def test_levels_that_are_not_asked_for_are_left_out_of_a_file(tmp_path: Path) ->
         levels = whole.eval()(images)
         for index, level in zip(indices, part.eval()(images), strict=True):
             torch.testing.assert_close(level, levels[index])
+
+
+def test_places_of_maps_are_filled_in_on_the_device() -> None:
+    maps = [torch.empty(1, h, w, 2, 4) for h, w in ((4, 6), (2, 3), (1, 2))]
+    sizes, starts = gpvit_adapter._places(maps)
+    assert sizes.tolist() == [[4, 6], [2, 3], [1, 2]]
+    assert starts.tolist() == [0, 24, 30]
+    on_meta = [m.to('meta') for m in maps]
+    with Watch() as watch:
+        sizes, starts = gpvit_adapter._places(on_meta)
+    assert {sizes.device.type, starts.device.type} == {'meta'}
+    assert not watch.copies

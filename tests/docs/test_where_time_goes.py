@@ -26,9 +26,8 @@ def test_kinds_are_told_apart_and_make_up_the_step(run_script: Run, tmp_path: Pa
         (impl, mode) for mode in ('infer', 'train') for impl in ('auto', 'reference')
     ]
     for start in range(0, len(rows), len(KINDS)):
-        shares = [int(row['% of step']) for row in rows[start : start + len(KINDS)]]
-        # rounded, and on a busy machine a kind may come to less than half a per cent
-        assert max(shares) < 100
+        shares = [float(row['% of step']) for row in rows[start : start + len(KINDS)]]
+        assert min(shares) > 0
         assert abs(sum(shares) - 100) <= 2
     again = run_script('where_time_goes.py', 'MViTV2', '--csv', file)
     assert again.returncode == 1
