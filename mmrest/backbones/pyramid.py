@@ -189,12 +189,15 @@ class PyramidBackbone(BaseModule, metaclass=ABCMeta):
         for i, size in enumerate(sizes):
             members.setdefault(size, []).append(i)
         level_sizes = self.map_sizes(padded)
-        parts = []
+        # joined image by image: a list of indices would be copied to a GPU, which waits for it
+        maps_of: list[tuple[Tensor, ...]] = [()] * len(sizes)
         for (height, width), indices in members.items():
-            maps = self.compute_maps(images[indices, :, :height, :width])
-            parts.append([_pad(level, s) for level, s in zip(maps, level_sizes, strict=True)])
-        order = torch.tensor([i for indices in members.values() for i in indices]).argsort()
-        return tuple(torch.cat(levels)[order] for levels in zip(*parts, strict=True))
+            alike = torch.cat([images[i : i + 1, :, :height, :width] for i in indices])
+            levels = zip(self.compute_maps(alike), level_sizes, strict=True)
+            by_image = [_pad(level, size).split(1) for level, size in levels]
+            for i, *maps in zip(indices, *by_image, strict=True):
+                maps_of[i] = tuple(maps)
+        return tuple(torch.cat(levels) for levels in zip(*maps_of, strict=True))
 
     @abstractmethod
     def stage_modules(self, stage: int) -> Iterable[nn.Module]:

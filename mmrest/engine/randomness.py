@@ -23,9 +23,11 @@ class SeedIterationsHook(Hook):
     """Seeds every iteration by itself, so that a resumed training draws what it would have drawn.
 
     The seed is the run's, which checkpoints keep. What a validation, a saved checkpoint or the
-    iterations before it have drawn makes no difference then. Worker processes of a data loader
-    draw from their own generators, which mmengine seeds when they start: with them a resumed
-    training is the same only where they start with each epoch (``persistent_workers=False``).
+    iterations before it have drawn makes no difference then. In a step every process of a
+    distributed training draws its own numbers: with equal ones, drop path would drop the same
+    blocks for the images of all GPUs. Worker processes of a data loader draw from their own
+    generators, which mmengine seeds when they start: with them a resumed training is the same only
+    where they start with each epoch (``persistent_workers=False``).
     """
 
     priority = 'LOWEST'
@@ -92,7 +94,7 @@ class _SeededBatches:
 
 def _seed(runner: Runner, purpose: int, iteration: int) -> None:
     parts = [runner.seed, purpose, iteration]
-    if runner._randomness_cfg.get('diff_rank_seed'):
+    if purpose == _STEP or runner._randomness_cfg.get('diff_rank_seed'):
         parts.append(runner.rank)
     seed = int(np.random.SeedSequence(parts).generate_state(1)[0])
     random.seed(seed)

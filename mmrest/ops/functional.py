@@ -87,13 +87,10 @@ def attention_with_positions(
         return reference.attention_with_positions(q, k, v, row_logits, column_logits)
     if implementation == 'blockwise':
         return attend_blockwise_with_positions(q, k, v, row_logits, column_logits)
-    head_dim, rows, columns = q.shape[3], row_logits.shape[3], column_logits.shape[3]
-    length = head_dim + rows + columns
-    parts = (part.transpose(1, 2) for part in (q, row_logits, column_logits))
-    long_q = torch.cat(list(parts), dim=3).transpose(1, 2)
-    # attention scales all logits by the longer queries' size, those of q by q's
-    long_k = append_places(k * (length / head_dim) ** 0.5, rows, columns, length**0.5)
-    return attention(long_q, long_k, v)
+    length = q.shape[3] + row_logits.shape[3] + column_logits.shape[3]
+    # never none: a program would hold for maps alone that have some, or have none
+    filling = _FUSED_ALIGNMENT - length % _FUSED_ALIGNMENT if q.device.type != 'cpu' else 0
+    return attention(*_append_positions(q, k, row_logits, column_logits, filling), v)
 
 
 def emsa(
@@ -234,6 +231,21 @@ def _in_chunks(x: Tensor, fc1_weight: Tensor, fc2_weight: Tensor) -> bool:
     # a compiled graph would hold for the smaller or for the larger maps alone
     compiling = torch.compiler.is_compiling()
     return compiling or not is_one_chunk(x[..., 0].numel(), len(fc1_weight))
+
+
+def _append_positions(
+    q: Tensor, k: Tensor, row_logits: Tensor, column_logits: Tensor, filling: int
+) -> tuple[Tensor, Tensor]:
+    """Queries and keys whose products have the positions' parts; so many channels are zeros."""
+    head_dim, rows, columns = q.shape[3], row_logits.shape[3], column_logits.shape[3]
+    parts = [part.transpose(1, 2) for part in (q, row_logits, column_logits)]
+    if filling:
+        parts.append(q.new_zeros(*parts[0].shape[:3], filling))
+    long_q = torch.cat(parts, dim=3).transpose(1, 2)
+    # attention scales all logits by the longer queries' size, those of q by q's
+    length = head_dim + rows + columns + filling
+    long_k = append_places(k * (length / head_dim) ** 0.5, rows, columns, length**0.5)
+    return long_q, F.pad(long_k, (0, filling)) if filling else long_k
 
 
 def _attend_fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, filling: int) -> Tensor:

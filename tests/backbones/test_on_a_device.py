@@ -12,8 +12,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from mmrest.backbones import ResT
 from mmrest.ops import use_implementation
 from mmrest.ops.cpu import matmul
+from tests.backbones.families import build_tiny
 from tests.backbones.test_implementations import build, cases
 
 
@@ -52,6 +54,15 @@ def test_no_step_waits_for_the_processor(case: str, implementation: str) -> None
     assert not watch.copies
     for name, parameter in model.named_parameters():
         assert parameter.grad.device.type == 'meta', name
+
+
+def test_valid_sizes_do_not_wait_for_the_processor() -> None:
+    model = build_tiny(ResT).train().to('meta')
+    images = torch.empty(3, 3, 65, 97, device='meta')
+    with model.valid_sizes([(65, 90), (33, 97), (65, 90)]), Watch() as watch:
+        sum(level.mean() for level in model(images)).backward()
+    assert watch.calls
+    assert not watch.copies
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float16])

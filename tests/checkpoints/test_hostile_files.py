@@ -261,9 +261,9 @@ def copied_arrays(folder: Path) -> Path:
 
 
 def bomb(folder: Path) -> Path:
-    """A megabyte that unpacks to a gigabyte."""
+    """A few megabytes that unpack to a gigabyte."""
     path = folder / 'hostile.pth'
-    with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         archive.writestr('hostile/data.pkl', b'\x80\x02N.')
         archive.writestr('hostile/version', b'3\n')
         with archive.open('hostile/data/0', 'w') as member:
@@ -275,7 +275,7 @@ def bomb(folder: Path) -> Path:
 def bomb_of_a_pickle(folder: Path) -> Path:
     """As above, where the pickle itself is large."""
     path = folder / 'hostile.pth'
-    with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         archive.writestr('hostile/version', b'3\n')
         with archive.open('hostile/data.pkl', 'w') as member:
             member.write(b'\x80\x02')

@@ -46,7 +46,6 @@ def test_attributes_of_others_are_not_taken_for_it() -> None:
 @pytest.mark.parametrize(
     ('command', 'arguments'),
     [
-        ('info', ['--shape', '64x96']),
         ('info', ['--shape', '64x96', '--measure']),
         ('complexity', ['--shapes', '64x96']),
         ('benchmark', ['--shapes', '64x96', '--steps', '1', '--mode', 'infer', 'train']),
@@ -60,6 +59,7 @@ def test_every_command_makes_up_such_images(
     result = forked.run_script(words, tmp_path, dict(os.environ), 300)
     assert result.returncode == 0, result.stderr
     assert 'takes images of shape' not in result.stdout + result.stderr
+    assert result.stdout.count('measured here on one image') == 2 * ('--measure' in arguments)
 
 
 def test_an_exported_part_takes_such_images(tmp_path: Path) -> None:

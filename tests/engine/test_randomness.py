@@ -10,16 +10,26 @@ from mmengine.config import Config
 from mmrest.engine.randomness import SeedIterationsHook, use_seed_of_checkpoint
 
 
-def draws(rank: int, **randomness: object) -> torch.Tensor:
+def draws(event: str, rank: int, **randomness: object) -> torch.Tensor:
     runner = SimpleNamespace(seed=3, iter=5, rank=rank, _randomness_cfg=randomness)
-    SeedIterationsHook().before_train_iter(runner, 0)
+    getattr(SeedIterationsHook(), event)(runner, 0)
     return torch.rand(4)
 
 
-def test_processes_draw_the_same_unless_they_are_asked_not_to() -> None:
-    assert torch.equal(draws(0), draws(1))
-    assert torch.equal(draws(1, diff_rank_seed=True), draws(1, diff_rank_seed=True))
-    assert not torch.equal(draws(0, diff_rank_seed=True), draws(1, diff_rank_seed=True))
+def test_processes_draw_the_same_for_batches_unless_they_are_asked_not_to() -> None:
+    event = 'after_train_iter'
+    assert torch.equal(draws(event, 0), draws(event, 1))
+    assert not torch.equal(
+        draws(event, 0, diff_rank_seed=True), draws(event, 1, diff_rank_seed=True)
+    )
+
+
+@pytest.mark.parametrize('different', [False, True])
+def test_processes_draw_their_own_numbers_in_a_step(different: bool) -> None:
+    event = 'before_train_iter'
+    first, second, again = (draws(event, rank, diff_rank_seed=different) for rank in (0, 1, 1))
+    assert not torch.equal(first, second)
+    assert torch.equal(second, again)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -405,6 +406,18 @@ def test_channels_that_are_filled_up_change_nothing(
     torch.testing.assert_close(functional._attend_fused(q, k, v, bias, filling), expected)
 
 
+@pytest.mark.parametrize('filling', [0, 1, 8])
+def test_positions_and_zeros_are_further_channels(filling: int) -> None:
+    q, k, v, rows, columns = (
+        torch.randn(2, 3, n, c, dtype=torch.float64)
+        for n, c in ((9, 5), (12, 5), (12, 5), (9, 3), (9, 4))
+    )
+    long_q, long_k = functional._append_positions(q, k, rows, columns, filling)
+    assert long_q.shape[3] == long_k.shape[3] == 5 + 3 + 4 + filling
+    expected = reference.attention_with_positions(q, k, v, rows, columns)
+    torch.testing.assert_close(reference.attention(long_q, long_k, v), expected)
+
+
 def test_a_gpus_kernels_are_given_channels_in_eights(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
@@ -423,3 +436,27 @@ def test_a_gpus_kernels_are_given_channels_in_eights(monkeypatch: pytest.MonkeyP
     args += [torch.empty(1, 2, 9, side, device='meta') for side in (3, 4)]
     assert attention_with_positions(*args).shape == (1, 2, 9, 8)
     assert seen == [(16, 16, 16)]
+
+
+def test_a_compiled_program_gives_a_gpus_kernels_channels_in_eights() -> None:
+    seen, programs = [], []
+
+    class Run(torch.fx.Interpreter):
+        def call_function(self, target: Callable, args: Any, kwargs: Any) -> Any:
+            if target is F.scaled_dot_product_attention:
+                seen.extend(t.shape[3] for t in args[:3])
+            return super().call_function(target, args, kwargs)
+
+    def compiler(graph: torch.fx.GraphModule, inputs: Any) -> Callable:
+        programs.append(graph)
+        return Run(graph).run
+
+    torch._dynamo.reset()
+    options = dict(backend=compiler, dynamic=True, fullgraph=True)
+    compiled = torch.compile(attention_with_positions, **options)
+    for sides in ((3, 4), (5, 9), (2, 6)):
+        shapes = [(9, 8), (math.prod(sides), 8), (math.prod(sides), 8)]
+        shapes += [(9, side) for side in sides]
+        compiled(*(torch.empty(1, 2, *shape, device='meta') for shape in shapes))
+    assert len(programs) == 1
+    assert seen == [16, 16, 16, 24, 24, 24, 24, 24, 24]
