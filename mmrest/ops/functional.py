@@ -22,6 +22,7 @@ from mmrest.ops.blockwise import (
 from mmrest.ops.convolution import conv_tokens
 from mmrest.ops.cpu.linear import linear_by_onednn
 from mmrest.ops.cpu.mlp import is_one_chunk, mlp_in_chunks
+from mmrest.ops.tracing import is_exporting
 from mmrest.ops.triton.emsa import attend_by_triton
 
 # torch's memory-efficient attention on a GPU takes multiples of so many channels alone (of four in
@@ -52,9 +53,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Te
         return reference.attention(q, k, v, bias)
     if bias is None and implementation == 'blockwise':
         return attend_blockwise(q, k, v)
-    # a program would hold for numbers of channels alone that are filled up, or are not
-    on_gpu = q.device.type != 'cpu' and not torch.compiler.is_compiling()
-    return _attend_fused(q, k, v, bias, -q.shape[3] % _FUSED_ALIGNMENT if on_gpu else 0)
+    for_gpu = q.device.type != 'cpu' and not is_exporting()
+    return _attend_fused(q, k, v, bias, -q.shape[3] % _FUSED_ALIGNMENT if for_gpu else 0)
 
 
 def attention_with_positions(

@@ -451,12 +451,16 @@ def test_a_compiled_program_gives_a_gpus_kernels_channels_in_eights() -> None:
         programs.append(graph)
         return Run(graph).run
 
-    torch._dynamo.reset()
-    options = dict(backend=compiler, dynamic=True, fullgraph=True)
-    compiled = torch.compile(attention_with_positions, **options)
-    for sides in ((3, 4), (5, 9), (2, 6)):
-        shapes = [(9, 8), (math.prod(sides), 8), (math.prod(sides), 8)]
-        shapes += [(9, side) for side in sides]
+    def run(function: Callable, *shapes: tuple[int, int]) -> None:
+        compiled = torch.compile(function, backend=compiler, dynamic=True, fullgraph=True)
         compiled(*(torch.empty(1, 2, *shape, device='meta') for shape in shapes))
+
+    torch._dynamo.reset()
+    for sides in ((3, 4), (5, 9), (2, 6)):
+        keys = (math.prod(sides), 8)
+        run(attention_with_positions, (9, 8), keys, keys, *((9, side) for side in sides))
     assert len(programs) == 1
     assert seen == [16, 16, 16, 24, 24, 24, 24, 24, 24]
+    seen.clear()
+    run(attention, (9, 18), (12, 18), (12, 18))
+    assert seen == [24, 24, 24]
