@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 TOO_MUCH = 'more than a file of this size holds'
 # A checkpoint has few things in several places, or in calls within calls: a tensor's in three.
 _TIMES_THE_OPCODES = 8
-_AT_LEAST = 2**20
+_AT_LEAST = 2**22
 # A dictionary looks at each of its keys of one hash: of so many, that takes seconds.
 _MOST_OF_KEYS = 30_000
 # Numbers can be chosen so that a dictionary looks at many for each; of those from 0 on it cannot.
