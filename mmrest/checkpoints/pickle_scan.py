@@ -11,6 +11,7 @@ from __future__ import annotations
 import pickle
 import pickletools
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 TOO_MUCH = 'more than a file of this size holds'
@@ -153,22 +154,43 @@ class _Scan:
 def _walk(root: _Symbol, most: int) -> int:
     """Items met in walking through, each as often as met; it ends at cycles, or past ``most``.
 
-    So do Python's ``repr`` and ``hash``, and what writes JSON or YAML.
+    So do Python's ``repr`` and ``hash``, and what writes JSON or YAML. Here what is met again is
+    not walked through again, unless it leads into a cycle, where the count depends on the path.
     """
     count = 0
-    path: list[tuple[int, Iterator[_Symbol]]] = [(0, iter([root]))]
-    on_path = {0}
+    sizes: dict[int, int | None] = {}  # None of a list on the path
+    path = [_Visit(0, iter([root]), 0)]
     while path:
-        owner, items = path[-1]
-        for item in items:
+        visit = path[-1]
+        for item in visit.items:
             count += 1
             if count > most:
                 return count
-            if isinstance(item, list) and id(item) not in on_path:
-                path.append((id(item), iter(item)))
-                on_path.add(id(item))
+            if not isinstance(item, list):
+                continue
+            if id(item) not in sizes:
+                sizes[id(item)] = None
+                path.append(_Visit(id(item), iter(item), count))
                 break
+            if (size := sizes[id(item)]) is None:
+                visit.meets_cycle = True
+            else:
+                count += size
         else:
             path.pop()
-            on_path.remove(owner)
+            sizes[visit.owner] = count - visit.count_before
+            if visit.meets_cycle:
+                del sizes[visit.owner]
+                if path:
+                    path[-1].meets_cycle = True
     return count
+
+
+@dataclass(slots=True)
+class _Visit:
+    """A list on the path of a walk."""
+
+    owner: int
+    items: Iterator[_Symbol]
+    count_before: int
+    meets_cycle: bool = False

@@ -67,6 +67,23 @@ def test_what_is_on_the_stack_twice_counts_twice() -> None:
         require_bounded(io.BytesIO(b'\x80\x02N' + twice * 64 + b'.'))
 
 
+def met(item: Any, path: tuple[int, ...] = ()) -> int:
+    """Items of a list and of all in it, each as often as met."""
+    if not isinstance(item, list) or id(item) in path:
+        return 1
+    return 1 + sum(met(part, (*path, id(item))) for part in item)
+
+
+@given(links=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 6)), max_size=12))
+def test_lists_in_many_places_and_in_circles_are_counted(links: list[tuple[int, int]]) -> None:
+    lists: list[list] = [[] for _ in range(6)]
+    for outer, inner in links:
+        lists[outer].append(lists[inner] if inner < len(lists) else pickle_scan._ATOM)
+    items = met(lists[0])
+    assert pickle_scan._walk(lists[0], items) == items
+    assert pickle_scan._walk(lists[0], items - 1) > items - 1
+
+
 def test_pickles_that_follow_each_other_are_all_looked_at() -> None:
     pair = b'q\x00h\x00\x86'
     good, bad = pickle.dumps([1, 2], 2), b'\x80\x02N\x85' + pair * 64 + b'.'

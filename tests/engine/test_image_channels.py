@@ -48,7 +48,7 @@ def test_attributes_of_others_are_not_taken_for_it() -> None:
     [
         ('info', ['--shape', '64x96', '--measure']),
         ('complexity', ['--shapes', '64x96']),
-        ('benchmark', ['--shapes', '64x96', '--steps', '1', '--mode', 'infer', 'train']),
+        ('benchmark', ['--shapes', '64x96', '--steps', '1', '--mode', 'train']),
     ],
 )
 def test_every_command_makes_up_such_images(
