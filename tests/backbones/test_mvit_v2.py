@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmrest import MViTV2
+from mmrest.backbones.pooling_attention import JointPositions
 from mmrest.checkpoints import CheckpointError, load_pretrained, plain_pickle
 from mmrest.errors import InputError
 from tests.backbones.families import ROWS, randomize
@@ -58,43 +60,96 @@ def test_images_of_any_size(size: tuple[int, int]) -> None:
 
 
 def literal_attention(attn: Any, x: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Equations 1, 3 and 4 for one image, head by head, query by query; no windows, no token."""
+    """Equations 1, 3 and 4 for one image, head by head, query by query; no windows.
+
+    The token in front of the cells, if there is one, is not convolved, has no position, and its
+    query is not added.
+    """
     heads, dim = attn.num_heads, attn.proj.in_features // attn.num_heads
-    qkv = attn.qkv(x[0]).view(*grid, 3, heads, dim)
+    has_token = x.shape[1] > grid[0] * grid[1]
+    qkv = attn.qkv(x[0]).view(-1, 3, heads, dim)
+    pools = attn.q_pool, attn.k_pool, attn.v_pool
     out = []
     for head in range(heads):
-        maps = []
-        pools = attn.q_pool, attn.k_pool, attn.v_pool
-        for part, pool in zip(qkv[:, :, :, head].unbind(2), pools, strict=True):
-            pooled = F.conv2d(
-                part.permute(2, 0, 1)[None], pool.conv.weight, None, pool.conv.stride, 1, 1, dim
-            )
+        tokens, maps = [], []
+        for part, pool in zip(qkv[:, :, head].unbind(1), pools, strict=True):
+            tokens.append([pool.norm(part[0])] if has_token else [])
+            cells = part[int(has_token) :].view(*grid, dim).permute(2, 0, 1)[None]
+            pooled = F.conv2d(cells, pool.conv.weight, None, pool.conv.stride, 1, 1, dim)
             maps.append(pool.norm(pooled[0].permute(1, 2, 0)))
-        q, k, v = maps
-        height, width = q.shape[:2]
-        rows, columns = k.shape[:2]
-        tables = [attn.positions.rows, attn.positions.columns]
-        for y in range(height):
-            for z in range(width):
-                logits = (k * q[y, z]).sum(2) * dim**-0.5
-                for i in range(rows):
-                    logits[i] = logits[i] + tables[0][y - i + rows - 1] @ q[y, z]
-                for j in range(columns):
-                    logits[:, j] = logits[:, j] + tables[1][z - j + columns - 1] @ q[y, z]
-                weights = logits.flatten().softmax(0).view(rows, columns, 1)
-                out.append((weights * v).sum((0, 1)) + q[y, z])
+        keys, values = (
+            torch.stack([*t, *m.flatten(0, 1)]) for t, m in zip(tokens[1:], maps[1:], strict=True)
+        )
+        for q in tokens[0]:
+            out.append(((keys @ q) * dim**-0.5).softmax(0) @ values)
+        rows, columns = maps[1].shape[:2]
+        for y, z in itertools.product(*map(range, maps[0].shape[:2])):
+            q = maps[0][y, z]
+            logits = (keys @ q) * dim**-0.5
+            for key, (i, j) in enumerate(itertools.product(range(rows), range(columns))):
+                at = y - i + rows - 1, z - j + columns - 1
+                logits[key + has_token] += literal_logit(q, attn.positions, *at)
+            out.append(logits.softmax(0) @ values + attn.residual * q)
     joined = torch.stack(out).view(heads, -1, dim).transpose(0, 1).flatten(1)
     return attn.proj(joined)[None]
 
 
-def test_attention_is_that_of_the_paper() -> None:
+def literal_logit(q: Tensor, positions: Any, row: int, column: int) -> Tensor | float:
+    if positions is None:
+        return 0.0
+    if isinstance(positions, JointPositions):
+        return positions.table[row, column] @ q
+    return positions.rows[row] @ q + positions.columns[column] @ q
+
+
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32])
+@pytest.mark.parametrize('token', [False, True])
+@pytest.mark.parametrize(
+    'options',
+    [{}, dict(positions='joint'), dict(positions='none'), dict(residual_pooling=False)],
+    ids=str,
+)
+def test_attention_is_that_of_the_paper(
+    options: dict[str, Any], token: bool, dtype: torch.dtype
+) -> None:
     torch.manual_seed(0)
-    model = randomize(MViTV2(SMALL, attention='pooling')).double()
+    arch = dict(SMALL, cls_token=token)
+    model = randomize(MViTV2(arch, attention='pooling', **options)).to(dtype)
     attn = model.stages[2].blocks[1].attn  # queries and keys of one stride
     grid = (2, 2)  # what its tables are made for
-    x = torch.randn(1, 4, 24, dtype=torch.double)
-    assert len(attn.positions.rows) == 3
+    x = torch.randn(1, token + 4, 24, dtype=dtype)
     torch.testing.assert_close(attn(x, grid), literal_attention(attn, x, grid))
+
+
+@pytest.mark.parametrize('token', [False, True])
+@pytest.mark.parametrize(('widens_in', 'block'), [('attention', 0), ('mlp', -1)])
+def test_a_block_that_widens_is_that_of_the_authors(
+    widens_in: str, block: int, token: bool
+) -> None:
+    """Shortcuts over wider channels are linear layers of what is normalised, and pooled."""
+    arch = dict(SMALL, widens_in=widens_in, cls_token=token)
+    model = randomize(MViTV2(arch, attention='pooling')).double().eval()
+    block = model.stages[1].blocks[block]
+    grid = (6, 5)
+    x = torch.randn(2, token + 30, block.norm1.normalized_shape[0], dtype=torch.double)
+
+    def pool(x: Tensor) -> Tensor:
+        cells = x[:, token:].transpose(1, 2).unflatten(2, grid)
+        smaller = F.max_pool2d(cells, 3, 2, 1).flatten(2).transpose(1, 2)
+        return torch.cat([x[:, :token], smaller], dim=1) if block.stride == 2 else x
+
+    y = block.norm1(x)
+    attended = block.attn(y, grid)
+    if widens_in == 'attention':
+        assert block.stride == 2
+        middle = pool(block.proj(y)) + attended
+        expected = middle + block.mlp(block.norm2(middle))
+    else:
+        assert block.stride == 1
+        middle = x + attended
+        y = block.norm2(middle)
+        expected = block.proj(y) + block.mlp(y)
+    torch.testing.assert_close(block(x, grid), expected)
 
 
 def test_a_window_sees_nothing_else() -> None:
