@@ -402,7 +402,7 @@ class GPViT(GPViTTrunk):
         norm_cfg: The BatchNorms, as mmcv's ``build_norm_layer`` takes it.
         drop_path_rate: Drop-path probability of the last block; earlier ones are linearly smaller.
         with_cp: Recompute blocks in the backward pass to save memory.
-        init_cfg: See :class:`PyramidBackbone`; takes the authors' files.
+        init_cfg: See :class:`HierarchicalBackbone`; takes the authors' files.
 
     Raises:
         InputError: An argument is out of its range; the message names it.

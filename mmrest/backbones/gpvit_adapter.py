@@ -270,7 +270,7 @@ class GPViTAdapter(GPViTTrunk):
         drop_path_rate: Drop-path probability of the last block and of the adapter; earlier blocks'
             are linearly smaller.
         with_cp: Recompute blocks, injectors and extractors in the backward pass to save memory.
-        init_cfg: See :class:`PyramidBackbone`; takes the authors' files, of ImageNet too.
+        init_cfg: See :class:`HierarchicalBackbone`; takes the authors' files, of ImageNet too.
 
     Raises:
         InputError: An argument is out of its range; the message names it.

@@ -57,8 +57,8 @@ class HierarchicalBackbone(PyramidBackbone):
         drop_path_rate: Drop-path probability of the last block; earlier ones are linearly smaller.
         with_cp: Recompute blocks in the backward pass to save memory.
         init_cfg: As mmengine's ``BaseModule``; ``dict(type='Pretrained', checkpoint=...)`` loads
-            strictly and takes ``sha256`` and ``prefix`` too, see
-            :func:`mmrest.checkpoints.load_pretrained`.
+            strictly and takes ``sha256``, ``prefix``, ``map_location`` and ``adapt_in_channels``
+            too, see :func:`mmrest.checkpoints.load_pretrained`.
 
     Raises:
         InputError: An argument is out of its range; the message names it.

@@ -254,9 +254,9 @@ class MViTV2(HierarchicalBackbone):
             (ablated in Section 5.3).
         residual_pooling: Add the pooled queries to what was attended (ablated in Section 5.3).
         pool_every_q: Pool queries by a convolution also where that leaves their number (likewise).
-        out_norm: ``'branch'``: a LayerNorm on each output, as in detection; ``'none'``.
         in_channels: See :class:`HierarchicalBackbone`, as all that follow.
         out_indices: Stages whose maps are returned.
+        out_norm: ``'branch'``: a LayerNorm on each output, as in detection; ``'none'``.
         frozen_stages: How many stages are frozen.
         drop_path_rate: Drop-path probability of the last block.
         with_cp: Recompute blocks in the backward pass.

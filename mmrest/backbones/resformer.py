@@ -198,7 +198,7 @@ class ResFormer(PlainBackbone):
         frozen_stages: 0 freezes the embeddings, i also the first i blocks; -1 nothing.
         drop_path_rate: Drop-path probability of the last block; earlier ones are linearly smaller.
         with_cp: Recompute blocks in the backward pass to save memory.
-        init_cfg: See :class:`PyramidBackbone`; takes the authors' files, DeiT's and timm's.
+        init_cfg: See :class:`HierarchicalBackbone`; takes the authors' files, DeiT's and timm's.
 
     Raises:
         InputError: An argument is out of its range; the message names it.

@@ -71,7 +71,9 @@ class ValidSizesHook(Hook):
         """
         if runner.world_size == 1:
             return
-        for name, module in unwrap_model(runner.model).backbone.named_modules():
+        backbone = unwrap_model(runner.model).backbone
+        backbone.train()  # the runner does so later, and it may leave norms in eval mode
+        for name, module in backbone.named_modules():
             if isinstance(module, nn.SyncBatchNorm) and module.training:
                 raise InputError(
                     f'ValidSizesHook: {name} of the backbone is a SyncBN, which all processes must '

@@ -356,6 +356,15 @@ def test_large_of_in1k_does_not_fit_the_one_that_widens_in_attention(
         load(MViTV2('large_cls', out_norm='none'), state, tmp_path)
 
 
+def test_convolutions_over_time_are_refused(tmp_path: Path) -> None:
+    options = dict(arch=SMALL, attention='pooling', out_norm='none')
+    state = authors_state(MViTV2(**options))
+    kernels = state['patch_embed.proj.weight'][:, :, None]
+    video = {**state, 'patch_embed.proj.weight': kernels.expand(-1, -1, 3, -1, -1)}
+    with pytest.raises(CheckpointError, match=r'wrong shape: .*embed\.proj\.weight'):
+        load(MViTV2(**options), video, tmp_path)
+
+
 def test_a_table_that_cannot_be_resized_is_refused(tmp_path: Path) -> None:
     options = dict(attention='pooling', out_norm='none')
     state = authors_state(MViTV2(SMALL, **options))

@@ -138,7 +138,7 @@ def test_processes_do_not_wait_for_each_other(norm: str, world_size: int, norm_e
     """A backbone is called once a size, and a SyncBN must be called equally often everywhere."""
     model = nn.Module()
     model.backbone = ResT('lite', norm_cfg=dict(type=norm), norm_eval=norm_eval)
-    runner = SimpleNamespace(model=model.train(), world_size=world_size)
+    runner = SimpleNamespace(model=model, world_size=world_size)
     if norm == 'BN' or world_size == 1 or norm_eval:
         ValidSizesHook().before_train(runner)
         return
