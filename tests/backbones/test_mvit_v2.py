@@ -122,14 +122,14 @@ def test_attention_is_that_of_the_paper(
 
 
 @pytest.mark.parametrize('token', [False, True])
-@pytest.mark.parametrize(('widens_in', 'block'), [('attention', 0), ('mlp', -1)])
+@pytest.mark.parametrize(('widens_in', 'place'), [('attention', 0), ('mlp', -1)])
 def test_a_block_that_widens_is_that_of_the_authors(
-    widens_in: str, block: int, token: bool
+    widens_in: str, place: int, token: bool
 ) -> None:
     """Shortcuts over wider channels are linear layers of what is normalised, and pooled."""
     arch = dict(SMALL, widens_in=widens_in, cls_token=token)
     model = randomize(MViTV2(arch, attention='pooling')).double().eval()
-    block = model.stages[1].blocks[block]
+    block = model.stages[1].blocks[place]
     grid = (6, 5)
     x = torch.randn(2, token + 30, block.norm1.normalized_shape[0], dtype=torch.double)
 
