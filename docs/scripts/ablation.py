@@ -30,6 +30,7 @@ CONSTANTS = (
     'mmrest.ops.dispatch._SMALLEST_BLOCKWISE_MAP',
     'mmrest.ops.blockwise._BLOCK_ELEMENTS',
     'mmrest.ops.blockwise._FEWEST_QUERIES',
+    'mmrest.ops.blockwise._FUSED_BLOCKS',
     'mmrest.ops.cpu.matmul._LARGE_WEIGHT',
     'mmrest.ops.cpu.mlp._CHUNK_ELEMENTS',
     'mmrest.ops.cpu.mlp._FEWEST_TOKENS',
@@ -98,6 +99,11 @@ def with_the_other_library_in_blocks() -> None:
     set_attribute('mmrest.ops.cpu.matmul._MKL_IN_BLOCKS', not matmul._MKL_IN_BLOCKS)
 
 
+def without_fused_blocks() -> None:
+    """Attention with positions by products and a softmax in its forward pass, too."""
+    set_attribute('mmrest.ops.blockwise.is_fused_faster', lambda x: False)
+
+
 def without_alignment() -> None:
     """Blocks of attention as wide as there are keys."""
     set_attribute('mmrest.ops.blockwise._ALIGNMENT', 1)
@@ -138,6 +144,7 @@ TRICKS: dict[str, tuple[Callable[[], None], str, str | tuple[str, ...]]] = {
     'norm and MLP as one': (without_norm_in_mlp, 'infer train', ''),
     'small hidden layers stored': (without_stored_hidden_layers, 'train', ''),
     'the faster library in blocks': (with_the_other_library_in_blocks, 'infer train', ''),
+    'fused attention in blocks': (without_fused_blocks, 'infer train', 'MViTV2'),
     'aligned rows of maps': (without_alignment, 'infer train', ''),
     "weights' gradients as convolutions": (without_convolution_gradients, 'train', ''),
     'maps in strips': (without_strips, 'infer', ('P2T', 'PVTV2')),

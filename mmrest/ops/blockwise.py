@@ -29,7 +29,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from mmrest.ops.cpu.matmul import add_products, as_columns, even_step, mix_heads, multiply
+from mmrest.ops.cpu.matmul import (
+    add_products,
+    as_columns,
+    even_step,
+    is_fused_faster,
+    mix_heads,
+    multiply,
+)
 from mmrest.ops.registration import (
     count_attention,
     count_attention_backward,
@@ -41,6 +48,8 @@ from mmrest.ops.registration import (
 # Elements of a block's map: it stays in a processor's last cache, and launching it costs little.
 _BLOCK_ELEMENTS = 2**21
 _BLOCK_ELEMENTS_ON_DEVICE = 2**25
+# torch's fused attention keeps its own blocks in the cache, and is fastest with many rows at once.
+_FUSED_BLOCKS = 4
 # With fewer, products wait for memory: where there are many keys a block may leave the cache.
 _FEWEST_QUERIES = 64
 # Products are written fastest where the rows of a map begin at a multiple of so many elements.
@@ -78,7 +87,7 @@ def _forward(
             keys, values_t = maps.keys_of(group), as_columns(maps.fill_up(v[group]))
             for rows in maps.steps():
                 block = *group, rows
-                probs = maps.softmax(maps.queries_of(block), keys)[1]
+                probs = maps.softmax(block, q[block].contiguous(), keys)[1]
                 if mixed:
                     scale[group] += maps.centre(probs)
                 out[block] = multiply(maps.narrow(probs), values_t)
@@ -115,8 +124,8 @@ def _backward(
             keys_t = as_columns(keys)
             for rows in maps.steps():
                 block, is_first = (*group, rows), rows.start == 0
-                queries, grads = maps.queries_of(block), grad[block].contiguous()
-                logits, probs = maps.softmax(queries, keys)
+                queries, grads = q[block].contiguous(), grad[block].contiguous()
+                logits, probs = maps.softmax(block, queries, keys)
                 dmap = multiply(grads, values, maps.take('gradients', logits.shape))
                 if mixed:
                     dmap.addcmul_(probs, pull[group])
@@ -128,11 +137,13 @@ def _backward(
                     pairs = (dmap.flatten(2) @ logits.flatten(2).mT) * scale[images, :, None]
                     mix_grad.add_(pairs.sum(0), alpha=maps.scale)
                     dmap = mix_heads(mix_back[images], dmap, probs)  # probs has served
+                if positions:
+                    cells = maps.cells_of(dmap)
+                    dpositions[0][block] = cells.sum(4)
+                    dpositions[1][block] = cells.sum(3)
                 dmap = dmap.to(k.dtype)
-                dlogits = multiply(dmap, keys_t).split(maps.channels, dim=3)
-                for target, part in zip((dq, *dpositions), dlogits, strict=True):
-                    target[block] = part
-                add_products(dk[group], dmap, queries[..., : q.shape[3]], is_first)
+                dq[block] = multiply(dmap, keys_t)
+                add_products(dk[group], dmap, queries, is_first)
         if mixed:
             dv.mul_((scale / maps.range)[..., None, None])
             mix_grad = mix_grad.to(mix_weight.dtype)
@@ -151,12 +162,16 @@ class _AttentionMaps:
     """
 
     def __init__(
-        self, q: Tensor, k: Tensor, mix_weight: Tensor | None, positions: Sequence[Tensor] = ()
+        self,
+        q: Tensor,
+        k: Tensor,
+        mix_weight: Tensor | None,
+        positions: Sequence[Tensor] = (),
+        blocks: int = 1,
     ) -> None:
         self.q = q
         self.k = k
         self.positions = positions
-        self.channels = [part.shape[3] for part in (q, *positions)]
         self.batch, self.heads, self.queries, head_dim = q.shape
         self.keys = k.shape[2]
         self.columns = _columns_of(self.keys) if q.device.type == 'cpu' else self.keys
@@ -169,7 +184,8 @@ class _AttentionMaps:
         # the logits are scaled where that is least work
         self.mix = mix_weight.to(self.statistics.dtype) * self.scale if mixed else None
         self.memory: dict[str, Tensor] = {}
-        self._share_out(_BLOCK_ELEMENTS if q.device.type == 'cpu' else _BLOCK_ELEMENTS_ON_DEVICE)
+        limit = _BLOCK_ELEMENTS if q.device.type == 'cpu' else _BLOCK_ELEMENTS_ON_DEVICE
+        self._share_out(blocks * limit)
 
     def _share_out(self, limit: int) -> None:
         """How many images, heads and rows make a block of about ``limit`` elements.
@@ -202,48 +218,48 @@ class _AttentionMaps:
         return _slices(self.queries, self.rows_together)
 
     def keys_of(self, group: tuple[slice, slice]) -> Tensor:
-        """A group's keys, scaled if they are not mixed, with their places as further channels."""
+        """A group's keys, scaled if they are not mixed."""
         k = self.k[group]
-        if not self.positions:
-            return self.fill_up(k if self.mix is not None else k * self.scale)
-        is_new = 'keys' not in self.memory
-        shape = *k.shape[:2], self.columns, sum(self.channels)
-        keys = self.take('keys', shape, k.dtype)
-        if is_new:
-            keys[:, :, self.keys :] = 0
-            keys[:, :, : self.keys, k.shape[3] :] = places_of_keys(k, *self.channels[1:])
-        torch.mul(k, self.scale, out=keys[:, :, : self.keys, : k.shape[3]])
-        return keys
+        return self.fill_up(k if self.mix is not None else k * self.scale)
 
     def fill_up(self, k: Tensor) -> Tensor:
         """Keys or values (images, heads, keys, channels) with zeros for those that nobody sees."""
         filling = self.columns - self.keys
         return F.pad(k, (0, 0, 0, filling)) if filling else k.contiguous()
 
-    def queries_of(self, block: tuple[slice, ...]) -> Tensor:
-        """Those of a block, with what they add to rows and columns as further channels."""
-        if not self.positions:
-            return self.q[block].contiguous()
-        shape = *self.q[block].shape[:3], sum(self.channels)
-        queries = self.take('queries', shape, self.q.dtype)
-        parts = queries.split(self.channels, dim=3)
-        for target, part in zip(parts, (self.q, *self.positions), strict=True):
-            target.copy_(part[block])
-        return queries
-
-    def take(self, name: str, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
-        """The memory of this name, as long as the first that was taken; what it held is kept."""
+    def take(self, name: str, shape: Sequence[int]) -> Tensor:
+        """The memory of this name, as long as the first that was taken."""
         if name not in self.memory:
-            self.memory[name] = self.statistics.new_empty(math.prod(shape), dtype=dtype)
+            self.memory[name] = self.statistics.new_empty(math.prod(shape))
         return self.memory[name][: math.prod(shape)].view(shape)
 
-    def softmax(self, queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+    def cells_of(self, block_map: Tensor) -> Tensor:
+        """A view (images, heads, queries, rows, columns), of the keys that have positions."""
+        rows, columns = (part.shape[3] for part in self.positions)
+        cells = block_map[..., self.keys - rows * columns : self.keys]
+        return cells.unflatten(3, (rows, columns))
+
+    def bias_of(self, block: tuple[slice, ...]) -> Tensor:
+        """What the positions add to a block's logits, (images, heads, queries, keys)."""
+        of_rows, of_columns = (part[block] for part in self.positions)
+        bias = self.take('logits', (*of_rows.shape[:3], self.columns))[..., : self.keys]
+        cells = self.cells_of(bias)
+        bias[..., : self.keys - cells[0, 0, 0].numel()] = 0
+        torch.add(of_rows[..., None], of_columns[..., None, :], out=cells)
+        return bias
+
+    def softmax(
+        self, block: tuple[slice, ...], queries: Tensor, keys: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """A block's logits before the mix of heads, and the rows' softmax after it.
 
         Without a mix both are the same memory, which holds the softmax.
         """
         shape = *queries.shape[:3], self.columns
         logits = multiply(queries, keys, self.take('logits', shape))
+        if self.positions:
+            of_rows, of_columns = (part[block] for part in self.positions)
+            self.cells_of(logits).add_(of_rows[..., None]).add_(of_columns[..., None, :])
         mixed = logits
         if self.mix is not None:
             mix = self.mix.expand(len(queries), -1, -1)
@@ -276,34 +292,6 @@ def _slices(length: int, step: int) -> list[slice]:
     return [slice(start, min(start + step, length)) for start in range(0, length, step)]
 
 
-def append_places(k: Tensor, rows: int, columns: int, length: float) -> Tensor:
-    """Keys with their places on a map as further channels, rows and columns as one-hot vectors.
-
-    Args:
-        k: (B, heads, M, head_dim); the last ``rows columns`` are the cells row by row, those before
-            have no place.
-        rows: Of the map.
-        columns: Of the map.
-        length: Of the one-hot vectors.
-
-    Returns:
-        (B, heads, M, head_dim + rows + columns).
-    """
-    places = places_of_keys(k, rows, columns) * length
-    return torch.cat([k, places.expand(*k.shape[:2], -1, -1)], dim=3)
-
-
-def places_of_keys(k: Tensor, rows: int, columns: int) -> Tensor:
-    """See :func:`append_places`: (M, rows + columns)."""
-    in_rows, in_columns = (
-        torch.eye(side, dtype=k.dtype, device=k.device) for side in (rows, columns)
-    )
-    # not repeat_interleave, which ONNX does not get right for sizes that vary
-    of_rows = in_rows[:, None].expand(-1, columns, -1).flatten(0, 1)
-    places = torch.cat([of_rows, in_columns.repeat(rows, 1)], dim=1)
-    return F.pad(places, (0, 0, k.shape[2] - rows * columns, 0))
-
-
 def attend_blockwise_with_positions(
     q: Tensor, k: Tensor, v: Tensor, row_logits: Tensor, column_logits: Tensor
 ) -> Tensor:
@@ -312,7 +300,17 @@ def attend_blockwise_with_positions(
 
 
 def _forward_with_positions(q: Tensor, k: Tensor, v: Tensor, *positions: Tensor) -> Tensor:
-    return _forward(q, k, v, None, None, 0.0, positions)[0]
+    if not is_fused_faster(q):
+        return _forward(q, k, v, None, None, 0.0, positions)[0]
+    with torch.autocast(q.device.type, enabled=False):
+        maps = _AttentionMaps(q, k, None, positions, _FUSED_BLOCKS)
+        out = empty_tokens(q, v.shape[3])
+        for group in maps.groups():
+            for rows in maps.steps():
+                block = *group, rows
+                bias = maps.bias_of(block)
+                out[block] = F.scaled_dot_product_attention(q[block], k[group], v[group], bias)
+    return out
 
 
 def _backward_with_positions(

@@ -89,7 +89,7 @@ def choose_attention(q: Tensor, k: Tensor) -> str:
 
 
 def choose_attention_with_positions(q: Tensor, k: Tensor) -> str:
-    """As :func:`choose_attention`; blocks need no copy of the queries with further channels."""
+    """As :func:`choose_attention`; blocks need no further channels for the positions."""
     name = choose_attention(q, k)
     return 'blockwise' if name == 'sdpa' and requested() == 'auto' and uses_onednn(q) else name
 

@@ -15,7 +15,6 @@ from mmrest.errors import InputError
 from mmrest.ops import dispatch, reference
 from mmrest.ops.autocast import as_autocast
 from mmrest.ops.blockwise import (
-    append_places,
     attend_blockwise,
     attend_blockwise_with_positions,
 )
@@ -62,8 +61,9 @@ def attention_with_positions(
 ) -> Tensor:
     """Attention to the cells of a map, whose logits have a part for each row and each column.
 
-    The parts become further channels of the queries, and the rows and columns of the keys, as
-    one-hot vectors, further channels of the keys, so that no map of them is stored.
+    No map of them is stored: in blocks they are added to a block's logits; for torch's own kernels
+    the parts become further channels of the queries, and the rows and columns of the keys, as
+    one-hot vectors, further channels of the keys.
 
     Args:
         q: Queries (B, heads, N, head_dim).
@@ -244,8 +244,23 @@ def _append_positions(
     long_q = torch.cat(parts, dim=3).transpose(1, 2)
     # attention scales all logits by the longer queries' size, those of q by q's
     length = head_dim + rows + columns + filling
-    long_k = append_places(k * (length / head_dim) ** 0.5, rows, columns, length**0.5)
+    places = _places_of_keys(k, rows, columns) * length**0.5
+    long_k = torch.cat([k * (length / head_dim) ** 0.5, places.expand(*k.shape[:2], -1, -1)], dim=3)
     return long_q, F.pad(long_k, (0, filling)) if filling else long_k
+
+
+def _places_of_keys(k: Tensor, rows: int, columns: int) -> Tensor:
+    """Rows and columns of keys (B, heads, M, ...) as one-hot vectors, (M, rows + columns).
+
+    The last ``rows columns`` keys are the cells row by row, those before have no place.
+    """
+    in_rows, in_columns = (
+        torch.eye(side, dtype=k.dtype, device=k.device) for side in (rows, columns)
+    )
+    # not repeat_interleave, which ONNX does not get right for sizes that vary
+    of_rows = in_rows[:, None].expand(-1, columns, -1).flatten(0, 1)
+    places = torch.cat([of_rows, in_columns.repeat(rows, 1)], dim=1)
+    return F.pad(places, (0, 0, k.shape[2] - rows * columns, 0))
 
 
 def _attend_fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, filling: int) -> Tensor:

@@ -11,10 +11,12 @@ from mmrest.errors import InputError
 from mmrest.ops import (
     attention,
     attention_with_positions,
+    blockwise,
     joint_logits,
     position_logits,
     use_implementation,
 )
+from mmrest.ops.cpu import matmul
 from mmrest.ops.relative import relative_index, relative_vectors
 
 SIZES = [
@@ -133,17 +135,29 @@ def test_attention_with_positions_is_attention_with_a_bias(
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize('value_dim', [8, 5])
+@pytest.mark.parametrize('elements', [2**20, 200])
+@pytest.mark.parametrize('fast_mkl', [False, True])
 @pytest.mark.parametrize('leading', [0, 1])
 @pytest.mark.parametrize('queries', [1, 10, 70])
 @pytest.mark.parametrize('key_grid', KEY_GRIDS)
 def test_blocks_add_positions_as_the_literal_form_does(
-    key_grid: tuple[int, int], queries: int, leading: int
+    key_grid: tuple[int, int],
+    queries: int,
+    leading: int,
+    fast_mkl: bool,
+    elements: int,
+    value_dim: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Float32 on a processor, in the layout of tokens."""
+    monkeypatch.setattr(matmul, 'FAST_MKL', fast_mkl)
+    monkeypatch.setattr(blockwise, '_BLOCK_ELEMENTS', elements)
+    monkeypatch.setattr(blockwise, '_FEWEST_QUERIES', 1)
     keys = leading + key_grid[0] * key_grid[1]
     parts = [torch.randn(2, queries, 3, n).transpose(1, 2) for n in (8, *key_grid)]
     q, rows, columns = (part.requires_grad_() for part in parts)
-    k, v = (torch.randn(2, 3, keys, n, requires_grad=True) for n in (8, 5))
+    k, v = (torch.randn(2, 3, keys, n, requires_grad=True) for n in (8, value_dim))
     inputs = (q, k, v, rows, columns)
     out = attention_with_positions(*inputs)
     with use_implementation('reference'):

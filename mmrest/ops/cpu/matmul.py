@@ -63,6 +63,11 @@ def has_onednn_for(x: Tensor) -> bool:
     )
 
 
+def is_fused_faster(x: Tensor) -> bool:
+    """True if torch's fused attention, which multiplies by MKL, beats the products in blocks."""
+    return FAST_MKL and x.device.type == 'cpu' and x.dtype == torch.float32
+
+
 def even_step(length: int, about: int) -> int:
     """Rows a step, within about half of ``about``, so that the last step is not much shorter."""
     steps = max(1, round(length / about))
