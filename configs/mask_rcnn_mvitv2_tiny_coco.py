@@ -1,7 +1,7 @@
 # Mask R-CNN, MViTv2-tiny, COCO 3x: 48.2 box AP, 43.8 mask AP (authors' result, not measured here).
 _base_ = [
     './_base_/models/mask_rcnn_mvitv2.py',
-    './_base_/datasets/coco_instance_crops.py',
+    './_base_/datasets/coco_instance_crops_filtered.py',
     './_base_/schedules/mvitv2_coco_3x.py',
     './_base_/det_runtime.py',
 ]
