@@ -30,7 +30,6 @@ CONSTANTS = (
     'mmrest.ops.dispatch._SMALLEST_BLOCKWISE_MAP',
     'mmrest.ops.blockwise._BLOCK_ELEMENTS',
     'mmrest.ops.blockwise._FEWEST_QUERIES',
-    'mmrest.ops.blockwise._FUSED_BLOCKS',
     'mmrest.ops.cpu.matmul._LARGE_WEIGHT',
     'mmrest.ops.cpu.mlp._CHUNK_ELEMENTS',
     'mmrest.ops.cpu.mlp._FEWEST_TOKENS',

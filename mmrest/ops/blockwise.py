@@ -48,8 +48,6 @@ from mmrest.ops.registration import (
 # Elements of a block's map: it stays in a processor's last cache, and launching it costs little.
 _BLOCK_ELEMENTS = 2**21
 _BLOCK_ELEMENTS_ON_DEVICE = 2**25
-# torch's fused attention keeps its own blocks in the cache, and is fastest with many rows at once.
-_FUSED_BLOCKS = 4
 # With fewer, products wait for memory: where there are many keys a block may leave the cache.
 _FEWEST_QUERIES = 64
 # Products are written fastest where the rows of a map begin at a multiple of so many elements.
@@ -162,12 +160,7 @@ class _AttentionMaps:
     """
 
     def __init__(
-        self,
-        q: Tensor,
-        k: Tensor,
-        mix_weight: Tensor | None,
-        positions: Sequence[Tensor] = (),
-        blocks: int = 1,
+        self, q: Tensor, k: Tensor, mix_weight: Tensor | None, positions: Sequence[Tensor] = ()
     ) -> None:
         self.q = q
         self.k = k
@@ -184,8 +177,7 @@ class _AttentionMaps:
         # the logits are scaled where that is least work
         self.mix = mix_weight.to(self.statistics.dtype) * self.scale if mixed else None
         self.memory: dict[str, Tensor] = {}
-        limit = _BLOCK_ELEMENTS if q.device.type == 'cpu' else _BLOCK_ELEMENTS_ON_DEVICE
-        self._share_out(blocks * limit)
+        self._share_out(_BLOCK_ELEMENTS if q.device.type == 'cpu' else _BLOCK_ELEMENTS_ON_DEVICE)
 
     def _share_out(self, limit: int) -> None:
         """How many images, heads and rows make a block of about ``limit`` elements.
@@ -200,7 +192,7 @@ class _AttentionMaps:
         taken = self.rows_together * self.columns
         self.heads_together = self.heads
         if self.mix is None:
-            self.heads_together = min(self.heads, max(1, limit // taken))
+            self.heads_together = min(self.heads, max(at_once, limit // taken))
         images = min(self.batch, max(1, limit // (taken * self.heads_together)))
         whole = threads // math.gcd(threads, self.heads_together)
         self.images_together = images // whole * whole or images
@@ -303,7 +295,7 @@ def _forward_with_positions(q: Tensor, k: Tensor, v: Tensor, *positions: Tensor)
     if not is_fused_faster(q):
         return _forward(q, k, v, None, None, 0.0, positions)[0]
     with torch.autocast(q.device.type, enabled=False):
-        maps = _AttentionMaps(q, k, None, positions, _FUSED_BLOCKS)
+        maps = _AttentionMaps(q, k, None, positions)
         out = empty_tokens(q, v.shape[3])
         for group in maps.groups():
             for rows in maps.steps():
