@@ -182,18 +182,20 @@ class _AttentionMaps:
     def _share_out(self, limit: int) -> None:
         """How many images, heads and rows make a block of about ``limit`` elements.
 
-        Heads that are mixed must be in a block together. Of others a block has as many maps as
-        there are threads, or a multiple: a product of many matrices is shared out by matrices.
+        Heads that are mixed must be in a block together. Of others a block has a map for each
+        thread, and if possible a multiple of that: a product of many matrices is shared out by
+        matrices.
         """
         threads = torch.get_num_threads() if self.q.device.type == 'cpu' else 1
-        at_once = self.heads if self.mix is not None else min(threads, self.batch * self.heads)
+        at_once = self.heads
+        if self.mix is None:
+            most = max(1, limit // (_FEWEST_QUERIES * self.columns))
+            at_once = min(threads, self.batch * self.heads, most)
         about = max(_FEWEST_QUERIES, limit // (at_once * self.columns))
         self.rows_together = min(self.queries, even_step(self.queries, about))
-        taken = self.rows_together * self.columns
-        self.heads_together = self.heads
-        if self.mix is None:
-            self.heads_together = min(self.heads, max(at_once, limit // taken))
-        images = min(self.batch, max(1, limit // (taken * self.heads_together)))
+        maps = max(at_once, limit // (self.rows_together * self.columns))
+        self.heads_together = self.heads if self.mix is not None else min(self.heads, maps)
+        images = min(self.batch, max(1, maps // self.heads_together))
         whole = threads // math.gcd(threads, self.heads_together)
         self.images_together = images // whole * whole or images
         if images < whole and self.mix is None:
@@ -227,17 +229,16 @@ class _AttentionMaps:
 
     def cells_of(self, block_map: Tensor) -> Tensor:
         """A view (images, heads, queries, rows, columns), of the keys that have positions."""
-        rows, columns = (part.shape[3] for part in self.positions)
-        cells = block_map[..., self.keys - rows * columns : self.keys]
-        return cells.unflatten(3, (rows, columns))
+        grid = [part.shape[3] for part in self.positions]
+        return block_map[..., self.keys - math.prod(grid) : self.keys].unflatten(3, grid)
 
     def bias_of(self, block: tuple[slice, ...]) -> Tensor:
         """What the positions add to a block's logits, (images, heads, queries, keys)."""
         of_rows, of_columns = (part[block] for part in self.positions)
-        bias = self.take('logits', (*of_rows.shape[:3], self.columns))[..., : self.keys]
-        cells = self.cells_of(bias)
-        bias[..., : self.keys - cells[0, 0, 0].numel()] = 0
-        torch.add(of_rows[..., None], of_columns[..., None, :], out=cells)
+        bias = self.take('bias', (*of_rows.shape[:3], self.columns))[..., : self.keys]
+        without_position = self.keys - of_rows.shape[3] * of_columns.shape[3]
+        bias[..., :without_position] = 0
+        torch.add(of_rows[..., None], of_columns[..., None, :], out=self.cells_of(bias))
         return bias
 
     def softmax(
@@ -292,7 +293,7 @@ def attend_blockwise_with_positions(
 
 
 def _forward_with_positions(q: Tensor, k: Tensor, v: Tensor, *positions: Tensor) -> Tensor:
-    if not is_fused_faster(q):
+    if not is_fused_faster(q, k, v):
         return _forward(q, k, v, None, None, 0.0, positions)[0]
     with torch.autocast(q.device.type, enabled=False):
         maps = _AttentionMaps(q, k, None, positions)

@@ -61,9 +61,9 @@ def attention_with_positions(
 ) -> Tensor:
     """Attention to the cells of a map, whose logits have a part for each row and each column.
 
-    No map of them is stored: in blocks they are added to a block's logits; for torch's own kernels
-    the parts become further channels of the queries, and the rows and columns of the keys, as
-    one-hot vectors, further channels of the keys.
+    No map of them is stored: in blocks they are added to a block's logits; elsewhere the parts
+    become further channels of the queries, and the rows and columns of the keys, as one-hot
+    vectors, further channels of the keys.
 
     Args:
         q: Queries (B, heads, N, head_dim).

@@ -81,9 +81,12 @@ def block_elements(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     'shape', [(1, 1, 40), (1, 4, 40), (7, 1, 9), (24, 3, 16), (5, 2, 2)], ids=str
 )
-@pytest.mark.usefixtures('block_elements')
 def test_blocks_cover_all_maps_once_and_are_shared_out_among_threads(
-    shape: tuple[int, int, int], mixed: bool, threads: int, monkeypatch: pytest.MonkeyPatch
+    shape: tuple[int, int, int],
+    mixed: bool,
+    threads: int,
+    block_elements: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch, 'get_num_threads', lambda: threads)
     q, k = torch.zeros(*shape, 4), torch.zeros(*shape[:2], 6, 4)
@@ -96,6 +99,10 @@ def test_blocks_cover_all_maps_once_and_are_shared_out_among_threads(
             counts[images, heads, rows] += 1
     assert torch.equal(counts, torch.ones(shape))
     together = counts[groups[0]][..., 0].numel()
+    at_once = min(threads, shape[0] * shape[1], max(1, block_elements // 6))
+    assert mixed or 2 * together > at_once
+    elements = together * maps.steps()[0].stop * 6
+    assert mixed or elements <= 2 * max(block_elements, at_once * 16 * 6)  # rows are in sixteens
     if together > threads and not mixed:
         assert together % threads == 0
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmrest.errors import InputError
@@ -155,9 +159,9 @@ def test_blocks_add_positions_as_the_literal_form_does(
     monkeypatch.setattr(blockwise, '_BLOCK_ELEMENTS', elements)
     monkeypatch.setattr(blockwise, '_FEWEST_QUERIES', 1)
     keys = leading + key_grid[0] * key_grid[1]
-    parts = [torch.randn(2, queries, 3, n).transpose(1, 2) for n in (8, *key_grid)]
-    q, rows, columns = (part.requires_grad_() for part in parts)
-    k, v = (torch.randn(2, 3, keys, n, requires_grad=True) for n in (8, value_dim))
+    shapes = (queries, 8), (keys, 8), (keys, value_dim), *((queries, n) for n in key_grid)
+    parts = (torch.randn(2, tokens, 3, n).transpose(1, 2) for tokens, n in shapes)
+    q, k, v, rows, columns = (part.requires_grad_() for part in parts)
     inputs = (q, k, v, rows, columns)
     out = attention_with_positions(*inputs)
     with use_implementation('reference'):
@@ -170,6 +174,27 @@ def test_blocks_add_positions_as_the_literal_form_does(
         strict=True,
     ):
         torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('fast_mkl', [False, True])
+@pytest.mark.parametrize(
+    'backend', [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
+)
+@pytest.mark.parametrize('value_dim', [8, 5])
+def test_blocks_take_torchs_fused_attention_where_it_serves(
+    value_dim: int, backend: SDPBackend, fast_mkl: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(matmul, 'FAST_MKL', fast_mkl)
+    fused = Mock(wraps=F.scaled_dot_product_attention)
+    monkeypatch.setattr(F, 'scaled_dot_product_attention', fused)
+    q, rows, columns = (torch.randn(2, 3, 10, n) for n in (8, 3, 4))
+    k, v = (torch.randn(2, 3, 12, n) for n in (8, value_dim))
+    with use_implementation('blockwise'), sdpa_kernel(backend):
+        out = attention_with_positions(q, k, v, rows, columns)
+    serves = fast_mkl and value_dim == 8 and backend == SDPBackend.FLASH_ATTENTION
+    assert fused.called == serves
+    with use_implementation('reference'):
+        torch.testing.assert_close(out, attention_with_positions(q, k, v, rows, columns))
 
 
 @pytest.mark.parametrize('key_grid', [(4, 5), (2, 3), (9, 1)])
@@ -186,11 +211,12 @@ def test_logits_of_positions_have_the_literal_gradients(key_grid: tuple[int, int
         torch.testing.assert_close(actual, expected)
 
 
-def test_positions_are_operators_of_torch() -> None:
-    shapes = (2, 3, 10, 8), (2, 3, 12, 8), (2, 3, 12, 5), (2, 3, 10, 3), (2, 3, 10, 4)
+@pytest.mark.parametrize('value_dim', [8, 5])
+def test_positions_are_operators_of_torch(value_dim: int) -> None:
+    shapes = (2, 3, 10, 8), (2, 3, 12, 8), (2, 3, 12, value_dim), (2, 3, 10, 3), (2, 3, 10, 4)
     given = tuple(torch.randn(shape, requires_grad=True) for shape in shapes)
     torch.library.opcheck(torch.ops.mmrest.attend_with_positions.default, given)
-    grad = torch.randn(2, 3, 10, 5)
+    grad = torch.randn(2, 3, 10, value_dim)
     operator = torch.ops.mmrest.attend_with_positions_backward.default
     torch.library.opcheck(operator, (grad, *(t.detach() for t in given)))
     shapes = (2, 4, 5, 3, 8), (4, 6, 8), (5, 7, 8)

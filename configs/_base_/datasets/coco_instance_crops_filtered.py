@@ -1,5 +1,5 @@
-# COCO with instance masks, augmented as `coco_instance_crops.py`; instances of which a crop leaves
-# no mask are dropped, as in detectron2.
+# COCO with instance masks, augmented as `coco_instance_crops.py`; instances of which no pixel of a
+# mask is left are dropped. detectron2 drops those of which a crop leaves no polygon.
 _base_ = ['./coco_instance_crops.py']
 train_pipeline = _base_.train_pipeline
 train_pipeline.insert(
