@@ -100,7 +100,7 @@ def with_the_other_library_in_blocks() -> None:
 
 def without_fused_blocks() -> None:
     """Attention with positions by products and a softmax in its forward pass, too."""
-    set_attribute('mmrest.ops.blockwise.is_fused_faster', lambda x: False)
+    set_attribute('mmrest.ops.blockwise.is_fused_faster', lambda *_: False)
 
 
 def without_alignment() -> None:
