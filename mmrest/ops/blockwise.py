@@ -16,6 +16,9 @@ where few keys make 1 / M^2 much larger than the variance.) With Y = r D V and d
 
 then the backward passes of a softmax (which a constant along a row does not change, so that a P
 serves for a D), of the mix of heads and of the products. The factor r is applied to the mix.
+
+What relative positions add to the logits of a row and of a column of keys (MViTv2, arXiv
+2112.01526) is added to a block's logits; its gradient is a sum of theirs over that row or column.
 """
 
 from __future__ import annotations
@@ -293,6 +296,11 @@ def attend_blockwise_with_positions(
 
 
 def _forward_with_positions(q: Tensor, k: Tensor, v: Tensor, *positions: Tensor) -> Tensor:
+    """The output (B, heads, N, head_dim of v), of a block at a time.
+
+    The backward pass computes a block's map itself: torch's fused attention gives no gradient of a
+    bias.
+    """
     if not is_fused_faster(q, k, v):
         return _forward(q, k, v, None, None, 0.0, positions)[0]
     with torch.autocast(q.device.type, enabled=False):

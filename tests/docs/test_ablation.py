@@ -15,12 +15,11 @@ from tests.conftest import ROOT
 
 @pytest.fixture
 def ablation(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The script, whose changes are undone in the end."""
+    """The script as a module."""
     monkeypatch.syspath_prepend(str(ROOT / 'docs/scripts'))
     monkeypatch.delitem(sys.modules, 'ablation', raising=False)
     import ablation
 
-    monkeypatch.setattr(ablation, 'set_attribute', monkeypatch.setattr)
     return ablation
 
 
